@@ -1,0 +1,299 @@
+"""Loss terms, each a pure function of tensors that returns a scalar tensor.
+
+Names follow scSiameseClu (Xu et al., IJCAI 2025). Where the published code departs from the published formula, the
+formula is what is implemented, and the docstring says so.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "assignment_entropy",
+    "batch_neighbor_mask",
+    "cell_correlation_loss",
+    "clustering_kl",
+    "latent_correlation_loss",
+    "masked_reconstruction_loss",
+    "propagation_loss",
+]
+
+# Added to variances and squared norms: a collapsed dimension or an all-zero embedding then has a finite gradient.
+_VARIANCE_EPS = 1e-6
+_NORM_EPS = 1e-8
+
+
+def latent_correlation_loss(u: Tensor, v: Tensor, off_diagonal_weight: float = 0.05) -> Tensor:
+    r"""Latent-level cross-correlation refinement: one dimension, one signal.
+
+    With :math:`\hat u, \hat v` standardised over the batch and :math:`R = \hat u^\top \hat v / B` (:math:`D \times D`),
+
+    .. math:: L = \frac{1}{D} \sum_d (1 - R_{dd})^2 + \frac{\lambda}{D} \sum_{d \ne e} R_{de}^2 .
+
+    Parameters
+    ----------
+    u, v
+        Embeddings of the same cells (or of a cell and one of its neighbours) in the two views, shape ``(B, D)``.
+    off_diagonal_weight
+        :math:`\lambda \ge 0`, the price of redundant dimensions.
+
+    Returns
+    -------
+    Tensor
+        Scalar ``>= 0``. For fewer than two cells a correlation does not exist: 0, with zero gradients.
+
+    Raises
+    ------
+    ValueError
+        If ``u`` and ``v`` are not matrices of one shape.
+
+    Notes
+    -----
+    Source: paper, latent-level correlation; the form is Barlow Twins' (Zbontar et al., 2021). The published code
+    averages blocks of consecutive cells into a single row before correlating, which makes its gradient zero.
+    """
+    _check_pair(u, v)
+    if u.shape[0] < 2:
+        return (u.sum() + v.sum()) * 0.0
+    correlation = _standardised(u).T @ _standardised(v) / u.shape[0]
+    diagonal = correlation.diagonal()
+    off_diagonal = correlation.square().sum() - diagonal.square().sum()
+    return ((1.0 - diagonal).square().sum() + off_diagonal_weight * off_diagonal) / u.shape[1]
+
+
+def cell_correlation_loss(u: Tensor, v: Tensor, positives: Tensor | None = None) -> Tensor:
+    r"""Cell-level cross-correlation refinement: a cell agrees with itself across views, not with unrelated cells.
+
+    With :math:`S_{ij} = \cos(u_i, v_j)` and :math:`\mathcal N` the pairs :math:`i \ne j` that are not ``positives``,
+
+    .. math::
+
+        L = \frac{1}{B} \sum_i (1 - S_{ii})^2 + \frac{1}{|\mathcal N|} \sum_{(i,j) \in \mathcal N} S_{ij}^2 .
+
+    Parameters
+    ----------
+    u, v
+        Embeddings of the same cells in the two views, shape ``(B, D)``.
+    positives
+        Pairs of cells that may agree, boolean, shape ``(B, B)``, such as :func:`batch_neighbor_mask` gives: left out of
+        the second term. None: every other cell counts as unrelated, as in the paper.
+
+    Returns
+    -------
+    Tensor
+        Scalar ``>= 0``; without unrelated pairs only the first term is left, without cells 0.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    Source: paper, cell-level correlation. The published identity target pushes apart all pairs, cells of one type
+    included; leaving out graph neighbours is a change.
+    """
+    _check_pair(u, v)
+    n_cells = u.shape[0]
+    if positives is not None and positives.shape != (n_cells, n_cells):
+        raise ValueError(
+            f"Expected positives of shape {(n_cells, n_cells)}, found {tuple(positives.shape)}; "
+            "pass the mask of this batch."
+        )
+    if n_cells == 0:
+        return (u.sum() + v.sum()) * 0.0
+    similarity = _unit(u) @ _unit(v).T
+    unrelated = ~torch.eye(n_cells, dtype=torch.bool, device=u.device)
+    if positives is not None:
+        unrelated = unrelated & ~positives
+    agreement = (1.0 - similarity.diagonal()).square().mean()
+    separation = (similarity.square() * unrelated).sum() / unrelated.sum().clamp(min=1)
+    return agreement + separation
+
+
+def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor) -> Tensor:
+    """Mark the pairs of a mini-batch that are neighbours in the cell graph.
+
+    Parameters
+    ----------
+    index
+        Row number of each cell of the batch, int64, shape ``(B,)`` or ``(B, 1)``.
+    neighbor_index
+        Row numbers of the neighbours of each cell, int64, shape ``(B, k)``, in the same numbering; padding (the cell's
+        own row) has no effect.
+
+    Returns
+    -------
+    Tensor
+        Boolean, shape ``(B, B)``, symmetric: True where one cell lists the other, or where a cell was drawn twice. The
+        diagonal is False.
+
+    Raises
+    ------
+    ValueError
+        If the two tables do not have the same number of rows.
+    """
+    index = index.reshape(-1)
+    n_cells = index.shape[0]
+    if neighbor_index.ndim != 2 or neighbor_index.shape[0] != n_cells:
+        raise ValueError(
+            f"Expected neighbor_index of shape ({n_cells}, k), found {tuple(neighbor_index.shape)}; "
+            "pass the neighbour rows of the same batch."
+        )
+    if n_cells == 0:
+        return torch.zeros((0, 0), dtype=torch.bool, device=index.device)
+    # A look-up in the sorted row numbers: comparing every neighbour with every cell would need B * B * k memory.
+    rows, position = index.unique(return_inverse=True)
+    found = torch.searchsorted(rows, neighbor_index.contiguous()).clamp(max=len(rows) - 1)
+    found = torch.where(rows[found] == neighbor_index, found, len(rows))
+    listed = torch.zeros((n_cells, len(rows) + 1), dtype=torch.bool, device=index.device)
+    listed.scatter_(1, found, True)
+    mask = listed[:, position]
+    mask = mask | mask.T | (position[:, None] == position[None, :])
+    return mask.fill_diagonal_(False)
+
+
+def propagation_loss(z: Tensor, z_propagated: Tensor) -> Tensor:
+    r"""Propagation regulariser: Jensen-Shannon divergence between embeddings before and after propagation.
+
+    With :math:`p_i = \mathrm{softmax}(z_i)`, :math:`q_i = \mathrm{softmax}(\tilde z_i)` and
+    :math:`m_i = (p_i + q_i) / 2`,
+
+    .. math:: L = \frac{1}{2B} \sum_i \mathrm{KL}(p_i \| m_i) + \mathrm{KL}(q_i \| m_i) .
+
+    Parameters
+    ----------
+    z
+        Embeddings, shape ``(B, D)``.
+    z_propagated
+        Embeddings after message passing over the cell graph, shape ``(B, D)``.
+
+    Returns
+    -------
+    Tensor
+        Scalar in ``[0, log 2]`` nats, symmetric in its arguments.
+
+    Raises
+    ------
+    ValueError
+        If the inputs are not matrices of one shape.
+
+    Notes
+    -----
+    Source: paper, propagation regularisation. The published code adds the first divergence twice; this is the true,
+    symmetric one.
+    """
+    _check_pair(z, z_propagated)
+    log_p, log_q = z.log_softmax(1), z_propagated.log_softmax(1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2.0)
+    divergence = log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)
+    return 0.5 * divergence.sum() / max(z.shape[0], 1)
+
+
+def clustering_kl(p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Clustering loss: pull the soft assignments towards the transport target.
+
+    .. math:: L = \frac{1}{B} \sum_i \mathrm{KL}(P_i \| Q_i) = \frac{1}{B} \sum_{ik} P_{ik} (\log P_{ik} - \log Q_{ik})
+
+    Parameters
+    ----------
+    p
+        Targets, shape ``(B, K)``, rows sum to 1; no gradient flows into them.
+    log_q
+        Log soft assignments, shape ``(B, K)``, such as ``logits.log_softmax(1)``.
+
+    Returns
+    -------
+    Tensor
+        Scalar ``>= 0`` in nats; ``0 log 0`` counts as 0.
+
+    Raises
+    ------
+    ValueError
+        If the inputs are not matrices of one shape.
+
+    Notes
+    -----
+    Source: paper, optimal-transport clustering. The published code passes Q instead of log Q, so that its value can be
+    negative.
+    """
+    _check_pair(p, log_q)
+    p = p.detach()
+    # 0 * (-inf) would be NaN where a cluster is impossible under both.
+    log_q = log_q.masked_fill(p == 0, 0.0)
+    return (torch.special.xlogy(p, p) - p * log_q).sum() / max(p.shape[0], 1)
+
+
+def assignment_entropy(log_q: Tensor) -> Tensor:
+    r"""Mean entropy of the soft assignments, :math:`-\frac{1}{B}\sum_{ik} Q_{ik} \log Q_{ik}`.
+
+    Parameters
+    ----------
+    log_q
+        Log soft assignments, shape ``(B, K)``.
+
+    Returns
+    -------
+    Tensor
+        Scalar in ``[0, log K]`` nats: 0 when every cell is certain.
+    """
+    q = log_q.exp()
+    return -(q * log_q.masked_fill(q == 0, 0.0)).sum() / max(log_q.shape[0], 1)
+
+
+def masked_reconstruction_loss(x_hat: Tensor, x: Tensor, corrupted: Tensor, corrupted_weight: float = 0.75) -> Tensor:
+    r"""Squared error of the clean values rebuilt from a corrupted view, corrupted entries weighing more.
+
+    .. math:: L = \frac{1}{BG} \sum_{ig} w_{ig} (\hat x_{ig} - x_{ig})^2, \qquad
+        w_{ig} = w \text{ where corrupted, } 1 - w \text{ elsewhere}
+
+    Parameters
+    ----------
+    x_hat
+        Reconstruction, shape ``(B, G)``.
+    x
+        Clean values, shape ``(B, G)``.
+    corrupted
+        Entries that were replaced in the input, boolean, shape ``(B, G)``.
+    corrupted_weight
+        :math:`w \in [0, 1]`.
+
+    Returns
+    -------
+    Tensor
+        Scalar ``>= 0``.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    Source: the weighting of scMAE (Fang et al., 2024).
+    """
+    _check_pair(x_hat, x)
+    if corrupted.shape != x.shape:
+        raise ValueError(
+            f"Expected corrupted of shape {tuple(x.shape)}, found {tuple(corrupted.shape)}; pass the mask of this view."
+        )
+    weight = torch.where(corrupted, corrupted_weight, 1.0 - corrupted_weight).to(x.dtype)
+    return (weight * (x_hat - x).square()).sum() / max(x.numel(), 1)
+
+
+def _standardised(x: Tensor) -> Tensor:
+    centred = x - x.mean(0)
+    return centred * (centred.square().mean(0) + _VARIANCE_EPS).rsqrt()
+
+
+def _unit(x: Tensor) -> Tensor:
+    return x * (x.square().sum(1, keepdim=True) + _NORM_EPS).rsqrt()
+
+
+def _check_pair(first: Tensor, second: Tensor) -> None:
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            f"Expected two matrices of one shape, found {tuple(first.shape)} and {tuple(second.shape)}; "
+            "pass one row per cell, in the same order."
+        )
