@@ -1,0 +1,272 @@
+"""Data sets for examples and tests: no download, integer counts, known types."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+
+__all__ = ["pbmc68k_reduced", "synthetic"]
+
+_TARGET_SUM = 1e4
+# Cells simulated at a time. Part of what a seed means: changing it changes every simulated data set.
+_CHUNK_CELLS = 4096
+
+
+def pbmc68k_reduced() -> AnnData:
+    """700 blood cells with integer counts and expert labels, bundled with scanpy.
+
+    Scanpy ships log-normalised values. The counts are recovered as ``round(expm1(raw.X) * n_counts / 1e4)``, where
+    ``n_counts`` is the total of each cell over all genes; 99.9 % of the entries are within 0.05 of an integer before
+    rounding.
+
+    Returns
+    -------
+    AnnData
+        700 cells x 765 genes; a new object on each call. ``X``: counts, CSR, float32. ``obs["cell_type"]`` and its
+        source ``obs["bulk_labels"]``: 10 types, categorical. ``obs["n_counts"]``: counts of the cell over all genes of
+        the experiment, float32, more than the 765 genes add up to. The representation, graph and clusters that scanpy
+        stores with the set are left out.
+
+    Notes
+    -----
+    Source: Zheng et al., Nature Communications 8:14049 (2017), through :func:`scanpy.datasets.pbmc68k_reduced`.
+
+    Examples
+    --------
+    >>> adata = pbmc68k_reduced()
+    >>> adata.shape
+    (700, 765)
+    """
+    import scanpy as sc
+
+    with warnings.catch_warnings():
+        # the bundled file is in an old format, which no user can change
+        warnings.simplefilter("ignore")
+        source = sc.datasets.pbmc68k_reduced()
+    counts = sparse.csr_matrix(source.raw.X, dtype=np.float64).expm1()
+    counts = counts.multiply(source.obs["n_counts"].to_numpy(np.float64)[:, None] / _TARGET_SUM).tocsr()
+    counts.data = np.rint(counts.data)
+    counts.eliminate_zeros()
+    labels = source.obs["bulk_labels"]
+    obs = pd.DataFrame(
+        {"cell_type": labels.copy(), "bulk_labels": labels.copy(), "n_counts": source.obs["n_counts"].copy()},
+        index=pd.Index(source.obs_names.to_numpy(), name=None),
+    )
+    var = pd.DataFrame(index=pd.Index(source.raw.var_names.to_numpy(), name=None))
+    return AnnData(counts.astype(np.float32), obs=obs, var=var)
+
+
+def synthetic(
+    n_obs: int = 1000,
+    n_vars: int = 500,
+    n_types: int = 5,
+    n_batches: int = 1,
+    *,
+    proportions: Sequence[float] | None = None,
+    rare_fraction: float | None = None,
+    n_markers: int | None = None,
+    marker_fold: float = 4.0,
+    library_size: float = 1000.0,
+    library_spread: float = 0.3,
+    inverse_dispersion: float = 4.0,
+    batch_effect: float = 0.3,
+    dropout: float = 0.0,
+    seed: int = 0,
+) -> AnnData:
+    r"""Simulate counts of known cell types, in the manner of Splat.
+
+    The mean of gene g in cell i, of type t and batch b, is
+
+    .. math:: \mu_{ig} = \ell_i \, \frac{\beta_g \, \phi_{tg} \, \psi_{bg}}{\sum_h \beta_h \, \phi_{th} \, \psi_{bh}},
+
+    with base expression :math:`\beta_g \sim \mathrm{Gamma}(0.6)`, marker fold changes :math:`\phi`, batch factors
+    :math:`\log \psi_{bg} \sim N(0, \sigma_b)` and library sizes :math:`\log \ell_i \sim N(\log L, \sigma_\ell)`. Counts
+    are gamma-Poisson (negative binomial) with variance :math:`\mu + \mu^2 / \theta`, then set to 0 with a fixed
+    probability. Cells are simulated in chunks, so that memory beyond the sparse result does not grow with ``n_obs``.
+
+    Parameters
+    ----------
+    n_obs, n_vars
+        Number of cells and genes.
+    n_types
+        Number of cell types; each has its own markers.
+    n_batches
+        Number of batches, of equal size, each with the same mixture of types on average.
+    proportions
+        Relative sizes of the types, length ``n_types``, positive; met exactly up to rounding. Equal if not given.
+    rare_fraction
+        Share of the last type, in ``(0, 1)``; the others share the rest equally. Not together with ``proportions``.
+    n_markers
+        Marker genes per type; ``n_vars // (4 * n_types)``, at least 1 and at most 25, if not given.
+    marker_fold
+        Median fold change of a marker in its type; 1 makes all types alike.
+    library_size
+        Median of the expected counts per cell :math:`L`.
+    library_spread
+        :math:`\sigma_\ell`, standard deviation of the log library size.
+    inverse_dispersion
+        :math:`\theta`; larger is closer to Poisson.
+    batch_effect
+        :math:`\sigma_b`, standard deviation of the log batch factors; the first batch has none.
+    dropout
+        Probability that a count is lost, in ``[0, 1)``.
+    seed
+        Same seed and arguments, same data.
+
+    Returns
+    -------
+    AnnData
+        ``X``: counts, CSR, float32. ``obs["cell_type"]`` and ``obs["batch"]``: categorical (``"type_0"``,
+        ``"batch_0"``, ...). ``var["marker_of"]``: type that the gene marks, categorical, or ``"none"``.
+
+    Raises
+    ------
+    ValueError
+        If a size, share or spread is out of range, or if there are fewer cells than types or fewer genes than markers.
+
+    Notes
+    -----
+    Source of the model: Splat (Zappia et al., Genome Biology 18:174, 2017), without its outliers and paths.
+
+    Examples
+    --------
+    >>> adata = synthetic(n_obs=200, n_vars=100, n_types=3, rare_fraction=0.05)
+    >>> int((adata.obs["cell_type"] == "type_2").sum())
+    10
+    """
+    shares = _shares(n_types, proportions, rare_fraction)
+    n_markers = max(1, min(25, n_vars // (4 * n_types))) if n_markers is None else n_markers
+    _check_sizes(n_obs, n_vars, n_types, n_batches, n_markers)
+    _check_spreads(marker_fold, library_size, library_spread, inverse_dispersion, batch_effect, dropout)
+
+    structure_seed, *chunk_seeds = np.random.SeedSequence(seed).spawn(1 + -(-n_obs // _CHUNK_CELLS))
+    rng = np.random.default_rng(structure_seed)
+    types = rng.permutation(np.repeat(np.arange(n_types), _rounded(shares, n_obs)))
+    batches = rng.permutation(np.arange(n_obs) % n_batches)
+    marker_of = np.full(n_vars, -1)
+    marker_of[rng.permutation(n_vars)[: n_types * n_markers]] = np.repeat(np.arange(n_types), n_markers)
+    profiles = _profiles(rng, marker_of, n_types, n_batches, marker_fold, batch_effect)
+
+    chunks = []
+    for number, chunk_seed in enumerate(chunk_seeds):
+        rows = slice(number * _CHUNK_CELLS, min((number + 1) * _CHUNK_CELLS, n_obs))
+        rng = np.random.default_rng(chunk_seed)
+        libraries = rng.lognormal(np.log(library_size), library_spread, size=rows.stop - rows.start)
+        means = libraries[:, None] * profiles[types[rows], batches[rows]]
+        counts = rng.poisson(means * rng.gamma(inverse_dispersion, 1.0 / inverse_dispersion, size=means.shape))
+        if dropout > 0:
+            counts[rng.random(counts.shape) < dropout] = 0
+        chunks.append(sparse.csr_matrix(counts.astype(np.float32)))
+    obs = pd.DataFrame(
+        {"cell_type": _named(types, "type", n_types), "batch": _named(batches, "batch", n_batches)},
+        index=pd.Index([f"cell_{i}" for i in range(n_obs)]),
+    )
+    var = pd.DataFrame(
+        {"marker_of": _markers(marker_of, n_types)}, index=pd.Index([f"gene_{g}" for g in range(n_vars)])
+    )
+    return AnnData(sparse.vstack(chunks, format="csr"), obs=obs, var=var)
+
+
+def _profiles(
+    rng: np.random.Generator,
+    marker_of: NDArray[np.int64],
+    n_types: int,
+    n_batches: int,
+    marker_fold: float,
+    batch_effect: float,
+) -> NDArray[np.float64]:
+    """Share of each gene in the counts of a cell, (n_types, n_batches, n_vars); sums to 1 over genes."""
+    n_vars = len(marker_of)
+    # The floor keeps every gene measurable: Gamma(0.6) has much mass close to 0.
+    base = rng.gamma(0.6, size=n_vars) + 0.02
+    folds = np.ones((n_types, n_vars))
+    genes = np.flatnonzero(marker_of >= 0)
+    # 1 at marker_fold = 1, so that types can be made truly alike
+    folds[marker_of[genes], genes] = marker_fold ** rng.lognormal(0.0, 0.2, size=len(genes))
+    # A marker that is hardly expressed would mark nothing.
+    base[genes] = np.maximum(base[genes], np.median(base))
+    factors = np.exp(rng.normal(0.0, batch_effect, size=(n_batches, n_vars)))
+    factors[0] = 1.0
+    profiles = base * folds[:, None, :] * factors[None, :, :]
+    return profiles / profiles.sum(2, keepdims=True)
+
+
+def _shares(n_types: int, proportions: Sequence[float] | None, rare_fraction: float | None) -> NDArray[np.float64]:
+    if n_types < 1:
+        raise ValueError(f"Expected n_types >= 1, found {n_types}; simulate at least one type.")
+    if proportions is not None and rare_fraction is not None:
+        raise ValueError(
+            "Expected proportions or rare_fraction, found both; give the rare type's share in proportions."
+        )
+    if rare_fraction is not None:
+        if not 0 < rare_fraction < 1 or n_types < 2:
+            raise ValueError(
+                f"Expected rare_fraction in (0, 1) and n_types >= 2, found {rare_fraction} and {n_types}; "
+                "leave it None for equal shares."
+            )
+        return np.append(np.full(n_types - 1, (1 - rare_fraction) / (n_types - 1)), rare_fraction)
+    shares = np.ones(n_types) if proportions is None else np.asarray(proportions, dtype=np.float64)
+    if shares.shape != (n_types,) or not (np.isfinite(shares) & (shares > 0)).all():
+        raise ValueError(
+            f"Expected {n_types} positive proportions, found {np.asarray(proportions).tolist()}; pass one per type."
+        )
+    return shares / shares.sum()
+
+
+def _rounded(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
+    """Whole numbers with this total closest to the shares (largest remainders), at least 1 each if there are enough."""
+    sizes = np.floor(shares * total).astype(np.int64)
+    remainders = shares * total - sizes
+    order = np.argsort(-remainders, kind="stable")
+    sizes[order[: total - sizes.sum()]] += 1
+    while (sizes == 0).any() and total >= len(sizes):
+        sizes[sizes.argmax()] -= 1
+        sizes[sizes.argmin()] += 1
+    return sizes
+
+
+def _named(codes: NDArray[np.int64], prefix: str, n_names: int) -> pd.Categorical:
+    return pd.Categorical.from_codes(codes, categories=[f"{prefix}_{i}" for i in range(n_names)])
+
+
+def _markers(marker_of: NDArray[np.int64], n_types: int) -> pd.Categorical:
+    names = [*(f"type_{i}" for i in range(n_types)), "none"]
+    return pd.Categorical.from_codes(np.where(marker_of < 0, n_types, marker_of), categories=names)
+
+
+def _check_sizes(n_obs: int, n_vars: int, n_types: int, n_batches: int, n_markers: int) -> None:
+    if n_obs < n_types or n_vars < 1:
+        raise ValueError(
+            f"Expected n_obs >= n_types and n_vars >= 1, found n_obs={n_obs}, n_types={n_types}, n_vars={n_vars}; "
+            "simulate at least one cell per type."
+        )
+    if not 1 <= n_batches <= n_obs:
+        raise ValueError(f"Expected n_batches in [1, {n_obs}], found {n_batches}; every batch needs a cell.")
+    if not 0 <= n_types * n_markers <= n_vars:
+        raise ValueError(
+            f"Expected at most {n_vars} markers, found {n_types} types x {n_markers} markers; "
+            "lower n_markers or raise n_vars."
+        )
+
+
+def _check_spreads(
+    marker_fold: float,
+    library_size: float,
+    library_spread: float,
+    inverse_dispersion: float,
+    batch_effect: float,
+    dropout: float,
+) -> None:
+    positive = {"marker_fold": marker_fold, "library_size": library_size, "inverse_dispersion": inverse_dispersion}
+    for name, value in positive.items():
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"Expected {name} > 0, found {value}; pass a positive number.")
+    for name, value in {"library_spread": library_spread, "batch_effect": batch_effect}.items():
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"Expected {name} >= 0, found {value}; pass a standard deviation.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"Expected dropout in [0, 1), found {dropout}; pass a probability below 1.")
