@@ -1,0 +1,246 @@
+import math
+
+import pytest
+import torch
+
+from scsiameseclu import losses
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# --- latent-level correlation -----------------------------------------------------------------------------------------
+
+
+def test_latent_correlation_is_zero_for_identical_decorrelated_views():
+    z, _ = torch.linalg.qr(random(40, 6) - random(40, 6).mean(0))
+    z = z - z.mean(0)
+    z, _ = torch.linalg.qr(z)
+    assert losses.latent_correlation_loss(z * 100, z * 100, 1.0).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_latent_correlation_equals_its_formula():
+    u, v = random(30, 4), random(30, 4, seed=1)
+    correlation = torch.corrcoef(torch.cat([u.T, v.T]))[:4, 4:]
+    diagonal = correlation.diagonal()
+    off_diagonal = correlation[~torch.eye(4, dtype=torch.bool)]
+    expected = (1 - diagonal).square().sum() / 4 + 0.3 * off_diagonal.square().sum() / 4
+    assert losses.latent_correlation_loss(u, v, 0.3).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_latent_correlation_ignores_scale_and_shift_and_punishes_opposite_views():
+    u, v = random(30, 4), random(30, 4, seed=1)
+    base = losses.latent_correlation_loss(u, v)
+    torch.testing.assert_close(losses.latent_correlation_loss(5 * u + 3, 0.5 * v - 1), base, rtol=1e-4, atol=0)
+    assert losses.latent_correlation_loss(u, -u, 0.0).item() == pytest.approx(4.0, rel=1e-4)
+
+
+def test_latent_correlation_weight_acts_on_redundant_dimensions_only():
+    column = random(50, 1)
+    redundant = column.repeat(1, 3)
+    assert losses.latent_correlation_loss(redundant, redundant, 0.0).item() == pytest.approx(0.0, abs=1e-6)
+    # each of the 3 dimensions equals the 2 others: 6 entries of 1, over D = 3
+    assert losses.latent_correlation_loss(redundant, redundant, 0.1).item() == pytest.approx(0.2, rel=1e-4)
+
+
+@pytest.mark.parametrize("n_cells", [0, 1])
+def test_latent_correlation_of_fewer_than_two_cells_is_zero_with_gradient(n_cells):
+    u = torch.ones(n_cells, 3, requires_grad=True)
+    loss = losses.latent_correlation_loss(u, torch.ones(n_cells, 3))
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(u.grad, torch.zeros(n_cells, 3))
+
+
+def test_collapsed_embeddings_have_finite_gradients():
+    for function in (losses.latent_correlation_loss, losses.cell_correlation_loss, losses.propagation_loss):
+        u = torch.zeros(5, 3, requires_grad=True)
+        function(u, torch.zeros(5, 3)).backward()
+        assert u.grad.isfinite().all()
+        assert u.grad.abs().max() < 1e5
+
+
+# --- cell-level correlation -------------------------------------------------------------------------------------------
+
+
+def test_cell_correlation_by_hand():
+    u = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    assert losses.cell_correlation_loss(u, u).item() == pytest.approx(0.0, abs=1e-6)
+    # cells 0 and 2 point the same way: of the 6 pairs, (0, 2) and (2, 0) have cosine 1
+    u = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
+    assert losses.cell_correlation_loss(u, u).item() == pytest.approx(2 / 6, rel=1e-5)
+    # cell 0 turns round: cosine -1 with itself
+    v = torch.tensor([[-2.0, 0.0], [0.0, 3.0]])
+    assert losses.cell_correlation_loss(v, v.abs()).item() == pytest.approx(4 / 2, rel=1e-5)
+
+
+def test_neighbours_are_not_pushed_apart():
+    u = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]], requires_grad=True)
+    neighbours = losses.batch_neighbor_mask(torch.tensor([10, 11, 12]), torch.tensor([[12], [11], [12]]))
+    assert losses.cell_correlation_loss(u, u, neighbours).item() == pytest.approx(0.0, abs=1e-6)
+    everyone = torch.ones(3, 3, dtype=torch.bool)
+    v = random(3, 2).float()
+    unit_u, unit_v = torch.nn.functional.normalize(u), torch.nn.functional.normalize(v)
+    expected = (1 - (unit_u * unit_v).sum(1)).square().mean().item()
+    assert losses.cell_correlation_loss(u, v, everyone).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradient_of_positive_pairs_is_zero_in_the_separation_term():
+    u = random(6, 3).requires_grad_()
+    v = random(6, 3, seed=1)
+    positives = torch.zeros(6, 6, dtype=torch.bool)
+    positives[0, 1:] = True  # no pair of cell 0 of the first view counts
+    agreement = (1 - torch.cosine_similarity(u, v)).square().mean()
+    expected = torch.autograd.grad(agreement, u)[0][0]
+    actual = torch.autograd.grad(losses.cell_correlation_loss(u, v, positives), u)[0][0]
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_cell_correlation_of_one_and_no_cell():
+    u = random(1, 3)
+    assert losses.cell_correlation_loss(u, u).item() == pytest.approx(0.0, abs=1e-12)
+    assert losses.cell_correlation_loss(u[:0], u[:0]).item() == 0
+
+
+# --- neighbour mask ---------------------------------------------------------------------------------------------------
+
+
+def test_neighbor_mask_equals_the_pairwise_definition():
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 30, (20,), generator=generator)  # some cells are drawn twice
+    table = torch.randint(0, 30, (30, 4), generator=generator)[index]
+    mask = losses.batch_neighbor_mask(index, table)
+    for i in range(20):
+        for j in range(20):
+            linked = index[j] in table[i] or index[i] in table[j] or index[i] == index[j]
+            assert bool(mask[i, j]) == (i != j and bool(linked))
+
+
+def test_neighbor_mask_of_padding_and_of_absent_neighbours_is_empty():
+    index = torch.tensor([[5], [7]])
+    assert not losses.batch_neighbor_mask(index, torch.tensor([[5, 5], [7, 99]])).any()
+    assert losses.batch_neighbor_mask(index, torch.tensor([[5, 7], [7, 7]])).sum() == 2
+
+
+def test_neighbor_mask_of_no_cells_or_no_neighbours():
+    assert losses.batch_neighbor_mask(torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)).shape == (
+        0,
+        0,
+    )
+    assert not losses.batch_neighbor_mask(torch.arange(3), torch.zeros(3, 0, dtype=torch.long)).any()
+
+
+# --- propagation ------------------------------------------------------------------------------------------------------
+
+
+def test_propagation_is_a_jensen_shannon_divergence():
+    a, b = random(10, 5), random(10, 5, seed=1)
+    p, q = a.softmax(1), b.softmax(1)
+    m = (p + q) / 2
+    expected = 0.5 * ((p * (p / m).log()).sum(1) + (q * (q / m).log()).sum(1)).mean()
+    torch.testing.assert_close(losses.propagation_loss(a, b), expected)
+    torch.testing.assert_close(losses.propagation_loss(a, b), losses.propagation_loss(b, a))
+    assert losses.propagation_loss(a, a).item() == pytest.approx(0.0, abs=1e-12)
+    assert losses.propagation_loss(a, a + 7.0).item() == pytest.approx(0.0, abs=1e-12)
+
+
+def test_propagation_is_at_most_log_two():
+    a = torch.tensor([[1000.0, 0.0]], requires_grad=True)
+    loss = losses.propagation_loss(a, torch.tensor([[0.0, 1000.0]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-6)
+    assert a.grad.isfinite().all()
+
+
+# --- clustering -------------------------------------------------------------------------------------------------------
+
+
+def test_clustering_kl_by_hand():
+    p = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    log_q = torch.tensor([[0.5, 0.5], [0.25, 0.75]]).log()
+    expected = (math.log(2) + 0.5 * math.log(2) + 0.5 * math.log(2 / 3)) / 2
+    assert losses.clustering_kl(p, log_q).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_clustering_kl_is_zero_at_its_target_and_positive_elsewhere():
+    target = random(20, 4).softmax(1)
+    assert losses.clustering_kl(target, target.log()).item() == pytest.approx(0.0, abs=1e-12)
+    for seed in range(1, 10):
+        assert losses.clustering_kl(target, random(20, 4, seed=seed).log_softmax(1)) > 0
+
+
+def test_clustering_kl_gradient_is_q_minus_p_and_leaves_the_target_alone():
+    logits = random(5, 3).requires_grad_()
+    target = random(5, 3, seed=1).softmax(1).requires_grad_()
+    losses.clustering_kl(target, logits.log_softmax(1)).backward()
+    torch.testing.assert_close(logits.grad, (logits.softmax(1) - target).detach() / 5)
+    assert target.grad is None
+
+
+def test_impossible_clusters_do_not_make_nan():
+    p = torch.tensor([[1.0, 0.0]])
+    log_q = torch.tensor([[0.0, -math.inf]])
+    assert losses.clustering_kl(p, log_q).item() == 0
+    assert losses.assignment_entropy(log_q).item() == 0
+
+
+def test_entropy_runs_from_zero_to_log_k():
+    assert losses.assignment_entropy(torch.zeros(3, 8).log_softmax(1)).item() == pytest.approx(math.log(8), rel=1e-6)
+    assert losses.assignment_entropy((1000 * torch.eye(4)).log_softmax(1)).item() == pytest.approx(0.0, abs=1e-6)
+
+
+# --- reconstruction ---------------------------------------------------------------------------------------------------
+
+
+def test_masked_reconstruction_weights():
+    x, x_hat = torch.zeros(1, 2), torch.tensor([[1.0, 2.0]])
+    corrupted = torch.tensor([[True, False]])
+    assert losses.masked_reconstruction_loss(x_hat, x, corrupted).item() == pytest.approx((0.75 * 1 + 0.25 * 4) / 2)
+    assert losses.masked_reconstruction_loss(x_hat, x, corrupted, 1.0).item() == pytest.approx(0.5)
+    assert losses.masked_reconstruction_loss(x, x, corrupted).item() == 0
+
+
+# --- all --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        losses.latent_correlation_loss,
+        losses.cell_correlation_loss,
+        losses.propagation_loss,
+        pytest.param(lambda u, v: losses.clustering_kl(v.softmax(1), u.log_softmax(1)), id="clustering_kl"),
+        pytest.param(lambda u, v: losses.assignment_entropy(u.log_softmax(1)), id="assignment_entropy"),
+        pytest.param(lambda u, v: losses.masked_reconstruction_loss(u, v, v > 0), id="masked_reconstruction_loss"),
+    ],
+)
+def test_gradients_agree_with_finite_differences(function):
+    u = random(6, 3).requires_grad_()
+    v = random(6, 3, seed=1)
+    assert torch.autograd.gradcheck(lambda x: function(x, v), (u,), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        losses.latent_correlation_loss,
+        losses.cell_correlation_loss,
+        losses.propagation_loss,
+        losses.clustering_kl,
+        lambda u, v: losses.masked_reconstruction_loss(u, v, torch.ones(4, 3, dtype=torch.bool)),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(function):
+    with pytest.raises(ValueError, match=r"Expected two matrices of one shape, found \(4, 3\) and \(4, 2\)"):
+        function(torch.zeros(4, 3), torch.zeros(4, 2))
+
+
+def test_masks_that_do_not_fit_are_refused():
+    z = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match=r"positives of shape \(4, 4\), found \(3, 3\)"):
+        losses.cell_correlation_loss(z, z, torch.ones(3, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"neighbor_index of shape \(4, k\), found \(3, 2\)"):
+        losses.batch_neighbor_mask(torch.arange(4), torch.zeros(3, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="corrupted of shape"):
+        losses.masked_reconstruction_loss(z, z, torch.ones(4, 2, dtype=torch.bool))
