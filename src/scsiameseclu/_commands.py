@@ -1,0 +1,288 @@
+"""What the commands of the command line do; each returns the text to show.
+
+Heavy imports stay inside functions, so that ``--help`` answers at once and bad paths are refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scsiameseclu._keys import ADATA_KEYS, confidence_key
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    from anndata import AnnData
+
+    from scsiameseclu.model import SCSiameseClu
+
+PROGRAM = "scsiameseclu"
+# What unusable files and arguments raise in this package and in those that read files for it.
+BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError, pickle.UnpicklingError)
+
+_DEMO_DATA = "pbmc68k_reduced, bundled with scanpy"
+_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
+_TRAINED = ("model", "training.png")
+
+logger = logging.getLogger(__name__)
+
+
+def demo(arguments: argparse.Namespace) -> str:
+    """``fit`` on the bundled data, scored against its labels; replaces an earlier demo in the same folder."""
+    arguments.labels_key, arguments.batch_key, arguments.layer, arguments.use_rep = "cell_type", None, None, None
+    arguments.overwrite = arguments.overwrite or _is_demo(arguments.out)
+    _prepare_output(arguments, (*_RESULTS, *_TRAINED))
+    _quieten(arguments)
+    _check_accelerator(arguments.accelerator)
+    from scsiameseclu import datasets
+
+    return _fit_and_write(datasets.pbmc68k_reduced(), arguments, data=_DEMO_DATA)
+
+
+def fit(arguments: argparse.Namespace) -> str:
+    """Train on the cells of a file and write labels, embedding, model and pictures."""
+    _check_file(arguments.input)
+    _prepare_output(arguments, (*_RESULTS, *_TRAINED))
+    _quieten(arguments)
+    _check_accelerator(arguments.accelerator)
+    adata = _read(arguments.input)
+    _check_labels(adata, arguments)
+    return _fit_and_write(adata, arguments, data=str(arguments.input))
+
+
+def predict(arguments: argparse.Namespace) -> str:
+    """Apply a saved model to the cells of a file and write labels, embedding and picture."""
+    _check_file(arguments.input)
+    _check_file(arguments.model / "model.pt")
+    _prepare_output(arguments, _RESULTS)
+    _quieten(arguments)
+    _check_accelerator(arguments.accelerator)
+    adata = _read(arguments.input)
+    _check_labels(adata, arguments)
+
+    from scsiameseclu.model import SCSiameseClu
+    from scsiameseclu.tl._cluster import copy_results
+
+    started = time.perf_counter()
+    cells = SCSiameseClu.prepare_query_anndata(adata, str(arguments.model), inplace=False)
+    model = SCSiameseClu.load(str(arguments.model), adata=cells, accelerator=arguments.accelerator)
+    model.write_to_adata(key_added=arguments.key_added)
+    copy_results(model.adata, adata, arguments.key_added)
+    facts = {"data": str(arguments.input), "model": str(arguments.model), "n_clusters": model.n_clusters}
+    metrics = _write_results(adata, arguments, facts, time.perf_counter() - started)
+    return _report(adata, arguments, metrics, _RESULTS)
+
+
+def info(arguments: argparse.Namespace) -> str:
+    """Describe a saved model."""
+    _check_file(arguments.model / "model.pt")
+    _quieten(arguments)
+    from scsiameseclu.model import SCSiameseClu
+
+    facts = _describe(SCSiameseClu.load(str(arguments.model), adata=False, accelerator="cpu"))
+    if arguments.json:
+        return json.dumps(facts, indent=2, default=str)
+    setup = ", ".join(f"{key}={value}" for key, value in facts["setup"].items())
+    return "\n".join(f"{name:<14}{value}" for name, value in {**facts, "setup": setup}.items())
+
+
+def _describe(model: SCSiameseClu) -> dict[str, Any]:
+    return {
+        "model": type(model).__name__,
+        "trained": bool(model.is_trained),
+        "epochs": max((len(frame) for frame in (model.history or {}).values()), default=0),
+        "n_clusters": model.n_clusters,
+        "n_cells": int(model.summary_stats["n_cells"]),
+        "n_genes": int(model.summary_stats["n_vars"]),
+        "n_batches": int(model.summary_stats["n_batch"]),
+        "setup": {key: value for key, value in model.registry["setup_args"].items() if value not in (None, {})},
+        "scvi_version": model.registry["scvi_version"],
+    }
+
+
+def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, data: str) -> str:
+    import scvi
+
+    from scsiameseclu import pl, tl
+
+    scvi.settings.seed = arguments.seed
+    started = time.perf_counter()
+    model = tl.cluster(
+        adata,
+        n_clusters=arguments.n_clusters,
+        key_added=arguments.key_added,
+        layer=arguments.layer,
+        batch_key=arguments.batch_key,
+        n_top_genes=arguments.n_top_genes or None,
+        use_rep=arguments.use_rep,
+        n_neighbors=arguments.n_neighbors,
+        model_kwargs={"gene_likelihood": arguments.gene_likelihood},
+        train_kwargs={
+            "max_epochs": arguments.max_epochs,
+            "accelerator": arguments.accelerator,
+            "enable_progress_bar": sys.stderr.isatty(),
+        },
+    )
+    seconds = time.perf_counter() - started
+    model.save(str(arguments.out / "model"), overwrite=arguments.overwrite)
+    pl.training_curves(model).savefig(arguments.out / "training.png", dpi=120)
+    facts = {
+        "data": data,
+        "n_clusters_requested": arguments.n_clusters,
+        "n_clusters": model.n_clusters,
+        "n_genes_used": model.adata.n_vars,
+        "seed": arguments.seed,
+    }
+    metrics = _write_results(adata, arguments, facts, seconds)
+    return _report(adata, arguments, metrics, (*_RESULTS, *_TRAINED))
+
+
+def _write_results(
+    adata: AnnData, arguments: argparse.Namespace, facts: Mapping[str, Any], seconds: float
+) -> dict[str, Any]:
+    """Write the files of ``_RESULTS``; return the content of ``metrics.json``."""
+    import numpy as np
+    import pandas as pd
+
+    from scsiameseclu import pl
+
+    key, out = arguments.key_added, arguments.out
+    labels, confidence = adata.obs[key], adata.obs[confidence_key(key)]
+    metrics = {
+        **facts,
+        "n_cells": adata.n_obs,
+        "n_genes": adata.n_vars,
+        "mean_confidence": round(float(confidence.mean()), 4),
+        "seconds": round(seconds, 1),
+    }
+    if arguments.labels_key is not None:
+        metrics["scores"] = _score(adata.obs[arguments.labels_key], labels)
+    pd.DataFrame({"cluster": labels, "confidence": confidence}).to_csv(out / "pred.csv", index_label="cell")
+    np.save(out / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
+    np.save(out / "embedding.npy", adata.obsm[ADATA_KEYS.LATENT])
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
+    pl.embedding(adata, colors, key=key).savefig(out / "umap.png", dpi=120, bbox_inches="tight")
+    adata.write_h5ad(out / "clustered.h5ad", compression="gzip")
+    return metrics
+
+
+def _score(truth: pd.Series, labels: pd.Series) -> dict[str, float]:
+    """Agreement with the known types, over the cells that have one."""
+    from scsiameseclu.metrics import clustering_metrics
+
+    known = truth.notna().to_numpy()
+    scores = clustering_metrics(truth[known].to_numpy(), labels[known].to_numpy())
+    return {name: round(float(score), 4) for name, score in scores.items()}
+
+
+def _report(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str, Any], written: Sequence[str]) -> str:
+    """A table of the clusters, the scores if there are any, and the paths of what was written."""
+    lines = [_cluster_table(adata, arguments.key_added, arguments.labels_key), ""]
+    lines.append(f"{metrics['n_cells']} cells, {metrics['n_clusters']} clusters, {metrics['seconds']:.1f} s")
+    if "scores" in metrics:
+        names = ("acc", "nmi", "ari", "f1_macro")
+        scores = "  ".join(f"{name.upper()} {metrics['scores'][name]:.3f}" for name in names)
+        lines.append(f"against {arguments.labels_key}, used for nothing else: {scores}")
+    lines += ["", "wrote", *(f"  {arguments.out / name}" for name in written)]
+    return "\n".join(lines)
+
+
+def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
+    import pandas as pd
+
+    groups = adata.obs.groupby(key, observed=False)
+    table = pd.DataFrame({"cells": groups.size()})
+    table["share"] = (table["cells"] / adata.n_obs).map("{:.1%}".format)
+    table["confidence"] = groups[confidence_key(key)].mean().map("{:.3f}".format)
+    if labels_key is not None:
+        overlap = pd.crosstab(adata.obs[key], adata.obs[labels_key].astype(str)).reindex(table.index, fill_value=0)
+        share = overlap.max(axis=1) / overlap.sum(axis=1).clip(lower=1)
+        table["most frequent label"] = [f"{name} ({share[row]:.0%})" for row, name in overlap.idxmax(axis=1).items()]
+    return table.rename_axis("cluster").reset_index().to_string(index=False)
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"Expected a file at {path}, found none.")
+
+
+def _read(path: Path) -> AnnData:
+    import anndata
+
+    try:
+        return anndata.read_h5ad(path)
+    except BAD_INPUT as error:
+        raise ValueError(f"Expected an .h5ad file, could not read {path}: {one_line(error)}") from error
+
+
+def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:
+    """The known types must be there, and must not be overwritten by the clusters they will be compared with."""
+    key = arguments.labels_key
+    if key is not None and key not in adata.obs:
+        raise KeyError(f"Expected --labels-key among {list(adata.obs.columns)}, found {key!r}.")
+    if key == arguments.key_added:
+        raise ValueError(f"Expected different --labels-key and --key-added, found {key!r} for both.")
+
+
+def _prepare_output(arguments: argparse.Namespace, names: Sequence[str]) -> None:
+    """Make the output folder, or refuse it, before any work is done."""
+    out = arguments.out
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"Expected --out to be a folder, found the file {out}.")
+    present = [name for name in names if (out / name).exists()]
+    if present and not arguments.overwrite:
+        raise FileExistsError(f"Expected no earlier results in {out}, found {', '.join(present)}: add --overwrite.")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def _check_accelerator(name: str) -> None:
+    import torch
+
+    present = {"gpu": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not present.get(name, True):
+        raise ValueError(f"Expected an accelerator that this machine has, found {name!r}: use auto or cpu.")
+
+
+def _is_demo(out: Path) -> bool:
+    """Whether a folder holds an earlier demo, which may then be replaced."""
+    try:
+        return bool(json.loads((out / "metrics.json").read_text(encoding="utf-8"))["data"] == _DEMO_DATA)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _quieten(arguments: argparse.Namespace) -> None:
+    """One line per message of ours; what other packages have to say only with ``--verbose``."""
+    import matplotlib
+    import scvi
+
+    matplotlib.use("agg")
+    level = logging.INFO if arguments.verbose else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s", stream=sys.stderr)
+    logging.getLogger(PROGRAM).setLevel(level)
+    scvi.settings.verbosity = level
+    if arguments.verbose:
+        return
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+        warnings.simplefilter("ignore", category)
+    warnings.filterwarnings("ignore", module=r"(anndata|lightning|numba|scanpy|sklearn|torch|umap)\b")
+    warnings.showwarning = lambda message, *_, **__: logger.warning("%s", one_line(message))
+
+
+def one_line(message: BaseException | str) -> str:
+    """Text of an exception or a warning without line breaks."""
+    if isinstance(message, KeyError) and message.args:  # whose str() is quoted
+        return " ".join(str(message.args[0]).split())
+    return " ".join(str(message).split()) or type(message).__name__

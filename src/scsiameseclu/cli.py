@@ -1,0 +1,150 @@
+"""The command line: ``scsiameseclu demo | fit | predict | info``.
+
+Results go to standard output, progress and warnings to standard error. Bad input ends with one line and exit code 1, a bad
+command line with exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scsiameseclu import _commands
+from scsiameseclu._commands import BAD_INPUT, PROGRAM, one_line
+from scsiameseclu._keys import DEFAULT_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name. ``None``: those of the process.
+
+    Returns
+    -------
+    Exit code: 0, 1 after bad input, 130 when interrupted. A bad command line raises ``SystemExit(2)``, as argparse does.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        print(arguments.run(arguments))
+    except BAD_INPUT as error:
+        if arguments.debug:
+            raise
+        print(f"{PROGRAM}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _version() -> str:
+    try:
+        return version(PROGRAM)
+    except PackageNotFoundError:  # run from a source folder that is not installed
+        return "(not installed)"
+
+
+def _n_clusters(text: str) -> int | str:
+    if text == "auto":
+        return text
+    return _at_least(2)(text)
+
+
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = lowest - 1
+        if number < lowest:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {lowest}, found {text!r}")
+        return number
+
+    return parse
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description="Cluster single cells from raw counts; apply a trained model to other cells."
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
+    parser.set_defaults(debug=False, verbose=False)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--verbose", action="store_true", help="show log messages and warnings of all packages")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    writing = argparse.ArgumentParser(add_help=False, parents=[common])
+    writing.add_argument("--key-added", default=DEFAULT_KEY, metavar="KEY", help="name of the results (%(default)s)")
+    writing.add_argument("--overwrite", action="store_true", help="replace results of an earlier run in the folder")
+    writing.add_argument(
+        "--accelerator",
+        choices=("auto", "cpu", "gpu", "mps"),
+        default="auto",
+        help="device to compute on (%(default)s)",
+    )
+    training = argparse.ArgumentParser(add_help=False, parents=[writing])
+    training.add_argument(
+        "--n-clusters", type=_n_clusters, default="auto", metavar="K", help="number of clusters, or auto (%(default)s)"
+    )
+    training.add_argument("--seed", type=_at_least(0), default=0, help="seed of everything random (%(default)s)")
+    training.add_argument(
+        "--max-epochs", type=_at_least(1), metavar="N", help="epochs of training (default: by the number of cells)"
+    )
+    training.add_argument(
+        "--n-top-genes",
+        type=_at_least(0),
+        default=2000,
+        metavar="N",
+        help="highly variable genes, 0: all (%(default)s)",
+    )
+    training.add_argument(
+        "--n-neighbors", type=_at_least(1), default=15, metavar="K", help="neighbours in the cell graph (%(default)s)"
+    )
+    training.add_argument(
+        "--gene-likelihood", choices=("zinb", "nb", "poisson"), default="zinb", help="of the counts (%(default)s)"
+    )
+    scoring = argparse.ArgumentParser(add_help=False)
+    scoring.add_argument("--labels-key", metavar="KEY", help="obs column of known types, used for scoring only")
+
+    demo = commands.add_parser("demo", parents=[training], help="cluster 700 real blood cells, offline")
+    demo.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="output folder (%(default)s)")
+    demo.set_defaults(run=_commands.demo)
+
+    fit = commands.add_parser("fit", parents=[training, scoring], help="train on an .h5ad file and cluster its cells")
+    fit.add_argument("input", type=Path, metavar="IN.h5ad", help="cells with raw counts")
+    fit.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    fit.add_argument("--layer", metavar="KEY", help="layer with the raw counts (default: X)")
+    fit.add_argument("--batch-key", metavar="KEY", help="obs column of batches to correct for")
+    fit.add_argument("--use-rep", metavar="KEY", help="obsm entry to build the cell graph on (default: PCA)")
+    fit.set_defaults(run=_commands.fit)
+
+    predict = commands.add_parser(
+        "predict", parents=[writing, scoring], help="apply a trained model to the cells of an .h5ad file"
+    )
+    predict.add_argument("input", type=Path, metavar="QUERY.h5ad", help="cells with raw counts")
+    predict.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by fit, .../model")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    predict.set_defaults(run=_commands.predict)
+
+    info = commands.add_parser("info", parents=[common], help="describe a saved model")
+    info.add_argument("model", type=Path, metavar="DIR", help="folder written by fit, .../model")
+    info.add_argument("--json", action="store_true", help="machine-readable output")
+    info.set_defaults(run=_commands.info)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

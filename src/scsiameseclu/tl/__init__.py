@@ -1,0 +1,5 @@
+"""Tools: whole analyses in one call."""
+
+from scsiameseclu.tl._cluster import cluster
+
+__all__ = ["cluster"]

@@ -1,0 +1,194 @@
+"""Set-up, training and writing of the results in one call."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key, probs_key
+from scsiameseclu.pp import check_counts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from scsiameseclu.model import SCSiameseClu
+
+__all__ = ["cluster"]
+
+logger = logging.getLogger(__name__)
+
+
+def cluster(
+    adata: AnnData,
+    n_clusters: int | Literal["auto"] = "auto",
+    key_added: str = DEFAULT_KEY,
+    *,
+    layer: str | None = None,
+    batch_key: str | None = None,
+    n_top_genes: int | None = 2000,
+    use_rep: str | None = None,
+    neighbors_key: str | None = None,
+    n_neighbors: int = 15,
+    setup_kwargs: Mapping[str, Any] | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    train_kwargs: Mapping[str, Any] | None = None,
+) -> SCSiameseClu:
+    """Cluster cells from raw counts: set up, train and write the results into ``adata``.
+
+    With more than ``n_top_genes`` genes, the model is trained on a copy of the counts of the highly variable ones; the
+    results are written into ``adata``, which keeps all its genes. Set ``scvi.settings.seed`` to make the result
+    reproducible.
+
+    Parameters
+    ----------
+    adata
+        Raw counts in ``X`` or ``layers[layer]``.
+    n_clusters
+        Number of clusters, at least 2; ``"auto"`` estimates it without labels.
+    key_added
+        Where to write, see :meth:`~scsiameseclu.SCSiameseClu.write_to_adata`.
+    layer
+        Layer with the counts. ``None``: ``X``.
+    batch_key
+        Column of ``obs`` with the batch of every cell. Highly variable genes are then chosen within batches.
+    n_top_genes
+        Number of highly variable genes to train on, by binned dispersion of log-normalised counts (scanpy's
+        ``flavor="seurat"``; labels are never used). ``None``: all genes.
+    use_rep
+        Entry of ``obsm`` to build the cell graph on. ``None``: principal components of the genes the model sees.
+    neighbors_key
+        Entry of ``uns`` with a graph made by :func:`scanpy.pp.neighbors`, to use instead of building one.
+    n_neighbors
+        Neighbours of every cell in the graph.
+    setup_kwargs
+        Further arguments of :meth:`~scsiameseclu.SCSiameseClu.setup_anndata`.
+    model_kwargs
+        Further arguments of :class:`~scsiameseclu.SCSiameseClu`.
+    train_kwargs
+        Arguments of :meth:`~scsiameseclu.SCSiameseClu.train`.
+
+    Returns
+    -------
+    The trained model. Its ``adata`` holds the genes it was trained on.
+
+    Raises
+    ------
+    ValueError
+        If the counts are negative or not finite, or ``n_top_genes`` is below 2; and as the model does.
+    KeyError
+        If ``layer``, ``batch_key``, ``use_rep`` or ``neighbors_key`` does not exist.
+
+    Examples
+    --------
+    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> model = scsiameseclu.tl.cluster(adata)
+    >>> adata.obs["siamese_clu"].value_counts()
+    """
+    from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
+
+    setup = {"layer": layer, "batch_key": batch_key, "use_rep": use_rep, "neighbors_key": neighbors_key}
+    _check_keys(adata, **setup)
+    if n_top_genes is not None and n_top_genes < 2:
+        raise ValueError(f"Expected n_top_genes of at least 2 or None, found {n_top_genes}.")
+    cells = adata
+    if n_top_genes is not None and adata.n_vars > n_top_genes:
+        check_counts(_counts(adata, layer), adata.obs_names, adata.var_names)
+        genes = _highly_variable_genes(adata, layer, batch_key, n_top_genes)
+        logger.info("Training on %d highly variable genes of %d.", genes.sum(), adata.n_vars)
+        cells = _restricted_copy(adata, genes, layer, use_rep, neighbors_key)
+
+    SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **(setup_kwargs or {}))
+    model = SCSiameseClu(cells, n_clusters=n_clusters, **(model_kwargs or {}))
+    model.train(**(train_kwargs or {}))
+    model.write_to_adata(key_added=key_added)
+    if cells is not adata:
+        copy_results(cells, adata, key_added)
+    return model
+
+
+def copy_results(source: AnnData, target: AnnData, key: str) -> None:
+    """Copy what ``write_to_adata`` wrote from one AnnData to another with the same cells in the same order.
+
+    Parameters
+    ----------
+    source, target
+        AnnData of the same cells; their genes may differ.
+    key
+        The ``key_added`` of the results.
+
+    Raises
+    ------
+    ValueError
+        If the cells differ.
+    """
+    if not source.obs_names.equals(target.obs_names):
+        raise ValueError(f"Expected the same cells in the same order, found {source.n_obs} and {target.n_obs} others.")
+    for name in (key, confidence_key(key)):
+        target.obs[name] = source.obs[name].array.copy()  # by position: names of cells need not be unique
+    for name in (ADATA_KEYS.LATENT, probs_key(key)):
+        target.obsm[name] = source.obsm[name].copy()
+    for name in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
+        if name in source.obsp:
+            target.obsp[name] = source.obsp[name].copy()
+    for name in (key, ADATA_KEYS.NEIGHBORS):
+        if name in source.uns:
+            target.uns[name] = dict(source.uns[name])
+
+
+def _counts(adata: AnnData, layer: str | None) -> Any:
+    return adata.X if layer is None else adata.layers[layer]
+
+
+def _check_keys(
+    adata: AnnData, layer: str | None, batch_key: str | None, use_rep: str | None, neighbors_key: str | None
+) -> None:
+    """Refuse unknown keys before any work is done."""
+    asked = {
+        "layer": (layer, adata.layers.keys()),
+        "batch_key": (batch_key, adata.obs.columns),
+        "use_rep": (use_rep, adata.obsm.keys()),
+        "neighbors_key": (neighbors_key, adata.uns.keys()),
+    }
+    for argument, (key, present) in asked.items():
+        if key is not None and key not in present:
+            raise KeyError(f"Expected {argument} among {sorted(map(str, present))}, found {key!r}.")
+
+
+def _highly_variable_genes(
+    adata: AnnData, layer: str | None, batch_key: str | None, n_top_genes: int
+) -> NDArray[np.bool_]:
+    """Mask of the highly variable genes; ``adata`` is not changed."""
+    cells = AnnData(_counts(adata, layer).copy(), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
+    if cells.X.dtype.kind != "f":
+        cells.X = cells.X.astype(np.float32)
+    sc.pp.normalize_total(cells, target_sum=1e4)
+    sc.pp.log1p(cells)
+    sc.pp.highly_variable_genes(cells, n_top_genes=n_top_genes, flavor="seurat", batch_key=batch_key)
+    return cells.var["highly_variable"].to_numpy()
+
+
+def _restricted_copy(
+    adata: AnnData, genes: NDArray[np.bool_], layer: str | None, use_rep: str | None, neighbors_key: str | None
+) -> AnnData:
+    """Counts of some genes with all that set-up can ask for, and nothing else of what may be a large object."""
+    counts = _counts(adata, layer)[:, genes]
+    cells = AnnData(counts, obs=adata.obs.copy(), var=adata.var.loc[genes, []].copy())
+    if layer is not None:
+        cells.layers[layer] = counts
+    if use_rep is not None:
+        cells.obsm[use_rep] = adata.obsm[use_rep]
+    if neighbors_key is not None:
+        graph = adata.uns[neighbors_key]
+        cells.uns[neighbors_key] = graph
+        for slot in ("connectivities_key", "distances_key"):
+            if graph.get(slot) in adata.obsp:
+                cells.obsp[graph[slot]] = adata.obsp[graph[slot]]
+        if (rep := graph.get("params", {}).get("use_rep")) in adata.obsm:
+            cells.obsm[rep] = adata.obsm[rep]
+    return cells
