@@ -1,0 +1,58 @@
+"""The only place that touches names scvi-tools keeps to itself."""
+
+from copy import deepcopy
+from typing import Any
+
+from anndata import AnnData
+from scvi.data import AnnDataManager
+from scvi.data._constants import _FIELD_REGISTRIES_KEY, _SCVI_UUID_KEY, _STATE_REGISTRY_KEY
+from scvi.model.base import BaseModelClass
+
+__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister", "snapshot"]
+
+
+def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
+    """Drop the identity a copy shares with its original.
+
+    A copy carries the original's identifier in ``uns``. Setting the copy up would then take the original's place in the
+    class-wide store, and the original would be refused as "a copy" afterwards.
+    """
+    owner = cls._setup_adata_manager_store.get(adata.uns.get(_SCVI_UUID_KEY))
+    if owner is not None and owner.adata is not adata:
+        del adata.uns[_SCVI_UUID_KEY]
+
+
+def is_transferred(manager: AnnDataManager) -> bool:
+    """Whether the data were registered with another data set's registry (loading, query), not on their own."""
+    return getattr(manager, "_source_registry", None) is not None
+
+
+def reregister(manager: AnnDataManager) -> None:
+    """Run the registration of every field again, with the arguments of the first time."""
+    adata, manager.adata = manager.adata, None
+    manager.register_fields(adata, manager._source_registry, **manager._transfer_kwargs)
+
+
+def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:
+    """State that a field left in a registry; empty if there is no such field."""
+    return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
+
+
+def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
+    """Integer codes of batch categories.
+
+    Raises
+    ------
+    ValueError
+        If a category is unknown.
+    """
+    known = list(field_state(registry, "batch")["categorical_mapping"])
+    unknown = [batch for batch in batches if batch not in known]
+    if unknown:
+        raise ValueError(f"`transform_batch`: expected categories among {known}, found {unknown}.")
+    return [known.index(batch) for batch in batches]
+
+
+def snapshot(manager: AnnDataManager) -> dict[str, Any]:
+    """Copy the registry of a manager, to be used as the source of a new registration."""
+    return deepcopy(manager.registry)

@@ -1,0 +1,1 @@
+"""Data: registry fields, neighbour-aware loading, data sets."""

@@ -1,0 +1,84 @@
+"""Mini-batches that carry the neighbour block of their cells."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scvi.data import AnnDataManager, AnnTorchDataset
+from torch.utils.data import Dataset, Subset
+
+from scsiameseclu._keys import SIAMESE_KEYS
+
+_INDEX_KEYS = (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.DIFFUSED_INDEX)
+
+
+class NeighborDataset(AnnTorchDataset):
+    """Rows of an AnnData plus, for every row, the representation of its graph neighbours.
+
+    Besides the registered tensors a mini-batch of ``B`` cells has
+
+    * ``SIAMESE_KEYS.NEIGHBOR_REP`` and ``DIFFUSED_REP``: float32 ``(B, k, d)``, looked up with the index tables, and
+    * ``SIAMESE_KEYS.CELL_INDEX``: int64 ``(B, 1)``, the row numbers of the cells.
+
+    The look-up is one fancy index into an in-memory table, so the block costs about as much as reading the rows.
+
+    Parameters
+    ----------
+    adata_manager
+        Manager of the AnnData, with the cell graph registered.
+    getitem_tensors
+        Keys to load, or a mapping from key to dtype; everything by default. Index tables are always int64: float32,
+        the default of scvi-tools for keys it does not know, is exact only up to 2**24 rows.
+    load_sparse_tensor
+        As in :class:`scvi.data.AnnTorchDataset`.
+    """
+
+    def __init__(
+        self,
+        adata_manager: AnnDataManager,
+        getitem_tensors: list[str] | dict[str, type] | None = None,
+        load_sparse_tensor: bool = False,
+    ) -> None:
+        super().__init__(adata_manager, getitem_tensors, load_sparse_tensor)
+        self._keys_and_dtypes = {
+            key: np.int64 if key in _INDEX_KEYS else dtype for key, dtype in self._keys_and_dtypes.items()
+        }
+
+    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
+        """Load the rows ``indexes`` and their neighbour blocks."""
+        batch = super().__getitem__(indexes)
+        rows = np.arange(len(self))[indexes]
+        batch[SIAMESE_KEYS.CELL_INDEX] = np.atleast_1d(rows).astype(np.int64)[:, None]
+        for index_key, rep_key in zip(
+            _INDEX_KEYS, (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.DIFFUSED_REP), strict=True
+        ):
+            if index_key in batch:
+                batch[rep_key] = self._representation[batch[index_key]]
+        return batch
+
+    @property
+    def _representation(self) -> NDArray[np.float32]:
+        """Representation of all cells, ``(n_obs, d)``."""
+        if not hasattr(self, "_rep"):
+            rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
+            self._rep = np.asarray(rep, dtype=np.float32)
+        return self._rep
+
+
+class NeighborDataManager(AnnDataManager):
+    """An :class:`scvi.data.AnnDataManager` whose data sets are :class:`NeighborDataset`.
+
+    Everything in scvi-tools that reads data (training, inference, transfer to other AnnData objects) asks the manager
+    for a data set, so this one override brings the neighbour block everywhere.
+    """
+
+    def create_torch_dataset(
+        self,
+        indices: Sequence[int] | Sequence[bool] | None = None,
+        data_and_attributes: list[str] | dict[str, type] | None = None,
+        load_sparse_tensor: bool = False,
+    ) -> Dataset:
+        """Create the data set; arguments as in :meth:`scvi.data.AnnDataManager.create_torch_dataset`."""
+        dataset = NeighborDataset(self, data_and_attributes, load_sparse_tensor)
+        return dataset if indices is None else Subset(dataset, indices)

@@ -1,0 +1,227 @@
+"""Embedding, clusters and their summary."""
+
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key, probs_key
+from scsiameseclu.module import SiameseModule
+
+
+class PredictionMixin:
+    """What a trained model says about cells."""
+
+    module: SiameseModule
+
+    def _check_clusters(self) -> None:
+        """Refuse to predict before the clusters exist."""
+        if self.module.head is None or not self.module.head.is_initialised:
+            raise RuntimeError("Expected a trained model, found one without clusters; call model.train() first.")
+
+    def _rows(self, adata: AnnData, indices: Sequence[int] | Sequence[bool] | None) -> NDArray[np.int64]:
+        """Row numbers from indices, a boolean mask, or None for all."""
+        if indices is None:
+            return np.arange(adata.n_obs)
+        rows = np.asarray(indices)
+        if rows.dtype == bool:
+            if rows.shape != (adata.n_obs,):
+                raise ValueError(f"Expected a mask of {adata.n_obs} cells, found shape {rows.shape}.")
+            return np.flatnonzero(rows)
+        rows = rows.astype(np.int64).ravel()
+        if rows.size and (rows.min() < -adata.n_obs or rows.max() >= adata.n_obs):
+            raise IndexError(f"Expected indices within {adata.n_obs} cells, found {rows.min()} to {rows.max()}.")
+        return rows % adata.n_obs
+
+    @torch.inference_mode()
+    def _infer(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, clusters: bool = True
+    ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None]:
+        """Embed cells: the validated AnnData, row numbers, embedding and, on request, cluster probabilities."""
+        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+        rows = self._rows(adata, indices)
+        latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
+        head = self.module.head if clusters else None
+        probs = None if head is None else np.empty((len(rows), head.n_clusters), dtype=np.float32)
+        self.module.eval()
+        start = 0
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        for tensors in loader:
+            z = self.module.inference(**self.module._get_inference_input(tensors))["z"]
+            block = slice(start, start + z.shape[0])
+            latent[block] = z.cpu().numpy()
+            if head is not None and probs is not None:
+                probs[block] = head(z).softmax(dim=1).cpu().numpy()
+            start = block.stop
+        return adata, rows, latent, probs
+
+    def get_latent_representation(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> NDArray[np.float32]:
+        """Embed cells.
+
+        Parameters
+        ----------
+        adata
+            Data to embed; those of the model by default. Other data are set up as the model's were.
+        indices
+            Rows to embed, or a boolean mask; all by default.
+        batch_size
+            Cells per batch; ``scvi.settings.batch_size`` by default. Does not change the result.
+
+        Returns
+        -------
+        Embedding, float32 ``(n, n_latent)``.
+        """
+        if self.module.head is None or not self.module.head.is_initialised:
+            self._check_if_trained()  # type: ignore[attr-defined]
+        return self._infer(adata, indices, batch_size, clusters=False)[2]
+
+    @overload
+    def predict(self, adata: Any = ..., indices: Any = ..., soft: Literal[False] = ..., batch_size: Any = ...) -> pd.Series: ...
+    @overload
+    def predict(self, adata: Any = ..., indices: Any = ..., *, soft: Literal[True], batch_size: Any = ...) -> pd.DataFrame: ...
+    @overload
+    def predict(self, adata: Any, indices: Any, soft: bool, batch_size: Any = ...) -> pd.Series | pd.DataFrame: ...
+    def predict(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        soft: bool = False,
+        batch_size: int | None = None,
+    ) -> pd.Series | pd.DataFrame:
+        """Assign cells to clusters.
+
+        Parameters
+        ----------
+        adata
+            Data to assign; those of the model by default. Other data are set up as the model's were.
+        indices
+            Rows to assign, or a boolean mask; all by default.
+        soft
+            Return probabilities instead of labels.
+        batch_size
+            Cells per batch; ``scvi.settings.batch_size`` by default. Does not change the result.
+
+        Returns
+        -------
+        ``soft=False``: categorical :class:`pandas.Series` of strings, one category per cluster, ``"0"`` the largest
+        cluster of the training cells. ``soft=True``: :class:`pandas.DataFrame` ``(n, n_clusters)``, rows sum to 1.
+        Both are indexed by ``obs_names``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no clusters yet.
+        """
+        self._check_clusters()
+        adata, rows, _, probs = self._infer(adata, indices, batch_size)
+        names = adata.obs_names[rows]
+        if soft:
+            return pd.DataFrame(probs, index=names, columns=self._cluster_names())
+        return pd.Series(self._labels(probs), index=names, name=DEFAULT_KEY)
+
+    def _cluster_names(self) -> list[str]:
+        return [str(k) for k in range(self.module.head.n_clusters)]  # type: ignore[union-attr]
+
+    def _labels(self, probs: NDArray[np.float32] | None) -> pd.Categorical:
+        codes = np.zeros(0, dtype=np.int64) if probs is None else probs.argmax(axis=1)
+        return pd.Categorical.from_codes(codes, categories=self._cluster_names())
+
+    def get_cluster_summary(self, adata: AnnData | None = None, batch_size: int | None = None) -> pd.DataFrame:
+        """Describe the clusters.
+
+        Parameters
+        ----------
+        adata
+            Data to describe; those of the model by default.
+        batch_size
+            Cells per batch.
+
+        Returns
+        -------
+        One row per cluster (index: its name) with ``size`` (cells), ``proportion`` (of the cells),
+        ``mean_confidence`` and ``min_confidence`` (probability of the assigned cluster; NaN if empty),
+        ``soft_proportion`` (mean probability over all cells) and ``marginal`` (mass the transport target was held to).
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no clusters yet.
+        """
+        self._check_clusters()
+        _, _, _, probs = self._infer(adata, None, batch_size)
+        frame = pd.DataFrame({"cluster": self._labels(probs), "confidence": probs.max(axis=1)})  # type: ignore[union-attr]
+        groups = frame.groupby("cluster", observed=False)["confidence"]
+        size = groups.size()
+        summary = pd.DataFrame(
+            {
+                "size": size,
+                "proportion": size / max(len(frame), 1),
+                "mean_confidence": groups.mean(),
+                "min_confidence": groups.min(),
+            }
+        )
+        summary["soft_proportion"] = probs.mean(axis=0)  # type: ignore[union-attr]
+        summary["marginal"] = self.module.head.marginals.cpu().numpy()  # type: ignore[union-attr]
+        summary.index = pd.Index(self._cluster_names(), name="cluster")
+        return summary
+
+    def write_to_adata(
+        self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY, batch_size: int | None = None
+    ) -> None:
+        """Write embedding and clusters into an AnnData.
+
+        Parameters
+        ----------
+        adata
+            Data to annotate; those of the model by default.
+        key_added
+            Key of the labels.
+        batch_size
+            Cells per batch.
+
+        Notes
+        -----
+        Writes
+
+        * ``obs[key_added]``: categorical of strings, clusters without a cell left out;
+        * ``obs[f"{key_added}_confidence"]``: float32, probability of the assigned cluster;
+        * ``obsm[f"{key_added}_probs"]``: float32 ``(n_obs, n_clusters)``;
+        * ``obsm["X_siamese_clu"]``: float32 ``(n_obs, n_latent)``;
+        * ``uns[key_added]``: ``"params"`` and quality numbers, plain scalars.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no clusters yet.
+        """
+        self._check_clusters()
+        adata, _, latent, probs = self._infer(adata, None, batch_size)
+        if probs is None:
+            raise RuntimeError("Expected cluster probabilities, found none; this is a bug.")
+        labels = self._labels(probs).remove_unused_categories()
+        confidence = probs.max(axis=1)
+        adata.obs[key_added] = labels
+        adata.obs[confidence_key(key_added)] = confidence
+        adata.obsm[probs_key(key_added)] = probs
+        adata.obsm[ADATA_KEYS.LATENT] = latent
+        adata.uns[key_added] = {
+            "params": self._params(),
+            "n_clusters": len(labels.categories),
+            "mean_confidence": float(confidence.mean()),
+            **self._quality(),
+        }
+
+    def _params(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _quality(self) -> dict[str, Any]:
+        raise NotImplementedError

@@ -1,0 +1,72 @@
+"""Checks and registry fields of ``setup_anndata``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from anndata import AnnData
+from scvi import REGISTRY_KEYS
+from scvi.data.fields import (
+    CategoricalJointObsField,
+    CategoricalObsField,
+    LayerField,
+    NumericalJointObsField,
+    NumericalObsField,
+)
+
+from scsiameseclu.pp import check_counts
+
+
+def check_setup_input(
+    adata: AnnData,
+    layer: str | None,
+    batch_key: str | None,
+    obs_keys: Sequence[str | None],
+) -> None:
+    """Refuse data the model cannot be set up on.
+
+    Raises
+    ------
+    TypeError
+        If ``adata`` is not an AnnData.
+    NotImplementedError
+        If it is backed.
+    KeyError
+        If a key is missing; the message lists the available ones.
+    ValueError
+        If there are fewer than two cells or genes, the counts are negative, NaN or infinite, or batch labels missing.
+    """
+    if not isinstance(adata, AnnData):
+        raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.")
+    if adata.isbacked:
+        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call adata.to_memory() first.")
+    if adata.n_obs < 2 or adata.n_vars < 2:
+        raise ValueError(f"Expected at least 2 cells and 2 genes, found {adata.n_obs} and {adata.n_vars}.")
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}.")
+    for key in obs_keys:
+        if key is not None and key not in adata.obs:
+            raise KeyError(f"Expected a column of adata.obs, found {key!r}. Available: {list(adata.obs.columns)}.")
+    if batch_key is not None and adata.obs[batch_key].isna().any():
+        n_missing = int(adata.obs[batch_key].isna().sum())
+        raise ValueError(f"Expected a batch for every cell, found {n_missing} missing values in obs[{batch_key!r}].")
+    check_counts(adata.X if layer is None else adata.layers[layer], adata.obs_names, adata.var_names)
+
+
+def standard_fields(
+    layer: str | None,
+    batch_key: str | None,
+    labels_key: str | None,
+    size_factor_key: str | None,
+    categorical_covariate_keys: list[str] | None,
+    continuous_covariate_keys: list[str] | None,
+) -> list[Any]:
+    """Fields that every scvi-tools count model registers, in the usual order."""
+    return [
+        # The counts were checked (and non-integers warned about) before.
+        LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
+        CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
+        CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+        NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
+        CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
+        NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),
+    ]

@@ -1,0 +1,404 @@
+"""The model: set-up, construction, training."""
+
+import logging
+import math
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+import numpy as np
+from anndata import AnnData
+from scvi import REGISTRY_KEYS, settings
+from scvi.model.base import ArchesMixin, BaseModelClass, UnsupervisedTrainingMixin
+
+from scsiameseclu import _compat
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
+from scsiameseclu.data._loader import NeighborDataManager
+from scsiameseclu.data._statistics import ExpressionStatistics
+from scsiameseclu.model._expression import ExpressionMixin
+from scsiameseclu.model._prediction import PredictionMixin
+from scsiameseclu.model._setup import check_setup_input, standard_fields
+from scsiameseclu.module import SiameseModule
+from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
+
+logger = logging.getLogger(__name__)
+
+_AUTO = "auto"
+
+
+class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
+    """Siamese clustering of single-cell counts with an optimal-transport head.
+
+    After scSiameseClu (Xu et al., IJCAI 2025): two augmented views of every cell, an expression and a graph encoder with
+    shared weights, cross-correlation between views and branches, adaptive fusion, a count decoder, and a clustering
+    head trained against optimal-transport targets. Labels are never used.
+
+    Parameters
+    ----------
+    adata
+        Data set up with :meth:`setup_anndata`.
+    registry
+        Registry of a saved model; used by :meth:`load`.
+    n_clusters
+        Number of clusters, or ``"auto"``: chosen without labels when clustering starts (see ``n_clusters_search_``).
+    n_latent, n_hidden, n_layers
+        Width of the embedding, width and number of the hidden layers.
+    gene_likelihood
+        ``"zinb"``, ``"nb"`` or ``"poisson"``.
+    dispersion
+        ``"gene"`` or ``"gene-batch"``.
+    loss_weights
+        Loss weights that differ from the defaults of :class:`~scsiameseclu.module.LossWeights`; 0 switches a term off.
+    **module_kwargs
+        Further arguments of :class:`~scsiameseclu.module.SiameseModule`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``n_clusters`` is neither ``"auto"`` nor an integer of at least 2 and below the number of cells.
+
+    Examples
+    --------
+    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> SCSiameseClu.setup_anndata(adata)
+    >>> model = SCSiameseClu(adata, n_clusters=8)
+    >>> model.train()
+    >>> model.write_to_adata()
+
+    Notes
+    -----
+    Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
+    """
+
+    _module_cls = SiameseModule
+    _training_plan_cls = SiameseTrainingPlan
+    _train_runner_cls = SiameseTrainRunner
+
+    def __init__(
+        self,
+        adata: AnnData | None = None,
+        registry: dict[str, Any] | None = None,
+        n_clusters: int | Literal["auto"] = "auto",
+        n_latent: int = 32,
+        n_hidden: int = 256,
+        n_layers: int = 1,
+        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
+        dispersion: Literal["gene", "gene-batch"] = "gene",
+        loss_weights: Mapping[str, float] | None = None,
+        **module_kwargs: Any,
+    ) -> None:
+        super().__init__(adata, registry)
+        # numpy integers would make the saved file depend on the numpy version.
+        n_clusters = _checked_n_clusters(n_clusters)
+        if adata is not None and not _compat.is_transferred(self.adata_manager):
+            _check_enough_cells(n_clusters, adata.n_obs)
+        stats = self.summary_stats
+        cat_covs = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY)
+        self.module = self._module_cls(
+            n_genes=stats.n_vars,
+            n_rep=stats[f"n_{SIAMESE_KEYS.GRAPH_REP}"],
+            n_clusters=None if n_clusters == _AUTO else n_clusters,
+            n_batch=stats.n_batch,
+            n_cats_per_cov=list(cat_covs.get("n_cats_per_key", ())),
+            n_continuous_cov=stats.get("n_extra_continuous_covs", 0),
+            n_latent=n_latent,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            gene_likelihood=gene_likelihood,
+            dispersion=dispersion,
+            loss_weights=None if loss_weights is None else dict(loss_weights),
+            **module_kwargs,
+        )
+        self.n_clusters_requested_ = n_clusters
+        self.n_clusters_search_: dict[str, Any] | None = None
+        self.init_params_ = self._get_init_params(locals())
+        if adata is not None:
+            self._fit_input()
+
+    # -- set-up --------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def setup_anndata(
+        cls,
+        adata: AnnData,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        use_rep: str | None = None,
+        neighbors_key: str | None = None,
+        n_neighbors: int = 15,
+        **kwargs: Any,
+    ) -> None:
+        """Set up an AnnData: check the counts, build the cell graph, register everything the model reads.
+
+        Parameters
+        ----------
+        adata
+            Cells by genes, raw counts, in memory.
+        layer
+            Layer with the counts; ``X`` by default.
+        batch_key
+            Column of ``obs`` with the batch. Encoders and decoder are told the batch, and neighbours of a cell are
+            drawn from every batch.
+        labels_key
+            Column of ``obs`` with labels. Registered for bookkeeping only, never used in training.
+        size_factor_key
+            Column of ``obs`` with size factors, used instead of the library size.
+        categorical_covariate_keys, continuous_covariate_keys
+            Columns of ``obs`` with further covariates.
+        use_rep
+            Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``; PCA of log-normalised counts by default.
+        neighbors_key
+            Key of ``uns`` with a graph made by :func:`scanpy.pp.neighbors`, to be used instead of building one.
+        n_neighbors
+            Neighbours per cell.
+        **kwargs
+            Arguments scvi-tools passes on when a model is loaded or mapped to a query.
+
+        Raises
+        ------
+        KeyError
+            If a key is missing.
+        NotImplementedError
+            If ``adata`` is backed.
+        ValueError
+            If the counts are negative, NaN or infinite, batch labels are missing, or there are fewer than two cells
+            or genes.
+
+        Notes
+        -----
+        The graph is written to ``obsm``, ``obsp`` and ``uns`` and reused while its fingerprint fits the data.
+        """
+        setup_method_args = cls._get_setup_method_args(**locals())
+        obs_keys = [
+            batch_key,
+            labels_key,
+            size_factor_key,
+            *(categorical_covariate_keys or []),
+            *(continuous_covariate_keys or []),
+        ]
+        check_setup_input(adata, layer, batch_key, obs_keys)
+        fields = [
+            *cell_graph_fields(
+                layer=layer,
+                batch_key=batch_key,
+                size_factor_key=size_factor_key,
+                use_rep=use_rep,
+                neighbors_key=neighbors_key,
+                n_neighbors=n_neighbors,
+            ),
+            *standard_fields(
+                layer, batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys
+            ),
+        ]
+        _compat.forget_borrowed_identity(cls, adata)
+        manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(adata, **kwargs)
+        cls.register_manager(manager)
+
+    def _fit_input(self) -> None:
+        """Give the module the input statistics of the model's data."""
+        manager = self.adata_manager
+        size_factors = None
+        if REGISTRY_KEYS.SIZE_FACTOR_KEY in manager.data_registry:
+            size_factors = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY))
+        counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+        statistics = ExpressionStatistics.from_counts(counts, size_factors)
+        rep = manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
+        self.module.fit_input(statistics.mean, statistics.sd, statistics.target_sum, rep)
+
+    def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
+        """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""
+        if adata is None and self.adata is None:
+            raise ValueError("Expected data, found a model loaded without; pass adata.")
+        adata = super()._validate_anndata(adata, copy_if_view)
+        manager = self.get_anndata_manager(adata, required=True)
+        graph = next((field for field in manager.fields if isinstance(field, CellGraphField)), None)
+        if graph is not None and not graph.is_current(adata):
+            logger.info("The data changed since set-up; rebuilding the cell graph.")
+            # With the stored registry as source, so that the representation stays the one the model was trained on.
+            manager._source_registry = _compat.snapshot(manager)
+            _compat.reregister(manager)
+        return adata
+
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 256,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs in all, pretraining and clustering in the proportion of the default schedule. By default the number
+            follows from the number of cells (:class:`~scsiameseclu.train.Schedule`).
+        accelerator, devices
+            As in scvi-tools.
+        train_size, validation_size, shuffle_set_split
+            Split of the cells. By default all cells train, or 90 % with ``early_stopping``.
+        batch_size
+            Cells per batch. The last, incomplete batch of an epoch is dropped if there is more than one.
+        early_stopping
+            Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
+            runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
+        datasplitter_kwargs
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
+        plan_kwargs
+            Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        NonFiniteLossError
+            If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
+        ValueError
+            If there are not more training cells than clusters, or ``max_epochs`` is below 1.
+
+        Notes
+        -----
+        An interrupt (Ctrl-C) ends the training and leaves a model that can predict. Training a trained model again
+        continues with its clusters.
+        """
+        self._validate_anndata()
+        if train_size is None:
+            train_size = 0.9 if early_stopping else 1.0
+        n_train = math.ceil(train_size * self.adata.n_obs)
+        self._check_trainable(n_train, trainer_kwargs)
+        schedule = Schedule.for_cells(n_train, max_epochs)
+        plan_options = dict(plan_kwargs or {})
+        n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
+        head = self.module.head
+        plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+            trainer_kwargs.setdefault("early_stopping_patience", 3)
+            trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
+        if max_epochs is None:
+            max_epochs = n_pretrain + schedule.n_cluster
+        super().train(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            datasplitter_kwargs={"drop_last": n_train > batch_size, **(datasplitter_kwargs or {})},
+            plan_kwargs=plan_options,
+            **trainer_kwargs,
+        )
+
+    def _check_trainable(self, n_train: int, trainer_kwargs: dict[str, Any]) -> None:
+        """Refuse settings that would fail late."""
+        _check_enough_cells(self.n_clusters, n_train)
+        if self.n_clusters == _AUTO and "ddp" in str(trainer_kwargs.get("strategy", "")):
+            raise ValueError("Expected an integer n_clusters for distributed training, found 'auto'.")
+
+    def _after_training(self, plan: SiameseTrainingPlan) -> None:
+        """Record what training found out; called by the runner, also after an interrupt."""
+        head = self.module.head
+        if head is None:
+            return
+        # The number of clusters is part of the module's shape, so it has to be there when the model is loaded.
+        self.init_params_["non_kwargs"]["n_clusters"] = head.n_clusters
+        if plan.n_clusters_result is not None:
+            self.n_clusters_search_ = plan.n_clusters_result.to_state()
+
+    # -- description ---------------------------------------------------------------------------------------------
+
+    @property
+    def n_clusters(self) -> int | Literal["auto"]:
+        """Number of clusters; ``"auto"`` while it is still to be chosen."""
+        head = self.module.head
+        return "auto" if head is None else head.n_clusters
+
+    def _params(self) -> dict[str, Any]:
+        """Settings behind a result, as plain scalars."""
+        options = self.init_params_["non_kwargs"]
+        setup = self.registry_["setup_args"]
+        params = {
+            "version": _package_version(),
+            "n_clusters": self.n_clusters,
+            "n_clusters_requested": str(self.n_clusters_requested_),
+            "n_neighbors": setup["n_neighbors"],
+            "use_rep": setup["use_rep"],
+            "neighbors_key": setup["neighbors_key"],
+            "layer": setup["layer"],
+            "batch_key": setup["batch_key"],
+            "seed": settings.seed,
+            **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
+        }
+        # None cannot be written to h5ad by every supported anndata.
+        return {key: value for key, value in params.items() if value is not None}
+
+    def _quality(self) -> dict[str, Any]:
+        """Quality numbers of the last training, as plain scalars and arrays."""
+        quality: dict[str, Any] = {}
+        errors = (self.history_ or {}).get("sinkhorn_marginal_error")
+        if errors is not None and len(errors):
+            quality["sinkhorn_marginal_error"] = float(errors.iloc[-1, 0])
+        if self.n_clusters_search_ is not None:
+            search = self.n_clusters_search_
+            quality["n_clusters_search"] = {
+                "criterion": search["criterion"],
+                "candidates": np.asarray(search["candidates"]),
+                "values": np.asarray(search["values"]),
+            }
+        return quality
+
+    def __repr__(self) -> str:
+        """Return size, data and state of the model."""
+        stats, options = self.summary_stats, self.init_params_["non_kwargs"]
+        data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
+        found = " (found)" if self.n_clusters_requested_ == _AUTO and self.n_clusters != _AUTO else ""
+        return (
+            f"{type(self).__name__}: {'trained' if self.is_trained_ else 'not trained'}\n"
+            f"  data: {data} x {stats.n_vars} genes, {stats.n_batch} batch(es), "
+            f"{self.registry_['setup_args']['n_neighbors']} neighbours\n"
+            f"  clusters: {self.n_clusters}{found}\n"
+            f"  network: n_latent={options['n_latent']}, n_hidden={options['n_hidden']}, "
+            f"n_layers={options['n_layers']}, gene_likelihood={options['gene_likelihood']!r}"
+        )
+
+
+def _checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:
+    """Return the validated number of clusters as a plain int."""
+    if isinstance(n_clusters, str) and n_clusters == _AUTO:
+        return "auto"
+    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer):
+        raise TypeError(f"Expected n_clusters 'auto' or an integer, found {n_clusters!r}.")
+    if n_clusters < 2:
+        raise ValueError(f"Expected n_clusters of at least 2, found {n_clusters}.")
+    return int(n_clusters)
+
+
+def _check_enough_cells(n_clusters: int | Literal["auto"], n_cells: int) -> None:
+    """Refuse fewer cells than the clustering needs."""
+    needed = 3 if n_clusters == _AUTO else int(n_clusters) + 1
+    if n_cells < needed:
+        raise ValueError(f"Expected at least {needed} cells for n_clusters={n_clusters!r}, found {n_cells}.")
+
+
+def _package_version() -> str:
+    try:
+        return version("scsiameseclu")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,325 @@
+"""Siamese network of scSiameseClu as an scvi-tools module."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from torch import Tensor
+from torch.distributions import Distribution
+
+from scsiameseclu import losses
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.module._weights import LossWeights
+from scsiameseclu.nn import (
+    AdaptiveFusion,
+    ClusterHead,
+    CountDecoder,
+    ExpressionAugmentation,
+    ExpressionEncoder,
+    ExpressionScaler,
+    GraphEncoder,
+    perturb_edges,
+)
+
+View = dict[str, Tensor]
+
+
+class SiameseModule(BaseModuleClass):
+    """Expression encoder, graph encoder, adaptive fusion, count decoder and clustering head.
+
+    In training a cell is seen twice: view 1 has its kNN block with edges dropped at random, view 2 its
+    personalised-PageRank block, each with its own corruption of the expression; the weights are shared. In evaluation
+    there is one view, uncorrupted, with the full kNN block, and nothing is random.
+
+    No tensor in here has a dimension of the size of the data.
+
+    Parameters
+    ----------
+    n_genes, n_rep
+        Number of genes and width of the graph representation.
+    n_clusters
+        Number of clusters; None while it is still unknown (see :meth:`build_head`).
+    n_batch, n_cats_per_cov, n_continuous_cov
+        Number of batches, of categories of each further categorical covariate, and of continuous covariates.
+    n_latent, n_hidden, n_layers
+        Width of the embedding, width and number of the hidden layers.
+    gene_likelihood, dispersion
+        See :class:`~scsiameseclu.nn.CountDecoder`.
+    convolution
+        See :class:`~scsiameseclu.nn.GraphEncoder`.
+    dropout_rate
+        Dropout probability of the encoders.
+    swap_rate, noise_sd
+        See :class:`~scsiameseclu.nn.ExpressionAugmentation`.
+    edge_drop_rate
+        Share of kNN edges dropped in view 1.
+    off_diagonal_weight
+        Weight of the decorrelation part of the latent-level losses.
+    kernel, temperature, sharpening
+        See :class:`~scsiameseclu.nn.ClusterHead`.
+    loss_weights
+        Weights that differ from the defaults of :class:`LossWeights`.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_rep: int,
+        n_clusters: int | None = None,
+        *,
+        n_batch: int = 1,
+        n_cats_per_cov: Sequence[int] = (),
+        n_continuous_cov: int = 0,
+        n_latent: int = 32,
+        n_hidden: int = 256,
+        n_layers: int = 1,
+        gene_likelihood: Any = "zinb",
+        dispersion: Any = "gene",
+        convolution: Any = "mean",
+        dropout_rate: float = 0.0,
+        swap_rate: float = 0.4,
+        noise_sd: float = 0.1,
+        edge_drop_rate: float = 0.1,
+        off_diagonal_weight: float = 0.05,
+        kernel: Any = "cosine",
+        temperature: float = 0.1,
+        sharpening: float = 1.5,
+        loss_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_latent = n_latent
+        self.edge_drop_rate = edge_drop_rate
+        self.off_diagonal_weight = off_diagonal_weight
+        self.loss_weights = LossWeights.from_mapping(loss_weights)
+        self.clustering_active = False
+        covariates = {"n_cat_list": [n_batch, *n_cats_per_cov], "n_cont": n_continuous_cov}
+        encoder = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate, **covariates}
+
+        self.expression_scaler = ExpressionScaler(n_genes)
+        self.augmentation = ExpressionAugmentation(swap_rate, noise_sd)
+        self.expression_encoder = ExpressionEncoder(n_genes, n_latent, **encoder)
+        self.graph_encoder = GraphEncoder(n_rep, n_latent, convolution=convolution, **encoder)
+        self.fusion = AdaptiveFusion(n_latent)
+        self.decoder = CountDecoder(
+            n_latent,
+            n_genes,
+            n_hidden=n_hidden,
+            n_layers=n_layers,
+            gene_likelihood=gene_likelihood,
+            dispersion=dispersion,
+            **covariates,
+        )
+        self._head_options = {"kernel": kernel, "temperature": temperature, "sharpening": sharpening}
+        self.head: ClusterHead | None = None
+        if n_clusters is not None:
+            self.build_head(n_clusters)
+
+    def build_head(self, n_clusters: int) -> ClusterHead:
+        """Create the clustering head (again), with centres still to be placed, and return it."""
+        self.head = ClusterHead(n_clusters, self.n_latent, **self._head_options)
+        return self.head.to(self.device)
+
+    # -- input ---------------------------------------------------------------------------------------------------
+
+    def _covariates(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        """Categorical codes (batch first) and continuous covariates of the batch."""
+        categories = [tensors[REGISTRY_KEYS.BATCH_KEY]]
+        if REGISTRY_KEYS.CAT_COVS_KEY in tensors:
+            categories += list(tensors[REGISTRY_KEYS.CAT_COVS_KEY].split(1, dim=1))
+        return {"categories": categories, "cont": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)}
+
+    def _library(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Size factor where one was registered, otherwise the total count, ``(batch, 1)``."""
+        size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
+        return tensors[REGISTRY_KEYS.X_KEY].sum(dim=1, keepdim=True) if size_factor is None else size_factor
+
+    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+        return {
+            "x": tensors[REGISTRY_KEYS.X_KEY],
+            "library": self._library(tensors),
+            "rep": tensors[SIAMESE_KEYS.GRAPH_REP],
+            "blocks": [
+                (tensors[SIAMESE_KEYS.NEIGHBOR_REP], tensors[SIAMESE_KEYS.NEIGHBOR_WEIGHT]),
+                (tensors[SIAMESE_KEYS.DIFFUSED_REP], tensors[SIAMESE_KEYS.DIFFUSED_WEIGHT]),
+            ],
+            **self._covariates(tensors),
+        }
+
+    def _get_generative_input(
+        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
+    ) -> dict[str, Any]:
+        return {"z": inference_outputs["z"], "library": self._library(tensors), **self._covariates(tensors)}
+
+    # -- forward -------------------------------------------------------------------------------------------------
+
+    @auto_move_data
+    def inference(
+        self,
+        x: Tensor,
+        library: Tensor,
+        rep: Tensor,
+        blocks: list[tuple[Tensor, Tensor]],
+        categories: list[Tensor],
+        cont: Tensor | None = None,
+        n_samples: int = 1,
+    ) -> dict[str, Any]:
+        """Embed the cells.
+
+        Parameters
+        ----------
+        x
+            Counts, ``(batch, n_genes)``.
+        library
+            Library sizes or size factors, ``(batch, 1)``.
+        rep
+            Graph representation of the cells, ``(batch, n_rep)``.
+        blocks
+            Representation ``(batch, k, n_rep)`` and edge weights ``(batch, k)`` of the neighbours: kNN, then diffused.
+        categories, cont
+            Covariates.
+        n_samples
+            Accepted for the scvi-tools signature; the embedding is deterministic.
+
+        Returns
+        -------
+        ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; in training those of view 1, with
+        those of view 2 under ``second``, and ``z_alone``, the graph embedding without neighbours, when it is needed.
+        """
+        expression = self.expression_scaler(x, library)
+        covariates = {"categories": categories, "cont": cont}
+        (neighbor_rep, weight), (diffused_rep, diffused_weight) = blocks
+        if not self.training:
+            outputs: dict[str, Any] = dict(self._embed(expression, rep, neighbor_rep, weight, covariates))
+        else:
+            dropped = perturb_edges(weight, self.edge_drop_rate)
+            outputs = dict(self._embed(self._corrupted(expression), rep, neighbor_rep, dropped, covariates))
+            outputs["second"] = self._embed(
+                self._corrupted(expression), rep, diffused_rep, diffused_weight, covariates
+            )
+        if self.loss_weights.propagation > 0.0 and torch.is_grad_enabled():
+            no_edges = torch.zeros_like(weight)
+            outputs["z_alone"] = self.graph_encoder(rep, neighbor_rep, no_edges, **covariates)
+        return outputs
+
+    def _corrupted(self, expression: Tensor) -> Tensor:
+        return self.augmentation(expression)[0]
+
+    def _embed(
+        self, expression: Tensor, rep: Tensor, neighbor_rep: Tensor, weight: Tensor, covariates: dict[str, Any]
+    ) -> View:
+        """Both branches and their fusion, for one view."""
+        z_expression = self.expression_encoder(expression, **covariates)
+        z_graph = self.graph_encoder(rep, neighbor_rep, weight, **covariates)
+        z, gate = self.fusion(z_expression, z_graph)
+        return {"z_expression": z_expression, "z_graph": z_graph, "z": z, "gate": gate}
+
+    @auto_move_data
+    def generative(
+        self,
+        z: Tensor,
+        library: Tensor,
+        categories: list[Tensor],
+        cont: Tensor | None = None,
+        transform_batch: int | None = None,
+    ) -> dict[str, Distribution | None]:
+        """Decode embeddings ``(batch, n_latent)`` to the distribution ``px`` of the counts.
+
+        ``transform_batch`` replaces the batch of every cell. In training, ``px`` is None if its loss is switched off.
+        """
+        if self.training and self.loss_weights.reconstruction == 0.0:
+            return {"px": None}
+        if transform_batch is not None:
+            categories = [torch.full_like(categories[0], transform_batch), *categories[1:]]
+        return {"px": self.decoder(z, library, categories, cont)}
+
+    # -- loss ----------------------------------------------------------------------------------------------------
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Distribution | None],
+    ) -> LossOutput:
+        """Weighted sum of the active terms; each term, unweighted, goes to ``extra_metrics``.
+
+        Without a second view (validation) the view is compared with itself, so that correlation terms then measure
+        redundancy only.
+        """
+        first: View = inference_outputs
+        second: View = inference_outputs.get("second", first)
+        weights = self.loss_weights
+        terms: dict[str, Tensor] = {}
+        n_cells, n_genes = tensors[REGISTRY_KEYS.X_KEY].shape
+        nll = torch.zeros(n_cells, device=first["z"].device)
+        if weights.reconstruction > 0.0:
+            px = generative_outputs["px"]
+            nll = -px.log_prob(tensors[REGISTRY_KEYS.X_KEY]).sum(dim=-1)  # type: ignore[union-attr]
+            # Per gene, so that one set of weights serves any number of genes.
+            terms["reconstruction"] = nll.mean() / n_genes
+        if weights.cell_correlation > 0.0:
+            terms["cell_correlation"] = self._cell_correlation(tensors, first, second)
+        if weights.latent_correlation > 0.0:
+            terms["latent_correlation"] = 0.5 * (
+                self._latent(first["z_expression"], second["z_expression"])
+                + self._latent(first["z_graph"], second["z_graph"])
+            )
+        if weights.cross_correlation > 0.0:
+            terms["cross_correlation"] = self._latent(first["z_expression"], second["z_graph"])
+        if "z_alone" in inference_outputs:
+            terms["propagation"] = losses.propagation_loss(inference_outputs["z_alone"], first["z_graph"])
+        if weights.clustering > 0.0 and self.clustering_active and self.head is not None:
+            terms["clustering"] = self._clustering(self.head, first["z"], second["z"])
+
+        total = sum((getattr(weights, name) * term for name, term in terms.items()), start=0.0 * first["z"].sum())
+        metrics = {name: term.detach() for name, term in terms.items()}
+        metrics["gate"] = first["gate"].detach().mean()
+        return LossOutput(loss=total, reconstruction_loss=nll, extra_metrics=metrics, n_obs_minibatch=n_cells)
+
+    def _latent(self, u: Tensor, v: Tensor) -> Tensor:
+        return losses.latent_correlation_loss(u, v, self.off_diagonal_weight)
+
+    def _cell_correlation(self, tensors: dict[str, Tensor], first: View, second: View) -> Tensor:
+        """Cell-level correlation, mean of the two branches."""
+        positives = losses.batch_neighbor_mask(
+            tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1), tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
+        )
+        pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
+        return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
+
+    def _clustering(self, head: ClusterHead, z_first: Tensor, z_second: Tensor) -> Tensor:
+        """KL(P || Q) of both views against the target of their mean logits."""
+        logits = [head(z_first), head(z_second)]
+        targets = head.targets(torch.stack(logits).detach().mean(dim=0))
+        return torch.stack([losses.clustering_kl(targets, each.log_softmax(dim=1)) for each in logits]).mean()
+
+    @torch.inference_mode()
+    def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
+        """Draw counts for the cells of a batch, ``(batch, n_genes)``, or ``(n_samples, batch, n_genes)``."""
+        _, generative_outputs = self.forward(tensors, compute_loss=False)
+        px = generative_outputs["px"]
+        return px.sample() if n_samples == 1 else px.sample((n_samples,))
+
+    @torch.no_grad()
+    def fit_input(
+        self,
+        mean: np.ndarray,
+        sd: np.ndarray,
+        target_sum: float,
+        rep: np.ndarray,
+    ) -> None:
+        """Store the input statistics of the training cells.
+
+        Parameters
+        ----------
+        mean, sd
+            Mean and standard deviation of each gene's log-normalised expression, ``(n_genes,)``.
+        target_sum
+            Total of the normalisation.
+        rep
+            Graph representation of the training cells, ``(n_obs, n_rep)``.
+        """
+        self.expression_scaler.fit(torch.as_tensor(mean).float(), torch.as_tensor(sd).float(), target_sum)
+        self.graph_encoder.scaler.fit(torch.as_tensor(np.asarray(rep, dtype=np.float32)))

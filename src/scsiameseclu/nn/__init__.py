@@ -1,0 +1,19 @@
+"""Neural network parts: plain ``torch`` modules that know neither AnnData nor Lightning."""
+
+from scsiameseclu.nn._augment import ExpressionAugmentation, perturb_edges
+from scsiameseclu.nn._decoder import CountDecoder
+from scsiameseclu.nn._encoders import ExpressionEncoder, ExpressionScaler, GraphEncoder, RepresentationScaler
+from scsiameseclu.nn._fusion import AdaptiveFusion
+from scsiameseclu.nn._head import ClusterHead
+
+__all__ = [
+    "AdaptiveFusion",
+    "ClusterHead",
+    "CountDecoder",
+    "ExpressionAugmentation",
+    "ExpressionEncoder",
+    "ExpressionScaler",
+    "GraphEncoder",
+    "RepresentationScaler",
+    "perturb_edges",
+]

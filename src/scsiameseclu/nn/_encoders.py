@@ -1,0 +1,237 @@
+"""The two branches of the Siamese network: expression and cell graph."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch_geometric.nn import GATv2Conv, GraphConv
+
+from scsiameseclu.nn._layers import hidden_stack
+
+_EPS = 1e-8
+
+
+class ExpressionScaler(nn.Module):
+    r"""Turn counts into the standardised expression the encoder reads.
+
+    For cell :math:`i` with library size (or size factor) :math:`s_i` and gene :math:`g`
+
+    .. math::
+        x_{ig} = \mathrm{clip}\bigl(w_g\,(\log(1 + t\,c_{ig} / s_i) - m_g),\ \pm x_{\max}\bigr)
+
+    with per-gene mean :math:`m_g` and weight :math:`w_g`, and a target sum :math:`t`. They are statistics of the
+    training cells, kept as buffers, so that they travel with the weights and every later cell is scaled alike.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    clip
+        Bound :math:`x_{\max}` of the absolute value.
+    """
+
+    mean: Tensor
+    weight: Tensor
+    target_sum: Tensor
+
+    def __init__(self, n_genes: int, clip: float = 10.0) -> None:
+        super().__init__()
+        self.clip = clip
+        self.register_buffer("mean", torch.zeros(n_genes))
+        self.register_buffer("weight", torch.ones(n_genes))
+        self.register_buffer("target_sum", torch.tensor(1e4))
+
+    @torch.no_grad()
+    def fit(self, mean: Tensor, sd: Tensor, target_sum: float) -> None:
+        """Store the statistics of the training cells.
+
+        Parameters
+        ----------
+        mean, sd
+            Mean and standard deviation of each gene's log-normalised expression, shape ``(n_genes,)``.
+        target_sum
+            Total every cell is normalised to before the logarithm.
+
+        Notes
+        -----
+        The weight is :math:`1 / (\\sqrt{sd_g}\\, s)` with one :math:`s` for all genes, chosen so that the whole matrix
+        has unit variance: half-way between z-scores (which inflate noise genes) and no scaling. Genes that never
+        vary get weight 0.
+        """
+        variable = sd > _EPS
+        overall = sd[variable].mean().sqrt() if bool(variable.any()) else torch.ones(())
+        self.mean.copy_(mean)
+        self.weight.copy_(torch.where(variable, 1.0 / (sd.clamp_min(_EPS).sqrt() * overall), 0.0))
+        self.target_sum.fill_(target_sum)
+
+    def forward(self, counts: Tensor, library: Tensor) -> Tensor:
+        """Scale counts ``(batch, n_genes)`` with library sizes ``(batch, 1)`` to float32 ``(batch, n_genes)``."""
+        # An all-zero cell has library 0 and stays at log1p(0).
+        log_normalised = torch.log1p(counts * (self.target_sum / library.clamp_min(_EPS)))
+        return ((log_normalised - self.mean) * self.weight).clamp(-self.clip, self.clip)
+
+
+class RepresentationScaler(nn.Module):
+    """Centre the graph representation and give it unit mean variance, keeping the relative size of its axes.
+
+    The representation may come in any unit (PCA scores, another model's latent space, spatial coordinates).
+
+    Parameters
+    ----------
+    n_rep
+        Width of the representation.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n_rep: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(n_rep))
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    @torch.no_grad()
+    def fit(self, rep: Tensor) -> None:
+        """Store centre and scale of the training cells' representation, ``(n_obs, n_rep)``."""
+        self.mean.copy_(rep.mean(dim=0))
+        self.scale.copy_(rep.var(dim=0, unbiased=False).mean().sqrt().clamp_min(_EPS))
+
+    def forward(self, rep: Tensor) -> Tensor:
+        """Scale representations of shape ``(..., n_rep)``."""
+        return (rep - self.mean) / self.scale
+
+
+class ExpressionEncoder(nn.Module):
+    """Embed standardised expression: hidden layers with covariates, then a linear map.
+
+    Parameters
+    ----------
+    n_genes
+        Number of genes.
+    n_latent
+        Width of the embedding.
+    n_hidden, n_layers
+        Width and number of the hidden layers.
+    n_cat_list, n_cont
+        Categories of each categorical covariate (batch first), number of continuous covariates.
+    dropout_rate
+        Dropout probability of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        n_genes: int,
+        n_latent: int,
+        n_hidden: int = 256,
+        n_layers: int = 1,
+        n_cat_list: Sequence[int] = (),
+        n_cont: int = 0,
+        dropout_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden_stack(
+            n_genes, n_hidden, n_layers, n_cat_list=n_cat_list, n_cont=n_cont, dropout_rate=dropout_rate
+        )
+        self.project = nn.Linear(n_hidden, n_latent)
+
+    def forward(self, x: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:
+        """Map ``(batch, n_genes)`` to ``(batch, n_latent)``."""
+        return self.project(self.hidden(x, *categories, cont=cont))
+
+
+class GraphEncoder(nn.Module):
+    """Embed a cell's representation together with its block of ``k`` neighbours.
+
+    One PyG convolution on the bipartite graph "neighbours -> cells of the batch", whose pattern is the same for every
+    batch, then an MLP. Edges of weight 0 (padding, or dropped by :func:`~scsiameseclu.nn.perturb_edges`) carry
+    nothing; a cell without any edge is embedded from its own representation alone.
+
+    Parameters
+    ----------
+    n_rep
+        Width of the representation in which the neighbours were found.
+    n_latent
+        Width of the embedding.
+    n_hidden, n_layers
+        Width of the convolution and of the hidden layers, and number of the hidden layers.
+    n_cat_list, n_cont
+        Categories of each categorical covariate (batch first), number of continuous covariates.
+    convolution
+        ``"mean"``: mean of the neighbours by edge weight (:class:`torch_geometric.nn.GraphConv`); ``"attention"``:
+        :class:`torch_geometric.nn.GATv2Conv` with the edge weight as edge feature.
+    dropout_rate
+        Dropout probability of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        n_rep: int,
+        n_latent: int,
+        n_hidden: int = 256,
+        n_layers: int = 1,
+        n_cat_list: Sequence[int] = (),
+        n_cont: int = 0,
+        convolution: Literal["mean", "attention"] = "mean",
+        dropout_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if convolution not in ("mean", "attention"):
+            raise ValueError(f"Expected convolution 'mean' or 'attention', found {convolution!r}.")
+        self.convolution = convolution
+        self.scaler = RepresentationScaler(n_rep)
+        self.conv: nn.Module
+        if convolution == "mean":
+            self.conv = GraphConv((n_rep, n_rep), n_hidden, aggr="add")
+        else:
+            self.conv = GATv2Conv(
+                (n_rep, n_rep), n_hidden, heads=1, edge_dim=1, add_self_loops=False, residual=True
+            )
+        self.hidden = hidden_stack(
+            n_hidden, n_hidden, n_layers, n_cat_list=n_cat_list, n_cont=n_cont, dropout_rate=dropout_rate
+        )
+        self.project = nn.Linear(n_hidden, n_latent)
+
+    def forward(
+        self,
+        rep: Tensor,
+        neighbor_rep: Tensor,
+        edge_weight: Tensor,
+        categories: Sequence[Tensor] = (),
+        cont: Tensor | None = None,
+    ) -> Tensor:
+        """Embed the cells of a batch.
+
+        Parameters
+        ----------
+        rep
+            Representation of the cells, ``(batch, n_rep)``.
+        neighbor_rep
+            Representation of their neighbours, ``(batch, k, n_rep)``.
+        edge_weight
+            Non-negative edge weights, ``(batch, k)``; 0 means "no edge".
+        categories, cont
+            Covariates of the cells: integer codes ``(batch, 1)`` each, and values ``(batch, n_cont)``.
+
+        Returns
+        -------
+        Embedding, ``(batch, n_latent)``.
+        """
+        own = self.scaler(rep)
+        others = self.scaler(neighbor_rep).flatten(0, 1)
+        edges = _block_edges(*edge_weight.shape, device=rep.device)
+        weights = (edge_weight / edge_weight.sum(dim=1, keepdim=True).clamp_min(_EPS)).flatten()
+        if self.convolution == "mean":
+            mixed = self.conv((others, own), edges, weights)
+        else:
+            # Attention has no notion of an edge of weight 0, so such edges must not be there at all.
+            present = weights > 0
+            mixed = self.conv((others, own), edges[:, present], edge_attr=weights[present].unsqueeze(1))
+        return self.project(self.hidden(nn.functional.mish(mixed), *categories, cont=cont))
+
+
+def _block_edges(n_cells: int, k: int, device: torch.device) -> Tensor:
+    """Edges from row ``i * k + j`` of the flattened neighbour block to cell ``i``, ``(2, n_cells * k)``."""
+    source = torch.arange(n_cells * k, device=device)
+    target = torch.div(source, k, rounding_mode="floor") if k else source
+    return torch.stack([source, target])

@@ -1,0 +1,117 @@
+"""Clustering head: trainable centres, soft assignment and optimal-transport targets."""
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from scsiameseclu.ot import target_from_duals
+
+Kernel: TypeAlias = Literal["cosine", "student_t"]
+
+
+class ClusterHead(nn.Module):
+    r"""Assign embeddings to :math:`K` clusters.
+
+    Logits are either
+
+    * ``"cosine"``: :math:`s_{ik} = \cos(z_i - \mu,\, c_k - \mu) / \tau` with a fixed origin :math:`\mu`, or
+    * ``"student_t"``: :math:`s_{ik} = -\log(1 + \lVert z_i - c_k \rVert^2)`, the kernel of DEC and of
+      Xu et al. (IJCAI 2025),
+
+    and :math:`Q = \mathrm{softmax}(s)`. The target of a cell follows from the column duals :math:`g` of the last
+    Sinkhorn run alone, :math:`P_i = \mathrm{softmax}(\beta s_i + g)`, so nothing of the size of the data is kept.
+
+    Parameters
+    ----------
+    n_clusters, n_latent
+        Number of clusters :math:`K` and width of the embedding.
+    kernel
+        ``"cosine"`` or ``"student_t"``.
+    temperature
+        :math:`\tau` of the cosine kernel.
+    sharpening
+        Factor :math:`\beta` on the logits of the target; above 1 the target is more certain than the assignment.
+    """
+
+    origin: Tensor
+    log_duals: Tensor
+    marginals: Tensor
+    initialised: Tensor
+
+    def __init__(
+        self,
+        n_clusters: int,
+        n_latent: int,
+        kernel: Kernel = "cosine",
+        temperature: float = 0.1,
+        sharpening: float = 1.5,
+    ) -> None:
+        super().__init__()
+        if kernel not in ("cosine", "student_t"):
+            raise ValueError(f"Expected kernel 'cosine' or 'student_t', found {kernel!r}.")
+        if temperature <= 0.0 or sharpening <= 0.0:
+            raise ValueError(f"Expected positive temperature and sharpening, found {temperature} and {sharpening}.")
+        self.kernel = kernel
+        self.temperature = temperature
+        self.sharpening = sharpening
+        self.centers = nn.Parameter(torch.zeros(n_clusters, n_latent))
+        self.register_buffer("origin", torch.zeros(n_latent))
+        self.register_buffer("log_duals", torch.zeros(n_clusters))
+        self.register_buffer("marginals", torch.full((n_clusters,), 1.0 / n_clusters))
+        self.register_buffer("initialised", torch.tensor(False))
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of clusters."""
+        return self.centers.shape[0]
+
+    @property
+    def is_initialised(self) -> bool:
+        """Whether the centres have been placed."""
+        return bool(self.initialised)
+
+    @torch.no_grad()
+    def initialise(self, centers: Tensor, marginals: Tensor, origin: Tensor) -> None:
+        """Place the centres.
+
+        Parameters
+        ----------
+        centers
+            Cluster centres, ``(n_clusters, n_latent)``.
+        marginals
+            Expected share of each cluster, ``(n_clusters,)``, sum 1.
+        origin
+            Origin of the cosine kernel, usually the mean embedding, ``(n_latent,)``.
+        """
+        self.centers.copy_(centers)
+        self.marginals.copy_(marginals)
+        self.origin.copy_(origin)
+        self.log_duals.zero_()
+        self.initialised.fill_(True)
+
+    @torch.no_grad()
+    def update_targets(self, log_duals: Tensor, marginals: Tensor) -> None:
+        """Store the column duals and marginals of a Sinkhorn run on ``sharpening * logits``, ``(n_clusters,)`` each."""
+        self.log_duals.copy_(log_duals)
+        self.marginals.copy_(marginals)
+
+    @torch.no_grad()
+    def reorder(self, order: Tensor) -> None:
+        """Renumber the clusters: new cluster ``i`` is old cluster ``order[i]``."""
+        for tensor in (self.centers, self.log_duals, self.marginals):
+            tensor.copy_(tensor[order].clone())
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Logits of the soft assignment, ``(batch, n_latent)`` to ``(batch, n_clusters)``."""
+        if self.kernel == "student_t":
+            squared = (z.unsqueeze(1) - self.centers.unsqueeze(0)).square().sum(dim=-1)
+            return -torch.log1p(squared)
+        cells = nn.functional.normalize(z - self.origin, dim=-1)
+        centers = nn.functional.normalize(self.centers - self.origin, dim=-1)
+        return cells @ centers.T / self.temperature
+
+    @torch.no_grad()
+    def targets(self, logits: Tensor) -> Tensor:
+        """Transport targets of cells with these logits, ``(batch, n_clusters)``, rows sum to 1, no gradient."""
+        return target_from_duals(self.sharpening * logits, self.log_duals)

@@ -1,0 +1,263 @@
+"""Training plan: representation learning, then clustering against transport targets."""
+
+import logging
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from scvi import settings
+from scvi.train import TrainingPlan
+from torch import Tensor
+
+from scsiameseclu.module import SiameseModule
+from scsiameseclu.nn import ClusterHead
+from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
+from scsiameseclu.train._partition import NClustersResult, choose_n_clusters, initial_partition
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The training loss became NaN or infinite."""
+
+
+class SiameseTrainingPlan(TrainingPlan):
+    """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
+
+    1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
+    2. *Clustering*: centres are placed on a partition of the embedded training cells, the optimiser starts afresh,
+       and the transport target is recomputed every ``target_refresh_epochs`` epochs on the embeddings of the training
+       cells. The logged ``sinkhorn_marginal_error`` is the L1 distance between wanted and reached column masses.
+
+    A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
+    clusters and goes straight to phase 2.
+
+    Parameters
+    ----------
+    module
+        Module to train.
+    n_pretrain_epochs
+        Epochs before clustering starts.
+    n_clusters
+        Number of clusters; None: chosen when clustering starts.
+    target_refresh_epochs
+        Epochs between two Sinkhorn runs.
+    marginal_momentum
+        Share of the old cluster masses kept at each refresh; 1 freezes the masses of the first partition.
+    sinkhorn_iterations
+        Largest number of Sinkhorn iterations.
+    marginal_relaxation
+        See :func:`scsiameseclu.ot.sinkhorn`; infinity holds the masses exactly.
+    max_init_cells
+        Cells embedded at most for the first partition and for the targets (a random sample above that).
+    optimizer, lr, weight_decay, eps
+        Optimiser and its settings. Unlike scvi-tools' own default, ``eps`` is the usual 1e-8.
+    **kwargs
+        Further arguments of :class:`scvi.train.TrainingPlan`.
+    """
+
+    module: SiameseModule
+
+    def __init__(
+        self,
+        module: SiameseModule,
+        *,
+        n_pretrain_epochs: int = 10,
+        n_clusters: int | None = None,
+        target_refresh_epochs: int = 1,
+        marginal_momentum: float = 0.8,
+        sinkhorn_iterations: int = 100,
+        marginal_relaxation: float = float("inf"),
+        max_init_cells: int = 50_000,
+        optimizer: Literal["Adam", "AdamW", "Custom"] = "AdamW",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(module, optimizer=optimizer, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
+        if target_refresh_epochs < 1:
+            raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")
+        self.n_pretrain_epochs = n_pretrain_epochs
+        self.n_clusters = n_clusters
+        self.target_refresh_epochs = target_refresh_epochs
+        self.marginal_momentum = marginal_momentum
+        self.sinkhorn_iterations = sinkhorn_iterations
+        self.marginal_relaxation = marginal_relaxation
+        self.max_init_cells = max_init_cells
+        self.n_clusters_result: NClustersResult | None = None
+        self._last_terms: dict[str, Tensor] = {}
+        self._last_good: dict[str, Tensor] | None = None
+        self._clustering_since: int | None = None
+        self.module.clustering_active = False
+
+    # -- Lightning hooks -----------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clustering phase when it is due, and refresh its targets."""
+        if self.current_epoch < self.n_pretrain_epochs and not _is_placed(self.module):
+            return
+        if self._clustering_since is None:
+            error = self._start_clustering()
+        elif (self.current_epoch - self._clustering_since) % self.target_refresh_epochs == 0:
+            error = self._refresh_targets(self._embed_training_cells())
+        else:
+            return
+        self.log("sinkhorn_marginal_error", error, on_step=False, on_epoch=True)
+
+    def on_train_epoch_end(self) -> None:
+        """Keep a copy of the weights, to fall back on if the next epoch fails."""
+        self.keep_weights()
+
+    def on_train_end(self) -> None:
+        """Leave a module that can predict."""
+        super().on_train_end()
+        self.finish()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Pass through to the module; remembers the loss terms for the error message."""
+        outputs = super().forward(*args, **kwargs)
+        self._last_terms = dict(outputs[-1].extra_metrics)
+        return outputs
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Training step; stops before the optimiser sees a loss that is not finite."""
+        loss = super().training_step(batch, batch_idx)
+        if not torch.isfinite(loss):
+            bad = [name for name, term in self._last_terms.items() if not torch.isfinite(term)]
+            raise NonFiniteLossError(
+                f"Expected a finite loss, found {loss.item()} in epoch {self.current_epoch} (terms: "
+                f"{', '.join(bad) or 'none alone'}). The weights of the last good epoch are kept; train with a lower "
+                "learning rate, plan_kwargs={'lr': ...}, or look for extreme values in the counts."
+            )
+        return loss
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    def _start_clustering(self) -> float:
+        """Place the centres unless they already are, renew the optimiser, solve for the first targets."""
+        self._clustering_since = self.current_epoch
+        z = self._embed_training_cells()
+        if not _is_placed(self.module):
+            self._place_centers(z)
+            # The centres may be a new parameter, and moments of the first phase would distort the second.
+            self.trainer.strategy.setup_optimizers(self.trainer)
+        error = self._refresh_targets(z)
+        self.module.clustering_active = True
+        # An earlier copy has no centres.
+        self.keep_weights()
+        return error
+
+    def _place_centers(self, z: Tensor) -> None:
+        """Partition the embeddings and put one centre on each part."""
+        seed = _seed()
+        # On the first process only, so that all processes of a distributed run share one partition.
+        state: list[Any] = [None]
+        if self.global_rank == 0:
+            points = z.cpu().numpy()
+            result = choose_n_clusters(points, seed) if self.n_clusters is None else None
+            n_clusters = result.n_clusters if result is not None else self.n_clusters
+            state = [(result, n_clusters, initial_partition(points, int(n_clusters or 0), seed))]
+        self.n_clusters_result, n_clusters, labels = _broadcast(state)[0]
+        if self.n_clusters_result is not None:
+            logger.info("Chose %d clusters by %s.", n_clusters, self.n_clusters_result.criterion)
+        head = self.module.head
+        if head is None or head.n_clusters != n_clusters:
+            head = self.module.build_head(n_clusters)
+        _place(head, z, torch.as_tensor(labels, device=z.device))
+
+    @torch.no_grad()
+    def _refresh_targets(self, z: Tensor) -> float:
+        """Solve for the column duals on the embedded cells, store them in the head, return the marginal error."""
+        head = _head(self.module)
+        scaled = head.sharpening * head(z)
+        marginals = head.marginals
+        if self._clustering_since != self.current_epoch:
+            marginals = ema_marginals(marginals, scaled.softmax(dim=1).mean(dim=0), self.marginal_momentum)
+        result = sinkhorn(
+            scaled,
+            marginals,
+            n_iter=self.sinkhorn_iterations,
+            marginal_relaxation=self.marginal_relaxation,
+            initial_duals=head.log_duals,
+        )
+        head.update_targets(result.column_duals, marginals)
+        return result.marginal_error
+
+    @torch.no_grad()
+    def _embed_training_cells(self) -> Tensor:
+        """Embed the training cells (a fixed sample of them above ``max_init_cells``) without augmentation."""
+        data = self.trainer.datamodule
+        rows = np.sort(np.asarray(data.train_idx))
+        if len(rows) > self.max_init_cells:
+            rows = np.sort(np.random.default_rng(_seed()).choice(rows, self.max_init_cells, replace=False))
+        return embed(self.module, data.data_loader_cls(data.adata_manager, indices=rows, batch_size=1024))
+
+    # -- ending --------------------------------------------------------------------------------------------------
+
+    def keep_weights(self) -> None:
+        """Copy the current weights to memory."""
+        self._last_good = {key: value.detach().cpu().clone() for key, value in self.module.state_dict().items()}
+
+    def restore_weights(self) -> bool:
+        """Go back to the last copy of the weights; False if there is none."""
+        if self._last_good is None:
+            return False
+        self.module.load_state_dict(self._last_good)
+        return True
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Place the centres if clustering never started, and number the clusters by size, the largest first."""
+        z = self._embed_training_cells()
+        if not _is_placed(self.module):
+            logger.warning(
+                "Training ended before the clustering phase: clusters are a partition of the pretrained embedding."
+            )
+            self._place_centers(z)
+            self._clustering_since = self.current_epoch
+            self._refresh_targets(z)
+        head = _head(self.module)
+        sizes = torch.bincount(head(z).argmax(dim=1), minlength=head.n_clusters)
+        head.reorder(sizes.argsort(descending=True, stable=True))
+        self.module.clustering_active = False
+
+
+@torch.no_grad()
+def embed(module: SiameseModule, loader: Any) -> Tensor:
+    """Embed every cell of a loader in evaluation mode, ``(n, n_latent)``, on the module's device."""
+    was_training = module.training
+    module.eval()
+    parts = [module.inference(**module._get_inference_input(tensors))["z"] for tensors in loader]
+    module.train(was_training)
+    return torch.cat(parts)
+
+
+def _place(head: ClusterHead, z: Tensor, labels: Tensor) -> None:
+    """Put each centre on the mean of its cells, with the cell shares as marginals."""
+    one_hot = torch.nn.functional.one_hot(labels, head.n_clusters).to(z.dtype)
+    centers = (one_hot.T @ z) / one_hot.sum(dim=0).clamp_min(1.0).unsqueeze(1)
+    head.initialise(centers, estimate_marginals(labels, head.n_clusters), z.mean(dim=0))
+
+
+def _is_placed(module: SiameseModule) -> bool:
+    return module.head is not None and module.head.is_initialised
+
+
+def _head(module: SiameseModule) -> ClusterHead:
+    if module.head is None:
+        raise RuntimeError("Expected a clustering head, found none; this is a bug.")
+    return module.head
+
+
+def _seed() -> int:
+    return 0 if settings.seed is None else int(settings.seed)
+
+
+def _broadcast(state: list[Any]) -> list[Any]:
+    """Give the first process's objects to all; a no-op in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(state, src=0)
+    return state

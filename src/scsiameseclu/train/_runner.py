@@ -1,0 +1,63 @@
+"""Train runner that leaves a usable model when training is cut short."""
+
+import logging
+import signal
+from typing import Any
+
+from scvi.train import TrainRunner
+
+from scsiameseclu.train._plan import NonFiniteLossError, SiameseTrainingPlan
+
+logger = logging.getLogger(__name__)
+
+
+class SiameseTrainRunner(TrainRunner):
+    """Run training; on an interrupt or a loss that is not finite, keep the last good weights.
+
+    Ctrl-C ends the training, not the session: Lightning would end the Python process.
+    """
+
+    training_plan: SiameseTrainingPlan
+
+    def __call__(self) -> Any:
+        """Train the model."""
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            result = super().__call__()
+        except (KeyboardInterrupt, SystemExit):
+            if not self.trainer.interrupted:
+                raise
+            _restore_handler(handler)
+            logger.warning("Training was interrupted in epoch %d; the weights so far are kept.", self._epoch)
+            self._rescue()
+            return None
+        except NonFiniteLossError:
+            if self.training_plan.restore_weights():
+                self._rescue()
+            raise
+        self.model._after_training(self.training_plan)
+        return result
+
+    @property
+    def _epoch(self) -> int:
+        return int(self.training_plan.current_epoch)
+
+    def _rescue(self) -> None:
+        """Do what the base class does after a complete training."""
+        self.model.module.to(self.device)
+        self.training_plan.finish()
+        self.model.train_indices = self.data_splitter.train_idx
+        self.model.validation_indices = self.data_splitter.val_idx
+        self.model.test_indices = self.data_splitter.test_idx
+        self.model.module.eval()
+        self.model.is_trained_ = True
+        self.model.trainer = self.trainer
+        self.model._after_training(self.training_plan)
+
+
+def _restore_handler(handler: Any) -> None:
+    """Undo Lightning's blocking of Ctrl-C (only possible, and only done, in the main thread)."""
+    try:
+        signal.signal(signal.SIGINT, handler)
+    except (ValueError, TypeError):
+        logger.debug("Could not restore the interrupt handler.")

@@ -1,0 +1,65 @@
+"""How long to train: by cells visited, not by epochs."""
+
+import math
+from dataclasses import dataclass
+
+PRETRAIN_CELLS = 100_000
+CLUSTER_CELLS = 24_000
+_PRETRAIN_RANGE = (10, 100)
+_CLUSTER_RANGE = (6, 24)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Epochs of the two training phases.
+
+    Attributes
+    ----------
+    n_pretrain
+        Epochs of representation learning.
+    n_cluster
+        Epochs with the clustering loss added.
+    """
+
+    n_pretrain: int
+    n_cluster: int
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs in all."""
+        return self.n_pretrain + self.n_cluster
+
+    @classmethod
+    def for_cells(cls, n_obs: int, max_epochs: int | None = None) -> "Schedule":
+        """Plan the phases for a number of training cells.
+
+        Parameters
+        ----------
+        n_obs
+            Number of training cells.
+        max_epochs
+            Total number of epochs, split in the proportion of the default schedule with at least one epoch each (a
+            single epoch is all pretraining). None: about 100,000 cells visited before clustering (10 to 100 epochs)
+            and 24,000 during clustering (6 to 24 epochs).
+
+        Raises
+        ------
+        ValueError
+            If ``max_epochs`` is below 1.
+        """
+        pretrain = _clipped(PRETRAIN_CELLS, n_obs, _PRETRAIN_RANGE)
+        cluster = _clipped(CLUSTER_CELLS, n_obs, _CLUSTER_RANGE)
+        if max_epochs is None:
+            return cls(pretrain, cluster)
+        if max_epochs < 1:
+            raise ValueError(f"Expected max_epochs of at least 1, found {max_epochs}.")
+        if max_epochs == 1:
+            return cls(1, 0)
+        share = round(max_epochs * pretrain / (pretrain + cluster))
+        n_pretrain = min(max(share, 1), max_epochs - 1)
+        return cls(n_pretrain, max_epochs - n_pretrain)
+
+
+def _clipped(n_visits: int, n_obs: int, bounds: tuple[int, int]) -> int:
+    """Epochs after which about ``n_visits`` cells have been visited, within bounds."""
+    return min(max(math.ceil(n_visits / max(n_obs, 1)), bounds[0]), bounds[1])
