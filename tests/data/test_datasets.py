@@ -56,8 +56,9 @@ def test_pbmc_has_labels_and_nothing_else_of_the_original(pbmc):
     assert pbmc.obs["cell_type"].nunique() == 10
     assert "CD8A" in pbmc.var_names and pbmc.obs_names.is_unique
     assert pbmc.raw is None
-    for slot in (pbmc.uns, pbmc.obsm, pbmc.obsp, pbmc.varm, pbmc.layers):
+    for slot in (pbmc.uns, pbmc.obsm, pbmc.obsp, pbmc.varm):
         assert len(slot) == 0
+    assert set(pbmc.layers) <= {None}  # recent AnnData list X among the layers, as None
 
 
 def test_pbmc_is_new_on_each_call(pbmc):
@@ -130,6 +131,14 @@ def test_batches_differ_as_asked_and_are_mixed():
 
     assert gap(0.0) < 0.1
     assert gap(1.0) > 0.5
+
+
+def test_first_batch_is_the_same_whatever_the_batch_effect():
+    settings = {"n_obs": 200, "n_vars": 50, "n_types": 2, "n_batches": 2}
+    weak, strong = (datasets.synthetic(batch_effect=effect, **settings) for effect in (0.0, 1.0))
+    first = (weak.obs["batch"] == "batch_0").to_numpy()
+    means = [np.log(adata.X[first].toarray().mean(0) + 0.1) for adata in (weak, strong)]
+    assert np.std(means[0] - means[1]) < 0.2
 
 
 def test_counts_are_overdispersed_as_asked():

@@ -257,9 +257,7 @@ def _start(initial: Tensor | None, log_columns: Tensor) -> Tensor:
             f"Expected initial_duals of shape {tuple(log_columns.shape)}, found {tuple(initial.shape)}; "
             "pass the duals of a problem with the same clusters, or None."
         )
-    start = initial.to(log_columns)
-    # A cluster that was empty last time (-inf) may have mass now.
-    return torch.where(start.isfinite(), start, torch.zeros_like(start))
+    return initial.to(log_columns)
 
 
 def _check_logits(logits: Tensor) -> None:
