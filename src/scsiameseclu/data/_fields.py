@@ -1,0 +1,258 @@
+"""How the cell graph enters the registry of scvi-tools."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import rich.table
+from scvi.data.fields import BaseAnnDataField, MuDataObsmField, MuDataWrapper, ObsmField
+
+from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
+from scsiameseclu.pp._counts import check_counts, get_counts
+from scsiameseclu.pp._neighbors import (
+    GraphSettings,
+    build_graph,
+    graph_is_current,
+    resolve_seed,
+    stored_projection,
+    write_graph,
+)
+from scsiameseclu.pp._projection import Projection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from anndata import AnnData
+
+logger = logging.getLogger(__name__)
+
+_TABLES = (
+    (SIAMESE_KEYS.GRAPH_REP, ADATA_KEYS.GRAPH_REP),
+    (SIAMESE_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_INDEX),
+    (SIAMESE_KEYS.NEIGHBOR_WEIGHT, ADATA_KEYS.NEIGHBOR_WEIGHT),
+    (SIAMESE_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_INDEX),
+    (SIAMESE_KEYS.DIFFUSED_WEIGHT, ADATA_KEYS.DIFFUSED_WEIGHT),
+)
+
+
+class CellGraphField(BaseAnnDataField):
+    """Builds the cell graph at set-up and rebuilds it for every other AnnData the model meets.
+
+    The field carries no array into a mini-batch itself: it writes tables to :attr:`~anndata.AnnData.obsm`, which the
+    :class:`~scvi.data.fields.ObsmField` companions from :func:`cell_graph_fields` register. It must stand before them.
+
+    Row numbers of neighbours are valid for one set of cells in one order only, so a stored graph is used again only if its
+    fingerprint matches the data; otherwise (copy of a subset, permutation, concatenation, query, changed counts) the graph is built
+    anew in the same space: by the projection fitted at set-up, or from ``obsm[use_rep]`` of the new data.
+
+    Parameters
+    ----------
+    registry_key
+        Name in the registry.
+    n_neighbors, use_rep, neighbors_key, layer, batch_key, size_factor_key, n_pcs, random_state
+        As for :func:`scsiameseclu.pp.neighbor_graph`.
+    """
+
+    def __init__(
+        self,
+        registry_key: str = SIAMESE_KEYS.CELL_GRAPH,
+        *,
+        n_neighbors: int = 15,
+        use_rep: str | None = None,
+        neighbors_key: str | None = None,
+        layer: str | None = None,
+        batch_key: str | None = None,
+        size_factor_key: str | None = None,
+        n_pcs: int = 50,
+        random_state: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._registry_key = registry_key
+        self.settings = GraphSettings(
+            n_neighbors=n_neighbors,
+            use_rep=use_rep,
+            neighbors_key=neighbors_key,
+            layer=layer,
+            batch_key=batch_key,
+            size_factor_key=size_factor_key,
+            n_pcs=n_pcs,
+            random_state=resolve_seed(random_state),
+        )
+
+    @property
+    def registry_key(self) -> str:
+        """Name in the registry."""
+        return self._registry_key
+
+    @property
+    def attr_name(self) -> str:
+        """The graph's record is kept in ``uns``."""
+        return "uns"
+
+    @property
+    def attr_key(self) -> str:
+        """Key of the graph's record."""
+        return ADATA_KEYS.NEIGHBORS
+
+    @property
+    def is_empty(self) -> bool:
+        """Always ``False``: every model has a graph."""
+        return False
+
+    def get_data_registry(self) -> dict[str, Any]:
+        """Empty, so that data loaders do not look for an array of this field."""
+        return {}
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Refuse counts that are negative, NaN or infinite. (The field of the counts warns about fractions.)"""
+        super().validate_field(adata)
+        counts = get_counts(adata, self.settings.layer)
+        check_counts(counts, adata.obs_names, adata.var_names, non_integer="ignore")
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Build the graph, or keep the stored one if it is current; return the state to store with a model.
+
+        Raises
+        ------
+        KeyError
+            If a named slot is missing.
+        ValueError
+            If counts or representation are not valid.
+        """
+        super().register_field(adata)
+        if graph_is_current(adata, self.settings):
+            projection = stored_projection(adata)
+        else:
+            built = build_graph(adata, self.settings)
+            write_graph(adata, built, self.settings)
+            projection = built.projection
+        return {
+            "version": GRAPH_VERSION,
+            **asdict(self.settings),
+            "n_rep": int(adata.obsm[ADATA_KEYS.GRAPH_REP].shape[1]),
+            "projection": None if projection is None else projection.to_state(),
+            "gene_names": None if projection is None else list(adata.var_names[projection.gene_indices].astype(str)),
+        }
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+        """Give ``adata_target`` a graph made as the state says, unless it has exactly that already.
+
+        Cells of a target with no more than ``n_neighbors`` cells get padded rows.
+
+        Raises
+        ------
+        KeyError
+            If ``use_rep``, ``batch_key`` or another named slot is missing in the target.
+        ValueError
+            If counts are not valid, genes differ in number or order, or the representation has another width.
+        """
+        super().transfer_field(state_registry, adata_target, **kwargs)
+        self.validate_field(adata_target)
+        projection = _projection(state_registry)
+        settings = _settings(state_registry)
+        _check_target(state_registry, settings, projection, adata_target)
+        if graph_is_current(adata_target, settings, projection):
+            return dict(state_registry)
+        if settings.neighbors_key is not None and settings.neighbors_key not in adata_target.uns:
+            logger.warning(
+                "The model was set up with the graph uns[%r], which the given data lacks: "
+                "its neighbours are searched in the model's representation instead.",
+                settings.neighbors_key,
+            )
+            settings = GraphSettings(**{**asdict(settings), "neighbors_key": None})
+            if graph_is_current(adata_target, settings, projection):
+                return dict(state_registry)
+        logger.info(
+            "Building the cell graph of %d cells: the data has none, or one of other cells.", adata_target.n_obs
+        )
+        write_graph(adata_target, build_graph(adata_target, settings, projection), settings)
+        return dict(state_registry)
+
+    def is_current(self, adata: AnnData, state_registry: Mapping[str, Any] | None = None) -> bool:
+        """Whether the graph stored in ``adata`` belongs to its cells and data as they are now.
+
+        Parameters
+        ----------
+        adata
+            Data that was registered before and may have been changed in place since.
+        state_registry
+            State of the model, to compare its projection and settings as well. If ``False`` is returned,
+            ``transfer_field(state_registry, adata)`` repairs the tables.
+        """
+        if state_registry is None:
+            return graph_is_current(adata, self.settings)
+        settings, projection = _settings(state_registry), _projection(state_registry)
+        if settings.neighbors_key is not None and settings.neighbors_key not in adata.uns:
+            settings = GraphSettings(**{**asdict(settings), "neighbors_key": None})
+        return graph_is_current(adata, settings, projection)
+
+    def get_summary_stats(self, state_registry: Mapping[str, Any]) -> dict[str, int]:
+        """Number of neighbours."""
+        return {"n_neighbors": int(state_registry["n_neighbors"])}
+
+    def view_state_registry(self, state_registry: Mapping[str, Any]) -> rich.table.Table:
+        """Table of the settings."""
+        table = rich.table.Table(title=f"{self.registry_key} State Registry")
+        table.add_column("Setting", style="dodger_blue1", no_wrap=True)
+        table.add_column("Value", style="green", no_wrap=True)
+        for name in (*asdict(self.settings), "n_rep"):
+            table.add_row(name, str(state_registry[name]))
+        return table
+
+
+MuDataCellGraphField = MuDataWrapper(CellGraphField)
+"""The same for one modality of a :class:`~mudata.MuData`."""
+
+
+def cell_graph_fields(*, mod_key: str | None = None, **settings: Any) -> list[BaseAnnDataField]:
+    """All fields of the cell graph in the order they must be registered in.
+
+    Parameters
+    ----------
+    mod_key
+        Modality of a :class:`~mudata.MuData` to build the graph in. Default: fields for an AnnData.
+    **settings
+        Keywords of :class:`CellGraphField`.
+    """
+    if mod_key is None:
+        return [CellGraphField(**settings), *(ObsmField(name, key) for name, key in _TABLES)]
+    return [
+        MuDataCellGraphField(mod_key=mod_key, **settings),
+        *(MuDataObsmField(name, key, mod_key=mod_key) for name, key in _TABLES),
+    ]
+
+
+def _settings(state: Mapping[str, Any]) -> GraphSettings:
+    return GraphSettings(**{name: state[name] for name in GraphSettings.__dataclass_fields__})
+
+
+def _projection(state: Mapping[str, Any]) -> Projection | None:
+    return None if state["projection"] is None else Projection.from_state(state["projection"])
+
+
+def _check_target(
+    state: Mapping[str, Any], settings: GraphSettings, projection: Projection | None, adata: AnnData
+) -> None:
+    if projection is None:
+        rep = adata.obsm.get(settings.use_rep)
+        if rep is not None and rep.shape[1] != state["n_rep"]:  # a missing one is reported by the builder
+            raise ValueError(
+                f"obsm[{settings.use_rep!r}]: expected {state['n_rep']} columns as at set-up, found {rep.shape[1]}. "
+                "Compute it with the same model as for the reference."
+            )
+        return
+    if adata.n_vars != projection.n_vars:
+        raise ValueError(
+            f"Expected the {projection.n_vars} genes the model was set up with, found {adata.n_vars}. "
+            "Align the data with `prepare_query_anndata` first."
+        )
+    names = list(adata.var_names[projection.gene_indices].astype(str))
+    if names != list(state["gene_names"]):
+        if set(state["gene_names"]) <= set(adata.var_names.astype(str)):
+            raise ValueError(
+                "Expected the genes in the order the model was set up with, found them in another order. "
+                "Align the data with `prepare_query_anndata` first."
+            )
+        logger.warning("Gene names differ from those at set-up; the genes are taken to be the same, in the same order.")

@@ -1,0 +1,20 @@
+"""Preprocessing: counts, representation, cell graph."""
+
+from scsiameseclu.pp._counts import check_counts
+from scsiameseclu.pp._diffusion import ppr_diffusion
+from scsiameseclu.pp._graph import NeighborGraph
+from scsiameseclu.pp._knn import fuzzy_weights, knn
+from scsiameseclu.pp._neighbors import graph_from_scanpy, neighbor_graph
+from scsiameseclu.pp._projection import Projection, highly_variable
+
+__all__ = [
+    "NeighborGraph",
+    "Projection",
+    "check_counts",
+    "fuzzy_weights",
+    "graph_from_scanpy",
+    "highly_variable",
+    "knn",
+    "neighbor_graph",
+    "ppr_diffusion",
+]

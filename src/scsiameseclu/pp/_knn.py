@@ -1,0 +1,244 @@
+"""Nearest neighbours and UMAP edge weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scsiameseclu.pp._graph import NeighborGraph
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+EXACT_LIMIT = 30_000
+"""Up to this many cells every pair is compared; above, pynndescent approximates."""
+
+_CHUNK = 4096
+_MIN_WEIGHT = 1e-8  # keeps an edge whose membership underflows
+_N_BISECTIONS = 64
+_MIN_SIGMA = 1e-3  # umap-learn's MIN_K_DIST_SCALE
+
+
+def knn(
+    rep: ArrayLike,
+    n_neighbors: int = 15,
+    random_state: int | None = 0,
+    batch: Sequence[Any] | pd.Series | NDArray[Any] | None = None,
+) -> NeighborGraph:
+    """Euclidean k-nearest-neighbour graph with UMAP edge weights.
+
+    Exact up to 30,000 cells, pynndescent above. A cell is removed from its own list by row number, so duplicated cells
+    neither lose a neighbour nor keep themselves; ties are ordered by row number.
+
+    Parameters
+    ----------
+    rep
+        Shape ``(n_obs, n_dims)``, finite: the space to measure distances in.
+    n_neighbors
+        Neighbours per cell, the cell itself not counted (scanpy counts it). With fewer other cells, rows are padded.
+    random_state
+        Seed of the approximate search; the exact one uses no random numbers.
+    batch
+        Length ``n_obs``, optional. Each cell then takes neighbours from *every* batch, as BBKNN does (Polanski et al. 2020):
+        ``n_neighbors`` is split evenly over the batches and the remainder goes to the largest ones, one each; a batch with too
+        few cells hands its share on by the same rule. With more batches than ``n_neighbors``, only the largest are asked.
+
+    Returns
+    -------
+    The graph; its weights are the directed memberships of :func:`fuzzy_weights`.
+
+    Raises
+    ------
+    ValueError
+        If ``rep`` is not a finite matrix, ``n_neighbors`` is below 1, or ``batch`` has missing values or another length.
+    """
+    points = _check_rep(rep)
+    if n_neighbors < 1:
+        raise ValueError(f"`n_neighbors`: expected at least 1, found {n_neighbors}.")
+    # Distances do not change, and the expansion |x|^2 - 2xy + |y|^2 used by the exact search loses fewer digits.
+    points = points - points.mean(axis=0)
+    if batch is None:
+        indices, distances = _nearest_members(points, np.arange(len(points)), n_neighbors, random_state)
+    else:
+        indices, distances = _batch_balanced(points, _batch_codes(batch, len(points)), n_neighbors, random_state)
+    return _padded_graph(indices, distances, n_neighbors)
+
+
+def fuzzy_weights(distances: NDArray[Any], is_edge: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    r"""UMAP's directed membership strengths (McInnes et al. 2018, section 3.1; algorithm ``SmoothKNNDist``).
+
+    .. math:: w_{ij} = \exp(-\max(0, d_{ij} - \rho_i) / \sigma_i), \qquad \sum_j w_{ij} = \log_2(k_i + 1)
+
+    with :math:`\rho_i` the smallest positive distance of cell *i* and :math:`\sigma_i` found by bisection. The logarithm is of
+    :math:`k_i + 1` because UMAP counts the cell itself among its neighbours and our tables do not.
+
+    Parameters
+    ----------
+    distances
+        Shape ``(n_obs, k)``.
+    is_edge
+        Shape ``(n_obs, k)``: ``False`` on padding, which gets weight 0. Default: no padding.
+
+    Returns
+    -------
+    float32, shape ``(n_obs, k)``, in (0, 1] on edges.
+    """
+    is_edge = np.ones(distances.shape, dtype=bool) if is_edge is None else is_edge
+    overall_mean = _mean_distance(distances, is_edge)[1]
+    blocks = [
+        _fuzzy_block(distances[start : start + _CHUNK], is_edge[start : start + _CHUNK], overall_mean)
+        for start in range(0, len(distances), _CHUNK)
+    ]
+    return np.concatenate(blocks) if blocks else np.zeros(distances.shape, dtype=np.float32)
+
+
+def _fuzzy_block(distances: NDArray[Any], is_edge: NDArray[np.bool_], overall_mean: float) -> NDArray[np.float32]:
+    dist = np.where(is_edge, distances, np.inf).astype(np.float64)
+    nearest = np.where(dist > 0, dist, np.inf).min(axis=1, keepdims=True)
+    rho = np.where(np.isfinite(nearest), nearest, 0.0)
+    excess = np.maximum(dist - rho, 0.0)  # stays inf on padding: exp(-inf) = 0
+    target = np.log2(is_edge.sum(axis=1, keepdims=True) + 1.0)
+
+    low, high, sigma = np.zeros_like(rho), np.full_like(rho, np.inf), np.ones_like(rho)
+    for _ in range(_N_BISECTIONS):
+        error = np.exp(-excess / sigma).sum(axis=1, keepdims=True) - target
+        if np.all(np.abs(error) < 1e-5):
+            break
+        high = np.where(error > 0, sigma, high)
+        low = np.where(error > 0, low, sigma)
+        sigma = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)
+        sigma = np.maximum(sigma, np.finfo(np.float64).tiny)
+
+    row_mean = _mean_distance(distances, is_edge)[0]
+    sigma = np.maximum(sigma, _MIN_SIGMA * np.where(rho > 0, row_mean, overall_mean))
+    weights = np.exp(-excess / np.maximum(sigma, np.finfo(np.float64).tiny))
+    return np.where(is_edge, np.clip(weights, _MIN_WEIGHT, 1.0), 0.0).astype(np.float32)
+
+
+def _mean_distance(distances: NDArray[Any], is_edge: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
+    """Mean distance per row and overall; the cell itself counts with 0, as in umap-learn."""
+    totals = np.where(is_edge, distances, 0.0).sum(axis=1, keepdims=True, dtype=np.float64)
+    counts = is_edge.sum(axis=1, keepdims=True) + 1
+    return totals / counts, float(totals.sum() / max(counts.sum(), 1))
+
+
+def _check_rep(rep: ArrayLike) -> NDArray[np.float32]:
+    points = np.asarray(rep)
+    if points.ndim != 2 or 0 in points.shape:
+        raise ValueError(f"Expected a representation of shape (n_obs, n_dims) with both above 0, found {points.shape}.")
+    points = points.astype(np.float32)
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"Expected a finite representation, found NaN or infinite values in {np.sum(~finite)} cells "
+            f"(first: row {int(np.argmin(finite))}). Remove or repair these cells."
+        )
+    return points
+
+
+def _batch_codes(batch: Sequence[Any] | pd.Series | NDArray[Any], n_obs: int) -> NDArray[np.int64]:
+    codes = pd.factorize(np.asarray(batch), sort=True)[0].astype(np.int64)
+    if len(codes) != n_obs:
+        raise ValueError(f"`batch`: expected one label for each of {n_obs} cells, found {len(codes)}.")
+    if (codes < 0).any():
+        raise ValueError(
+            f"`batch`: expected a label for every cell, found {np.sum(codes < 0)} missing. Fill them first."
+        )
+    return codes
+
+
+def _batch_balanced(
+    points: NDArray[np.float32], codes: NDArray[np.int64], k: int, random_state: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
+    quotas = _batch_quotas(np.array([len(rows) for rows in members]), k)
+    found = [
+        _nearest_members(points, rows, int(quota), random_state)
+        for rows, quota in zip(members, quotas, strict=True)
+        if quota > 0
+    ]
+    if not found:  # every batch is a single cell
+        return _nearest_members(points, np.arange(len(points)), k, random_state)
+    return np.hstack([indices for indices, _ in found]), np.hstack([distances for _, distances in found])
+
+
+def _batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Deal ``k`` neighbours to the batches round by round, largest batch first, while they have cells left."""
+    capacity = sizes - 1  # a cell of the batch itself has one candidate fewer
+    quotas = np.zeros_like(sizes)
+    order = np.argsort(-sizes, kind="stable")
+    remaining = min(k, int(capacity.sum()))
+    while remaining > 0:
+        for code in order:
+            if remaining > 0 and quotas[code] < capacity[code]:
+                quotas[code] += 1
+                remaining -= 1
+    return quotas
+
+
+def _nearest_members(
+    points: NDArray[np.float32], members: NDArray[np.int64], k: int, random_state: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The ``k`` members nearest to every cell (itself excluded), sorted; infinite distance where there are too few."""
+    width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
+    if len(points) * len(members) <= EXACT_LIMIT**2:
+        candidates = _search_exact(points, members, width)
+    else:
+        candidates = _search_approximate(points, members, width, random_state)
+    indices = np.where(candidates >= 0, members[candidates], -1)
+    distances = _exact_distances(points, indices)
+    return _sort_rows(indices, distances, k)
+
+
+def _search_exact(points: NDArray[np.float32], members: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=width, algorithm="brute").fit(points[members])
+    return search.kneighbors(points, return_distance=False)
+
+
+def _search_approximate(
+    points: NDArray[np.float32], members: NDArray[np.int64], width: int, random_state: int | None
+) -> NDArray[np.int64]:
+    from pynndescent import NNDescent  # imports numba: only when it is needed
+
+    index = NNDescent(points[members], n_neighbors=max(width, 16), random_state=random_state)
+    if len(members) == len(points):
+        return index.neighbor_graph[0][:, :width].astype(np.int64)
+    return index.query(points, k=width)[0].astype(np.int64)
+
+
+def _exact_distances(points: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Distances in float64, so that duplicates are at exactly 0; infinite for the cell itself and for failed searches."""
+    distances = np.empty(indices.shape)
+    for start in range(0, len(indices), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        difference = points[indices[rows]] - points[rows, None, :].astype(np.float64)
+        distances[rows] = np.sqrt(np.einsum("ijd,ijd->ij", difference, difference))
+    own_row = np.arange(len(indices))[:, None]
+    distances[(indices == own_row) | (indices < 0)] = np.inf
+    return distances
+
+
+def _sort_rows(
+    indices: NDArray[np.int64], distances: NDArray[np.float64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The ``k`` first of each row by (distance, row number)."""
+    order = np.lexsort((indices, distances), axis=1)[:, :k]
+    return np.take_along_axis(indices, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+
+def _padded_graph(indices: NDArray[np.int64], distances: NDArray[np.float64], k: int) -> NeighborGraph:
+    indices, distances = _sort_rows(indices, distances, k)
+    n_obs, found = indices.shape
+    table = np.tile(np.arange(n_obs, dtype=np.int64)[:, None], (1, k))
+    padded = np.zeros((n_obs, k), dtype=np.float32)
+    is_edge = np.isfinite(distances)
+    table[:, :found] = np.where(is_edge, indices, table[:, :found])
+    padded[:, :found] = np.where(is_edge, distances, 0.0)
+    own_row = np.arange(n_obs)[:, None]
+    return NeighborGraph(table, padded, fuzzy_weights(padded, table != own_row))

@@ -1,0 +1,298 @@
+"""PCA of log-normalised counts that can be applied to cells it has not seen."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import linalg, sparse
+
+from scsiameseclu.pp._counts import row_chunks, totals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import ArrayLike, NDArray
+
+TARGET_SUM = 1e4
+MAX_SCORE = 10.0
+_N_BINS = 20
+_DENSE_EIGEN_LIMIT = 400  # below this many genes LAPACK beats Lanczos
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Log-normalisation, gene selection, scaling and principal components, fitted once.
+
+    ``transform`` computes, cell by cell and hence identically for known and new cells,
+    ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components`` with *x* the counts of the selected
+    genes and *s* the size factor of the cell (its total count by default). Only blocks of cells are ever dense.
+
+    Parameters
+    ----------
+    gene_indices
+        int64, shape ``(n_genes_used,)``: columns of the count matrix.
+    mean, scale, center
+        float32, shape ``(n_genes_used,)``: mean and standard deviation of the log values, mean of the clipped scores.
+    components
+        float32, shape ``(n_genes_used, n_comps)``: orthonormal columns.
+    target_sum
+        Factor from ``counts / size factor`` to normalised counts: 10,000 for total counts; for given size factors such that the
+        median cell has 10,000 as well.
+    n_vars
+        Genes of the matrix it was fitted on.
+    """
+
+    gene_indices: NDArray[np.int64]
+    mean: NDArray[np.float32]
+    scale: NDArray[np.float32]
+    center: NDArray[np.float32]
+    components: NDArray[np.float32]
+    target_sum: float
+    n_vars: int
+
+    @property
+    def n_comps(self) -> int:
+        """Number of principal components."""
+        return int(self.components.shape[1])
+
+    @property
+    def digest(self) -> str:
+        """SHA-1 of the contents: tells one fitted projection from another."""
+        state = hashlib.sha1(usedforsecurity=False)
+        for value in self.to_state().values():
+            state.update(np.ascontiguousarray(value).tobytes())
+        return state.hexdigest()
+
+    @classmethod
+    def fit(
+        cls,
+        counts: Any,
+        n_comps: int = 50,
+        n_top_genes: int = 2000,
+        random_state: int | None = 0,
+        size_factors: ArrayLike | None = None,
+    ) -> Projection:
+        """Fit on counts.
+
+        Genes: those that vary, or the ``n_top_genes`` most variable by :func:`highly_variable` if there are more than that.
+
+        Parameters
+        ----------
+        counts
+            Shape ``(n_obs, n_vars)``: dense, CSR, CSC or backed.
+        n_comps
+            Number of components; lowered to ``min(n_obs - 1, n_genes_used)`` where there are not more.
+        n_top_genes
+            Most genes to use.
+        random_state
+            Seed of the start vector of the Lanczos iteration (it does not change the result beyond rounding).
+        size_factors
+            Positive, length ``n_obs``. Default: total counts.
+
+        Raises
+        ------
+        ValueError
+            With fewer than two cells, without a gene that varies, or with size factors that are not positive.
+        """
+        n_obs, n_vars = counts.shape
+        if n_obs < 2 or n_comps < 1:
+            raise ValueError(f"Expected at least two cells and one component, found {n_obs} and {n_comps}.")
+        sizes = _size_factors(counts, size_factors)
+        target_sum = TARGET_SUM
+        if size_factors is not None:
+            ratio = totals(counts)[0] / sizes
+            target_sum = float(TARGET_SUM / np.median(ratio[ratio > 0])) if (ratio > 0).any() else TARGET_SUM
+        moments = _gene_moments(counts, target_sum / sizes)
+        genes = _select_genes(moments, n_top_genes)
+        mean, scale = moments.log_mean[genes].astype(np.float32), moments.log_sd[genes].astype(np.float32)
+        scores = (scaled for _, scaled in _scaled_blocks(counts, target_sum / sizes, genes, mean, scale))
+        center, covariance = _covariance(scores, len(genes), n_obs)
+        n_comps = max(1, min(n_comps, n_obs - 1, len(genes)))
+        components = _leading_eigenvectors(covariance, n_comps, random_state)
+        return cls(genes, mean, scale, center.astype(np.float32), components.astype(np.float32), target_sum, n_vars)
+
+    def transform(self, counts: Any, size_factors: ArrayLike | None = None) -> NDArray[np.float32]:
+        """Project cells.
+
+        Parameters
+        ----------
+        counts
+            Shape ``(n_cells, n_vars)`` with the genes of the fit in the same order.
+        size_factors
+            Positive, length ``n_cells``, if the fit had them.
+
+        Returns
+        -------
+        float32, shape ``(n_cells, n_comps)``.
+
+        Raises
+        ------
+        ValueError
+            If the number of genes differs from the fit, or size factors are not positive.
+        """
+        if counts.shape[1] != self.n_vars:
+            raise ValueError(
+                f"Expected the {self.n_vars} genes of the fit, found {counts.shape[1]}. Align the genes first."
+            )
+        factors = self.target_sum / _size_factors(counts, size_factors)
+        result = np.empty((counts.shape[0], self.n_comps), dtype=np.float32)
+        offset = self.center @ self.components
+        for rows, scores in _scaled_blocks(counts, factors, self.gene_indices, self.mean, self.scale):
+            result[rows] = scores @ self.components - offset
+        return result
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain dictionary of small arrays and numbers, for a registry or :attr:`~anndata.AnnData.uns`."""
+        return {
+            "gene_indices": self.gene_indices,
+            "mean": self.mean,
+            "scale": self.scale,
+            "center": self.center,
+            "components": self.components,
+            "target_sum": self.target_sum,
+            "n_vars": self.n_vars,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Projection:
+        """Inverse of :meth:`to_state`."""
+        arrays = {name: np.asarray(state[name], dtype=np.float32) for name in ("mean", "scale", "center", "components")}
+        return cls(
+            gene_indices=np.asarray(state["gene_indices"], dtype=np.int64),
+            target_sum=float(state["target_sum"]),
+            n_vars=int(state["n_vars"]),
+            **arrays,
+        )
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Per-gene moments of normalised and of log-normalised counts (sample variances)."""
+
+    mean: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    log_mean: NDArray[np.float64]
+    log_sd: NDArray[np.float64]
+
+
+def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_top_genes: int) -> NDArray[np.int64]:
+    """The most variable genes by binned normalised dispersion (Satija et al. 2015; scanpy's ``flavor="seurat"``).
+
+    Log dispersion (variance / mean) is standardised within 20 bins of log1p mean; a gene alone in its bin gets score 1.
+
+    Parameters
+    ----------
+    mean, variance
+        Shape ``(n_vars,)``: moments of the normalised counts, not logged.
+    n_top_genes
+        Genes to return.
+
+    Returns
+    -------
+    int64, sorted column numbers.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        dispersion = np.log(np.where(variance > 0, variance / np.where(mean > 0, mean, 1e-12), np.nan))
+    bins = pd.Series(pd.cut(np.log1p(mean), bins=_N_BINS, labels=False))
+    grouped = pd.Series(dispersion).groupby(bins)
+    bin_mean, bin_sd = grouped.transform("mean").to_numpy(), grouped.transform("std").to_numpy()
+    alone = np.isnan(bin_sd)
+    bin_mean, bin_sd = np.where(alone, 0.0, bin_mean), np.where(alone, bin_mean, bin_sd)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        score = (dispersion - bin_mean) / bin_sd
+    score = np.where(np.isfinite(score), score, -np.inf)
+    return np.sort(np.argsort(-score, kind="stable")[:n_top_genes]).astype(np.int64)
+
+
+def _select_genes(moments: _Moments, n_top_genes: int) -> NDArray[np.int64]:
+    varying = moments.log_sd > 0
+    if not varying.any():
+        raise ValueError("Expected genes that vary between cells, found none. Check the count matrix.")
+    if varying.sum() <= n_top_genes:
+        return np.flatnonzero(varying).astype(np.int64)
+    chosen = highly_variable(moments.mean, moments.variance, n_top_genes)
+    return chosen[varying[chosen]]
+
+
+def _size_factors(counts: Any, size_factors: ArrayLike | None) -> NDArray[np.float64]:
+    if size_factors is None:
+        sizes = totals(counts)[0]
+        return np.where(sizes > 0, sizes, 1.0)  # a cell without counts stays at 0 instead of becoming NaN
+    sizes = np.asarray(size_factors, dtype=np.float64).ravel()
+    if len(sizes) != counts.shape[0] or not np.all(np.isfinite(sizes) & (sizes > 0)):
+        raise ValueError(
+            f"Expected {counts.shape[0]} positive, finite size factors, found {len(sizes)} or invalid ones."
+        )
+    return sizes
+
+
+def _normalized(block: Any, factors: NDArray[np.float64]) -> Any:
+    if sparse.issparse(block):
+        return sparse.csr_matrix(
+            (block.data * np.repeat(factors, np.diff(block.indptr)), block.indices, block.indptr), shape=block.shape
+        )
+    return block * factors[:, None]
+
+
+def _gene_moments(counts: Any, factors: NDArray[np.float64]) -> _Moments:
+    n_obs, n_vars = counts.shape
+    sums = np.zeros((4, n_vars))
+    for rows, block in row_chunks(counts):
+        normalized = _normalized(block, factors[rows])
+        logged = normalized.log1p() if sparse.issparse(normalized) else np.log1p(normalized)
+        for slot, values in enumerate((normalized, logged)):
+            squares = values.multiply(values) if sparse.issparse(values) else np.square(values)
+            sums[2 * slot] += np.asarray(values.sum(axis=0)).ravel()
+            sums[2 * slot + 1] += np.asarray(squares.sum(axis=0)).ravel()
+    means = sums[[0, 2]] / n_obs
+    variances = np.maximum(sums[[1, 3]] - n_obs * means**2, 0) / (n_obs - 1)
+    # Rounding leaves constant genes a variance of the order of 1e-16 times the square of their mean.
+    variances[variances <= 1e-12 * means**2] = 0
+    return _Moments(means[0], variances[0], means[1], np.sqrt(variances[1]))
+
+
+def _scaled_blocks(
+    counts: Any,
+    factors: NDArray[np.float64],
+    genes: NDArray[np.int64],
+    mean: NDArray[np.float32],
+    scale: NDArray[np.float32],
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    for rows, block in row_chunks(counts):
+        values = _normalized(block[:, genes], factors[rows])
+        dense = (values.toarray() if sparse.issparse(values) else values).astype(np.float32)
+        np.log1p(dense, out=dense)
+        dense -= mean
+        dense /= scale
+        yield rows, np.clip(dense, -MAX_SCORE, MAX_SCORE, out=dense)
+
+
+def _covariance(
+    blocks: Iterator[NDArray[np.float32]], n_genes: int, n_obs: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and (unnormalised) covariance, summed over blocks of cells; genes x genes, whatever the number of cells."""
+    total, gram = np.zeros(n_genes), np.zeros((n_genes, n_genes))
+    for block in blocks:
+        total += block.sum(axis=0, dtype=np.float64)
+        # Transposed view of a C-ordered block: no copy; the routine fills the upper triangle at half the cost of a product.
+        gram += linalg.blas.ssyrk(1.0, block.T)
+    gram = np.triu(gram) + np.triu(gram, 1).T
+    center = total / n_obs
+    return center, gram - n_obs * np.outer(center, center)
+
+
+def _leading_eigenvectors(covariance: NDArray[np.float64], n: int, random_state: int | None) -> NDArray[np.float64]:
+    """Eigenvectors of the ``n`` largest eigenvalues, largest first, the largest entry of each made positive."""
+    n_genes = len(covariance)
+    if n_genes <= _DENSE_EIGEN_LIMIT or 2 * n >= n_genes:
+        vectors = linalg.eigh(covariance, subset_by_index=[n_genes - n, n_genes - 1])[1][:, ::-1]
+    else:
+        start = np.random.default_rng(0 if random_state is None else random_state).normal(size=n_genes)
+        values, vectors = sparse.linalg.eigsh(covariance, k=n, v0=start, tol=1e-6)
+        vectors = vectors[:, np.argsort(-values)]
+    largest = np.abs(vectors).argmax(axis=0)
+    return vectors * np.sign(vectors[largest, np.arange(n)])
