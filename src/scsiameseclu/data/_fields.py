@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import rich.table
@@ -14,6 +14,7 @@ from scsiameseclu.pp._counts import check_counts, get_counts
 from scsiameseclu.pp._neighbors import (
     GraphSettings,
     build_graph,
+    covers_all_cells,
     graph_is_current,
     resolve_seed,
     stored_projection,
@@ -151,19 +152,16 @@ class CellGraphField(BaseAnnDataField):
         super().transfer_field(state_registry, adata_target, **kwargs)
         self.validate_field(adata_target)
         projection = _projection(state_registry)
-        settings = _settings(state_registry)
+        settings = _settings_for(state_registry, adata_target)
         _check_target(state_registry, settings, projection, adata_target)
         if graph_is_current(adata_target, settings, projection):
             return dict(state_registry)
-        if settings.neighbors_key is not None and settings.neighbors_key not in adata_target.uns:
+        if settings.neighbors_key != self.settings.neighbors_key:
             logger.warning(
-                "The model was set up with the graph uns[%r], which the given data lacks: "
-                "its neighbours are searched in the model's representation instead.",
-                settings.neighbors_key,
+                "The model was set up with the graph uns[%r], which the given data lacks or which leaves some of its cells "
+                "without neighbours: neighbours are searched in the model's representation instead.",
+                self.settings.neighbors_key,
             )
-            settings = GraphSettings(**{**asdict(settings), "neighbors_key": None})
-            if graph_is_current(adata_target, settings, projection):
-                return dict(state_registry)
         logger.info(
             "Building the cell graph of %d cells: the data has none, or one of other cells.", adata_target.n_obs
         )
@@ -183,10 +181,7 @@ class CellGraphField(BaseAnnDataField):
         """
         if state_registry is None:
             return graph_is_current(adata, self.settings)
-        settings, projection = _settings(state_registry), _projection(state_registry)
-        if settings.neighbors_key is not None and settings.neighbors_key not in adata.uns:
-            settings = GraphSettings(**{**asdict(settings), "neighbors_key": None})
-        return graph_is_current(adata, settings, projection)
+        return graph_is_current(adata, _settings_for(state_registry, adata), _projection(state_registry))
 
     def get_summary_stats(self, state_registry: Mapping[str, Any]) -> dict[str, int]:
         """Number of neighbours."""
@@ -224,8 +219,12 @@ def cell_graph_fields(*, mod_key: str | None = None, **settings: Any) -> list[Ba
     ]
 
 
-def _settings(state: Mapping[str, Any]) -> GraphSettings:
-    return GraphSettings(**{name: state[name] for name in GraphSettings.__dataclass_fields__})
+def _settings_for(state: Mapping[str, Any], adata: AnnData) -> GraphSettings:
+    """Settings in the state, without the foreign graph where ``adata`` cannot offer it."""
+    settings = GraphSettings(**{field.name: state[field.name] for field in fields(GraphSettings)})
+    if settings.neighbors_key is None or covers_all_cells(adata, settings.neighbors_key):
+        return settings
+    return replace(settings, neighbors_key=None)
 
 
 def _projection(state: Mapping[str, Any]) -> Projection | None:
