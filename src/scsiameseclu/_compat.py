@@ -8,7 +8,7 @@ from scvi.data import AnnDataManager
 from scvi.data._constants import _FIELD_REGISTRIES_KEY, _SCVI_UUID_KEY, _STATE_REGISTRY_KEY
 from scvi.model.base import BaseModelClass
 
-__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister", "snapshot"]
+__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister"]
 
 
 def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
@@ -28,7 +28,9 @@ def is_transferred(manager: AnnDataManager) -> bool:
 
 
 def reregister(manager: AnnDataManager) -> None:
-    """Run the registration of every field again, with the arguments of the first time."""
+    """Register every field again, with what is known from the first time (categories, projection) kept."""
+    if manager._source_registry is None:
+        manager._source_registry = deepcopy(manager.registry)
     adata, manager.adata = manager.adata, None
     manager.register_fields(adata, manager._source_registry, **manager._transfer_kwargs)
 
@@ -51,8 +53,3 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
     if unknown:
         raise ValueError(f"`transform_batch`: expected categories among {known}, found {unknown}.")
     return [known.index(batch) for batch in batches]
-
-
-def snapshot(manager: AnnDataManager) -> dict[str, Any]:
-    """Copy the registry of a manager, to be used as the source of a new registration."""
-    return deepcopy(manager.registry)

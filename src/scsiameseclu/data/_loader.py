@@ -41,8 +41,9 @@ class NeighborDataset(AnnTorchDataset):
         load_sparse_tensor: bool = False,
     ) -> None:
         super().__init__(adata_manager, getitem_tensors, load_sparse_tensor)
-        self._keys_and_dtypes = {
-            key: np.int64 if key in _INDEX_KEYS else dtype for key, dtype in self._keys_and_dtypes.items()
+        self.keys_and_dtypes = {
+            key: np.int64 if key in _INDEX_KEYS else dtype
+            for key, dtype in self.keys_and_dtypes.items()  # type: ignore[has-type]
         }
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
@@ -50,9 +51,7 @@ class NeighborDataset(AnnTorchDataset):
         batch = super().__getitem__(indexes)
         rows = np.arange(len(self))[indexes]
         batch[SIAMESE_KEYS.CELL_INDEX] = np.atleast_1d(rows).astype(np.int64)[:, None]
-        for index_key, rep_key in zip(
-            _INDEX_KEYS, (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.DIFFUSED_REP), strict=True
-        ):
+        for index_key, rep_key in zip(_INDEX_KEYS, (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.DIFFUSED_REP), strict=True):
             if index_key in batch:
                 batch[rep_key] = self._representation[batch[index_key]]
         return batch
@@ -78,7 +77,7 @@ class NeighborDataManager(AnnDataManager):
         indices: Sequence[int] | Sequence[bool] | None = None,
         data_and_attributes: list[str] | dict[str, type] | None = None,
         load_sparse_tensor: bool = False,
-    ) -> Dataset:
+    ) -> Dataset[dict[str, Any]]:
         """Create the data set; arguments as in :meth:`scvi.data.AnnDataManager.create_torch_dataset`."""
         dataset = NeighborDataset(self, data_and_attributes, load_sparse_tensor)
         return dataset if indices is None else Subset(dataset, indices)

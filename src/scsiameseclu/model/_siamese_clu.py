@@ -218,10 +218,9 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
         adata = super()._validate_anndata(adata, copy_if_view)
         manager = self.get_anndata_manager(adata, required=True)
         graph = next((field for field in manager.fields if isinstance(field, CellGraphField)), None)
-        if graph is not None and not graph.is_current(adata):
+        state = _compat.field_state(manager.registry, SIAMESE_KEYS.CELL_GRAPH)
+        if graph is not None and not graph.is_current(adata, state):
             logger.info("The data changed since set-up; rebuilding the cell graph.")
-            # With the stored registry as source, so that the representation stays the one the model was trained on.
-            manager._source_registry = _compat.snapshot(manager)
             _compat.reregister(manager)
         return adata
 

@@ -196,9 +196,7 @@ class SiameseModule(BaseModuleClass):
         else:
             dropped = perturb_edges(weight, self.edge_drop_rate)
             outputs = dict(self._embed(self._corrupted(expression), rep, neighbor_rep, dropped, covariates))
-            outputs["second"] = self._embed(
-                self._corrupted(expression), rep, diffused_rep, diffused_weight, covariates
-            )
+            outputs["second"] = self._embed(self._corrupted(expression), rep, diffused_rep, diffused_weight, covariates)
         if self.loss_weights.propagation > 0.0 and torch.is_grad_enabled():
             no_edges = torch.zeros_like(weight)
             outputs["z_alone"] = self.graph_encoder(rep, neighbor_rep, no_edges, **covariates)

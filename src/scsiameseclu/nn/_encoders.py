@@ -44,7 +44,7 @@ class ExpressionScaler(nn.Module):
 
     @torch.no_grad()
     def fit(self, mean: Tensor, sd: Tensor, target_sum: float) -> None:
-        """Store the statistics of the training cells.
+        r"""Store the statistics of the training cells.
 
         Parameters
         ----------
@@ -55,7 +55,7 @@ class ExpressionScaler(nn.Module):
 
         Notes
         -----
-        The weight is :math:`1 / (\\sqrt{sd_g}\\, s)` with one :math:`s` for all genes, chosen so that the whole matrix
+        The weight is :math:`1 / (\sqrt{sd_g}\, s)` with one :math:`s` for all genes, chosen so that the whole matrix
         has unit variance: half-way between z-scores (which inflate noise genes) and no scaling. Genes that never
         vary get weight 0.
         """
@@ -184,9 +184,7 @@ class GraphEncoder(nn.Module):
         if convolution == "mean":
             self.conv = GraphConv((n_rep, n_rep), n_hidden, aggr="add")
         else:
-            self.conv = GATv2Conv(
-                (n_rep, n_rep), n_hidden, heads=1, edge_dim=1, add_self_loops=False, residual=True
-            )
+            self.conv = GATv2Conv((n_rep, n_rep), n_hidden, heads=1, edge_dim=1, add_self_loops=False, residual=True)
         self.hidden = hidden_stack(
             n_hidden, n_hidden, n_layers, n_cat_list=n_cat_list, n_cont=n_cont, dropout_rate=dropout_rate
         )
@@ -219,7 +217,7 @@ class GraphEncoder(nn.Module):
         """
         own = self.scaler(rep)
         others = self.scaler(neighbor_rep).flatten(0, 1)
-        edges = _block_edges(*edge_weight.shape, device=rep.device)
+        edges = _block_edges(edge_weight.shape[0], edge_weight.shape[1], rep.device)
         weights = (edge_weight / edge_weight.sum(dim=1, keepdim=True).clamp_min(_EPS)).flatten()
         if self.convolution == "mean":
             mixed = self.conv((others, own), edges, weights)

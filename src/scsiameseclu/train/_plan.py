@@ -6,7 +6,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from scvi import settings
 from scvi.train import TrainingPlan
 from torch import Tensor
@@ -89,11 +88,16 @@ class SiameseTrainingPlan(TrainingPlan):
         self.max_init_cells = max_init_cells
         self.n_clusters_result: NClustersResult | None = None
         self._last_terms: dict[str, Tensor] = {}
-        self._last_good: dict[str, Tensor] | None = None
+        self._last_good: dict[str, Tensor] = {}
+        self._n_good_epochs = 0
         self._clustering_since: int | None = None
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Keep a copy of the weights training starts from."""
+        self.keep_weights()
 
     def on_train_epoch_start(self) -> None:
         """Start the clustering phase when it is due, and refresh its targets."""
@@ -110,6 +114,7 @@ class SiameseTrainingPlan(TrainingPlan):
     def on_train_epoch_end(self) -> None:
         """Keep a copy of the weights, to fall back on if the next epoch fails."""
         self.keep_weights()
+        self._n_good_epochs += 1
 
     def on_train_end(self) -> None:
         """Leave a module that can predict."""
@@ -127,10 +132,11 @@ class SiameseTrainingPlan(TrainingPlan):
         loss = super().training_step(batch, batch_idx)
         if not torch.isfinite(loss):
             bad = [name for name, term in self._last_terms.items() if not torch.isfinite(term)]
+            kept = "of the last good epoch are kept" if self._n_good_epochs else "are those from before training"
             raise NonFiniteLossError(
                 f"Expected a finite loss, found {loss.item()} in epoch {self.current_epoch} (terms: "
-                f"{', '.join(bad) or 'none alone'}). The weights of the last good epoch are kept; train with a lower "
-                "learning rate, plan_kwargs={'lr': ...}, or look for extreme values in the counts."
+                f"{', '.join(bad) or 'none alone'}). The weights {kept}; train with a lower learning rate, "
+                "plan_kwargs={'lr': ...}, or look for extreme values in the counts."
             )
         return loss
 
@@ -202,15 +208,17 @@ class SiameseTrainingPlan(TrainingPlan):
         self._last_good = {key: value.detach().cpu().clone() for key, value in self.module.state_dict().items()}
 
     def restore_weights(self) -> bool:
-        """Go back to the last copy of the weights; False if there is none."""
-        if self._last_good is None:
-            return False
-        self.module.load_state_dict(self._last_good)
-        return True
+        """Go back to the last copy of the weights; whether an epoch had been completed by then."""
+        if self._last_good:
+            self.module.load_state_dict(self._last_good)
+        return self._n_good_epochs > 0
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Place the centres if clustering never started, and number the clusters by size, the largest first."""
+        """Place the centres if clustering never started, and number the clusters by size, the largest first.
+
+        Frozen centres (a reference mapped to a query) keep their numbers.
+        """
         z = self._embed_training_cells()
         if not _is_placed(self.module):
             logger.warning(
@@ -220,8 +228,9 @@ class SiameseTrainingPlan(TrainingPlan):
             self._clustering_since = self.current_epoch
             self._refresh_targets(z)
         head = _head(self.module)
-        sizes = torch.bincount(head(z).argmax(dim=1), minlength=head.n_clusters)
-        head.reorder(sizes.argsort(descending=True, stable=True))
+        if head.centers.requires_grad:
+            sizes = torch.bincount(head(z).argmax(dim=1), minlength=head.n_clusters)
+            head.reorder(sizes.argsort(descending=True, stable=True))
         self.module.clustering_active = False
 
 
