@@ -43,7 +43,7 @@ def demo(arguments: argparse.Namespace) -> str:
     _prepare_output(arguments, (*_RESULTS, *_TRAINED))
     _quieten(arguments)
     _check_accelerator(arguments.accelerator)
-    from scsiameseclu import datasets
+    from scsiameseclu.data import datasets
 
     return _fit_and_write(datasets.pbmc68k_reduced(), arguments, data=_DEMO_DATA)
 
@@ -69,12 +69,10 @@ def predict(arguments: argparse.Namespace) -> str:
     adata = _read(arguments.input)
     _check_labels(adata, arguments)
 
-    from scsiameseclu.model import SCSiameseClu
     from scsiameseclu.tl._cluster import copy_results
 
     started = time.perf_counter()
-    cells = SCSiameseClu.prepare_query_anndata(adata, str(arguments.model), inplace=False)
-    model = SCSiameseClu.load(str(arguments.model), adata=cells, accelerator=arguments.accelerator)
+    model = _load(arguments.model, adata, arguments.accelerator)
     model.write_to_adata(key_added=arguments.key_added)
     copy_results(model.adata, adata, arguments.key_added)
     facts = {"data": str(arguments.input), "model": str(arguments.model), "n_clusters": model.n_clusters}
@@ -86,9 +84,7 @@ def info(arguments: argparse.Namespace) -> str:
     """Describe a saved model."""
     _check_file(arguments.model / "model.pt")
     _quieten(arguments)
-    from scsiameseclu.model import SCSiameseClu
-
-    facts = _describe(SCSiameseClu.load(str(arguments.model), adata=False, accelerator="cpu"))
+    facts = _describe(_load(arguments.model))
     if arguments.json:
         return json.dumps(facts, indent=2, default=str)
     setup = ", ".join(f"{key}={value}" for key, value in facts["setup"].items())
@@ -223,6 +219,22 @@ def _read(path: Path) -> AnnData:
         return anndata.read_h5ad(path)
     except BAD_INPUT as error:
         raise ValueError(f"Expected an .h5ad file, could not read {path}: {one_line(error)}") from error
+
+
+def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") -> SCSiameseClu:
+    """Load a model: on its own, or with other cells whose genes are brought into the order of the model."""
+    from scsiameseclu.model import SCSiameseClu
+
+    try:
+        model = SCSiameseClu.load(str(folder), adata=False, accelerator=accelerator)
+    except (*BAD_INPUT, AttributeError) as error:
+        raise ValueError(
+            f"Expected a model of this package, could not load {folder / 'model.pt'}: {one_line(error)}"
+        ) from error
+    if query is None:
+        return model
+    cells = SCSiameseClu.prepare_query_anndata(query, str(folder), inplace=False)
+    return SCSiameseClu.load(str(folder), adata=cells, accelerator=accelerator)
 
 
 def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:

@@ -1,0 +1,187 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from scsiameseclu.cli import main
+from scsiameseclu.data.datasets import synthetic
+
+FAST = ["--max-epochs", "4", "--accelerator", "cpu", "--n-neighbors", "8"]
+RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png"}
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cells") / "cells.h5ad"
+    synthetic(n_obs=150, n_vars=80, n_types=3).write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def fitted(cells: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("fitted")
+    command = ["fit", str(cells), "--out", str(out), "--n-clusters", "3", "--n-top-genes", "50"]
+    assert main([*command, "--labels-key", "cell_type", *FAST]) == 0
+    return out
+
+
+def _error_line(capsys: pytest.CaptureFixture[str], argv: list[object]) -> str:
+    """Run a command that must fail with exit code 1 and a single line."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in argv]) == 1
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1 and not captured.out
+    assert lines[0].startswith("scsiameseclu: error: ")
+    return lines[0]
+
+
+def test_fit_writes_files_that_agree(fitted: Path, cells: Path) -> None:
+    assert {path.name for path in fitted.iterdir()} == RESULTS | {"model", "training.png"}
+    adata = ad.read_h5ad(fitted / "clustered.h5ad")
+    assert adata.n_vars == 80
+    table = pd.read_csv(fitted / "pred.csv", index_col=0, dtype={"cluster": str})
+    assert list(table.index) == list(adata.obs_names) == list(ad.read_h5ad(cells).obs_names)
+    assert list(table["cluster"]) == list(adata.obs["siamese_clu"])
+    np.testing.assert_array_equal(np.load(fitted / "pred.npy"), adata.obs["siamese_clu"].astype(int))
+    np.testing.assert_array_equal(np.load(fitted / "embedding.npy"), adata.obsm["X_siamese_clu"])
+    metrics = json.loads((fitted / "metrics.json").read_text())
+    assert set(metrics["scores"]) == {"acc", "nmi", "ari", "f1_macro", "n_clusters"}
+    assert (metrics["n_clusters"], metrics["n_genes"], metrics["n_genes_used"], metrics["seed"]) == (3, 80, 50, 0)
+
+
+def test_report_shows_clusters_scores_and_paths(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["fit", str(cells), "--out", str(tmp_path / "out"), "--n-clusters", "2", *FAST]
+    assert main([*argv, "--labels-key", "cell_type"]) == 0
+    report = capsys.readouterr().out
+    assert "150 cells, 2 clusters" in report and "ARI" in report
+    for name in RESULTS:
+        assert str(tmp_path / "out" / name) in report
+
+
+def test_labels_are_only_for_scoring(cells: Path, tmp_path: Path, fitted: Path) -> None:
+    command = ["fit", str(cells), "--out", str(tmp_path), "--n-clusters", "3", "--n-top-genes", "50"]
+    assert main([*command, *FAST]) == 0
+    np.testing.assert_array_equal(np.load(tmp_path / "embedding.npy"), np.load(fitted / "embedding.npy"))
+    assert "scores" not in json.loads((tmp_path / "metrics.json").read_text())
+
+
+def test_predict_on_the_training_cells_repeats_fit(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    shuffled = ad.read_h5ad(cells)
+    shuffled = shuffled[:, np.random.default_rng(0).permutation(shuffled.n_vars)].copy()
+    shuffled.write_h5ad(tmp_path / "query.h5ad")
+    out = tmp_path / "mapped"
+    assert main(["predict", str(tmp_path / "query.h5ad"), "--model", str(fitted / "model"), "--out", str(out)]) == 0
+    assert {path.name for path in out.iterdir()} == RESULTS
+    np.testing.assert_array_equal(np.load(out / "pred.npy"), np.load(fitted / "pred.npy"))
+    np.testing.assert_allclose(np.load(out / "embedding.npy"), np.load(fitted / "embedding.npy"), atol=1e-4)
+
+
+def test_predict_takes_other_cells_with_missing_genes(fitted: Path, tmp_path: Path) -> None:
+    query = synthetic(n_obs=60, n_vars=80, n_types=3, seed=1)[:, :75].copy()
+    query.write_h5ad(tmp_path / "query.h5ad")
+    out = tmp_path / "mapped"
+    assert main(["predict", str(tmp_path / "query.h5ad"), "--model", str(fitted / "model"), "--out", str(out)]) == 0
+    mapped = ad.read_h5ad(out / "clustered.h5ad")
+    assert mapped.shape == query.shape
+    assert set(mapped.obs["siamese_clu"]) <= {"0", "1", "2"}
+
+
+def test_predict_refuses_cells_without_a_common_gene(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = synthetic(n_obs=60, n_vars=80, n_types=3)
+    query.var_names = [f"other{i}" for i in range(80)]
+    query.write_h5ad(tmp_path / "query.h5ad")
+    argv = ["predict", tmp_path / "query.h5ad", "--model", fitted / "model", "--out", tmp_path / "out"]
+    assert "No reference var names found in query data" in _error_line(capsys, argv)
+
+
+def test_info_describes_the_model(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["info", str(fitted / "model"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["n_cells"], facts["n_genes"], facts["n_clusters"], facts["epochs"]) == (150, 50, 3, 4)
+    assert facts["trained"] is True and facts["setup"]["n_neighbors"] == 8
+    assert main(["info", str(fitted / "model")]) == 0
+    assert "n_neighbors=8" in capsys.readouterr().out
+
+
+def test_demo_runs_and_may_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["demo", "--out", str(tmp_path / "demo"), "--n-clusters", "8", *FAST]
+    assert main(argv) == 0
+    first = np.load(tmp_path / "demo" / "embedding.npy")
+    assert "700 cells" in capsys.readouterr().out
+    assert main(argv) == 0
+    np.testing.assert_array_equal(first, np.load(tmp_path / "demo" / "embedding.npy"))
+
+
+def test_demo_does_not_replace_other_results(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "add --overwrite" in _error_line(capsys, ["demo", "--out", fitted])
+
+
+def test_bad_input_ends_with_one_line(
+    cells: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", tmp_path / "out"]
+    assert "Expected a file at" in _error_line(capsys, ["fit", tmp_path / "absent.h5ad", *out])
+    (tmp_path / "text.h5ad").write_text("no h5ad")
+    assert "could not read" in _error_line(capsys, ["fit", tmp_path / "text.h5ad", *out])
+    assert "Expected --labels-key among" in _error_line(capsys, ["fit", cells, *out, "--labels-key", "nothing"])
+    assert "Expected batch_key among" in _error_line(capsys, ["fit", cells, *out, "--batch-key", "nothing"])
+    assert "Expected layer among" in _error_line(capsys, ["fit", cells, *out, "--layer", "nothing"])
+    same = ["--labels-key", "cell_type", "--key-added", "cell_type"]
+    assert "Expected different" in _error_line(capsys, ["fit", cells, *out, *same])
+    assert "add --overwrite" in _error_line(capsys, ["fit", cells, "--out", fitted])
+    assert "found the file" in _error_line(capsys, ["fit", cells, "--out", cells])
+    assert "model.pt" in _error_line(capsys, ["info", tmp_path])
+    assert "model.pt" in _error_line(capsys, ["predict", cells, "--model", tmp_path, *out])
+    (tmp_path / "model.pt").write_text("no model")
+    assert "could not load" in _error_line(capsys, ["info", tmp_path])
+    negative = synthetic(n_obs=30, n_vars=20, n_types=2)
+    negative.X.data[0] = -2
+    negative.write_h5ad(tmp_path / "negative.h5ad")
+    assert "found -2.0 in cell" in _error_line(capsys, ["fit", tmp_path / "negative.h5ad", *out])
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["fit"],
+        ["fit", "cells.h5ad", "--out", "x", "--n-clusters", "1"],
+        ["fit", "cells.h5ad", "--out", "x", "--n-clusters", "many"],
+        ["fit", "cells.h5ad", "--out", "x", "--max-epochs", "0"],
+        ["fit", "cells.h5ad", "--out", "x", "--accelerator", "abacus"],
+    ],
+    ids=["no command", "no input", "one cluster", "not a number", "no epoch", "no such accelerator"],
+)
+def test_bad_command_line_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["fit"], ["predict"], ["info"]], ids=lambda c: c[0] if c else "top")
+def test_help_everywhere(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: scsiameseclu" in capsys.readouterr().out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from scsiameseclu import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: sys.exit(bool({'torch', 'scanpy', 'scvi', 'pandas'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import scanpy as sc
+import scvi
+from anndata import AnnData, read_h5ad
+
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.tl import cluster
+from scsiameseclu.tl._cluster import copy_results
+
+SHORT = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture
+def adata() -> AnnData:
+    return synthetic(n_obs=150, n_vars=80, n_types=3, n_batches=2)
+
+
+def _fit(adata: AnnData, **kwargs):
+    scvi.settings.seed = 0
+    return cluster(adata, 3, model_kwargs={"n_hidden": 32}, train_kwargs=SHORT, n_neighbors=8, **kwargs)
+
+
+def test_results_are_the_models_and_no_gene_is_lost(adata: AnnData) -> None:
+    before = adata.copy()
+    model = _fit(adata, n_top_genes=50)
+    assert model.adata.n_vars == 50
+    assert adata.var_names.equals(before.var_names)
+    assert (adata.X != before.X).nnz == 0
+    assert list(adata.var.columns) == list(before.var.columns) and "log1p" not in adata.uns
+    assert (adata.obs["siamese_clu"].astype(str) == model.predict().astype(str)).all()
+    np.testing.assert_array_equal(adata.obsm["X_siamese_clu"], model.get_latent_representation())
+    np.testing.assert_allclose(adata.obsm["siamese_clu_probs"].sum(1), 1, atol=1e-5)
+    sizes = adata.obs["siamese_clu"].value_counts()
+    assert sizes["0"] == sizes.max()
+
+
+def test_all_genes_train_on_the_object_itself(adata: AnnData) -> None:
+    assert _fit(adata, n_top_genes=None).adata is adata
+    assert _fit(adata, n_top_genes=80).adata is adata
+
+
+def test_graph_is_usable_by_scanpy_and_everything_survives_a_file(adata: AnnData, tmp_path) -> None:
+    _fit(adata, n_top_genes=50, key_added="mine")
+    sc.tl.leiden(adata, neighbors_key="siamese_clu_neighbors", flavor="igraph", n_iterations=2, directed=False)
+    adata.write_h5ad(tmp_path / "result.h5ad")
+    read = read_h5ad(tmp_path / "result.h5ad")
+    assert {"mine", "mine_confidence", "leiden"} <= set(read.obs)
+    np.testing.assert_array_equal(read.obsm["mine_probs"], adata.obsm["mine_probs"])
+    assert read.uns["mine"]["params"]["n_clusters"] == 3
+    assert read.obsp["siamese_clu_connectivities"].shape == (150, 150)
+
+
+def test_labels_have_no_influence(adata: AnnData) -> None:
+    other = adata.copy()
+    other.obs["cell_type"] = np.random.default_rng(1).permutation(other.obs["cell_type"].to_numpy())
+    _fit(adata, n_top_genes=50)
+    _fit(other, n_top_genes=50)
+    np.testing.assert_array_equal(adata.obsm["X_siamese_clu"], other.obsm["X_siamese_clu"])
+
+
+def test_counts_in_a_layer_give_the_same_result(adata: AnnData) -> None:
+    layered = adata.copy()
+    layered.layers["counts"] = layered.X.copy()
+    sc.pp.normalize_total(layered)
+    _fit(adata, n_top_genes=50)
+    _fit(layered, n_top_genes=50, layer="counts")
+    np.testing.assert_array_equal(adata.obsm["X_siamese_clu"], layered.obsm["X_siamese_clu"])
+
+
+def test_batches_representations_and_graphs_reach_the_model(adata: AnnData) -> None:
+    assert _fit(adata, n_top_genes=50, batch_key="batch").summary_stats.n_batch == 2
+    adata.obsm["X_mine"] = np.random.default_rng(0).normal(size=(150, 6)).astype(np.float32)
+    assert _fit(adata, n_top_genes=50, use_rep="X_mine").registry["setup_args"]["use_rep"] == "X_mine"
+    sc.pp.neighbors(adata, n_neighbors=6, use_rep="X_mine", key_added="theirs")
+    model = _fit(adata, n_top_genes=50, neighbors_key="theirs")
+    assert model.registry["setup_args"]["neighbors_key"] == "theirs"
+
+
+@pytest.mark.parametrize("argument", ["layer", "batch_key", "use_rep", "neighbors_key"])
+def test_missing_keys_are_named_with_what_there_is(adata: AnnData, argument: str) -> None:
+    with pytest.raises(KeyError, match=f"Expected {argument} among .*, found 'nothing'"):
+        cluster(adata, **{argument: "nothing"})
+
+
+def test_bad_counts_and_settings_are_refused_before_training(adata: AnnData) -> None:
+    with pytest.raises(ValueError, match="n_top_genes of at least 2 or None, found 1"):
+        cluster(adata, n_top_genes=1)
+    adata.X.data[7] = -1
+    with pytest.raises(ValueError, match="found -1.0 in cell"):
+        cluster(adata, n_top_genes=50)
+
+
+def test_copy_results_wants_the_same_cells(adata: AnnData) -> None:
+    with pytest.raises(ValueError, match="same cells in the same order"):
+        copy_results(adata, adata[::-1].copy(), "siamese_clu")
