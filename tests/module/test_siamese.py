@@ -1,0 +1,139 @@
+import pytest
+import torch
+from scvi import REGISTRY_KEYS
+
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.module import LossWeights, SiameseModule
+
+TERMS = ["reconstruction", "cell_correlation", "latent_correlation", "cross_correlation", "propagation", "clustering"]
+
+
+def make_batch(n_cells=12, n_genes=10, n_rep=4, k=3):
+    torch.manual_seed(1)
+    index = (torch.arange(n_cells)[:, None] + torch.arange(1, k + 1)) % n_cells
+    rep = torch.randn(n_cells, n_rep)
+    return {
+        REGISTRY_KEYS.X_KEY: torch.poisson(torch.full((n_cells, n_genes), 3.0)),
+        REGISTRY_KEYS.BATCH_KEY: torch.zeros(n_cells, 1, dtype=torch.long),
+        SIAMESE_KEYS.GRAPH_REP: rep,
+        SIAMESE_KEYS.NEIGHBOR_INDEX: index,
+        SIAMESE_KEYS.NEIGHBOR_REP: rep[index],
+        SIAMESE_KEYS.NEIGHBOR_WEIGHT: torch.rand(n_cells, k) + 0.1,
+        SIAMESE_KEYS.DIFFUSED_REP: rep[index.flip(1)],
+        SIAMESE_KEYS.DIFFUSED_WEIGHT: torch.rand(n_cells, k) + 0.1,
+        SIAMESE_KEYS.CELL_INDEX: torch.arange(n_cells)[:, None],
+    }
+
+
+def make_module(**options):
+    torch.manual_seed(0)
+    module = SiameseModule(10, 4, 3, **{"n_latent": 5, "n_hidden": 16, **options})
+    z = torch.randn(3, 5)
+    module.head.initialise(z, torch.full((3,), 1 / 3), z.mean(dim=0))
+    module.clustering_active = True
+    return module
+
+
+def test_training_compares_two_different_views():
+    module = make_module().train()
+    outputs = module.inference(**module._get_inference_input(make_batch()))
+    for key in ("z_expression", "z_graph", "z"):
+        assert outputs[key].shape == (12, 5)
+        assert not torch.allclose(outputs[key], outputs["second"][key])
+
+
+def test_evaluation_is_one_deterministic_view():
+    module = make_module().eval()
+    inputs = module._get_inference_input(make_batch())
+    first, second = module.inference(**inputs), module.inference(**inputs)
+    assert "second" not in first
+    assert torch.equal(first["z"], second["z"])
+
+
+def test_evaluation_does_not_depend_on_the_other_cells_of_the_batch():
+    module, batch = make_module().eval(), make_batch()
+    whole = module.inference(**module._get_inference_input(batch))["z"]
+    for row in (0, 7):
+        one = {key: value[[row]] for key, value in batch.items()}
+        assert torch.allclose(module.inference(**module._get_inference_input(one))["z"][0], whole[row], atol=1e-5)
+
+
+def test_loss_is_the_weighted_sum_of_its_terms():
+    weights = {name: 0.5 + i for i, name in enumerate(TERMS)}
+    module = make_module(loss_weights=weights).train()
+    _, _, output = module(make_batch())
+    assert set(output.extra_metrics) == {*TERMS, "gate"}
+    total = sum(weights[name] * output.extra_metrics[name] for name in TERMS)
+    assert output.loss.item() == pytest.approx(total.item(), rel=1e-5)
+    assert all(metric.shape == () and torch.isfinite(metric) for metric in output.extra_metrics.values())
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_weight_zero_switches_a_term_off(term):
+    module = make_module(loss_weights={term: 0.0}).train()
+    _, _, output = module(make_batch())
+    assert set(output.extra_metrics) == {*TERMS, "gate"} - {term}
+    assert torch.isfinite(output.loss)
+
+
+@pytest.mark.parametrize(
+    ("term", "untouched"),
+    [("reconstruction", "head"), ("latent_correlation", "decoder"), ("clustering", "decoder")],
+)
+def test_a_single_term_trains_only_its_parts(term, untouched):
+    weights = {name: float(name == term) for name in TERMS}
+    module = make_module(loss_weights=weights).train()
+    module(make_batch())[2].loss.backward()
+    assert all(p.grad is None for p in getattr(module, untouched).parameters())
+    assert module.expression_encoder.project.weight.grad.abs().sum() > 0
+
+
+def test_clustering_waits_for_its_phase():
+    module = make_module().train()
+    module.clustering_active = False
+    _, _, output = module(make_batch())
+    assert "clustering" not in output.extra_metrics
+
+
+def test_reconstruction_is_per_gene():
+    module = make_module().eval()
+    _, _, output = module(make_batch())
+    per_cell = output.reconstruction_loss["reconstruction_loss"]
+    assert per_cell.shape == (12,)
+    assert output.extra_metrics["reconstruction"].item() == pytest.approx(per_cell.mean().item() / 10, rel=1e-5)
+
+
+def test_a_batch_of_one_cell_has_a_finite_loss():
+    module = make_module().train()
+    _, _, output = module(make_batch(n_cells=1))
+    output.loss.backward()
+    assert torch.isfinite(output.loss)
+
+
+def test_size_factors_replace_the_library():
+    module, batch = make_module().eval(), make_batch()
+    batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] = torch.full((12, 1), 7.0)
+    _, generative = module(batch, compute_loss=False)
+    assert torch.allclose(generative["px"].get_normalized("mu").sum(dim=1), torch.full((12,), 7.0), atol=1e-4)
+
+
+def test_no_tensor_has_the_size_of_the_data():
+    shapes = {name: tuple(value.shape) for name, value in make_module().state_dict().items()}
+    small = SiameseModule(10, 4, 3, n_latent=5, n_hidden=16).state_dict()
+    assert shapes == {name: tuple(value.shape) for name, value in small.items()}
+
+
+def test_sample_draws_counts():
+    counts = make_module().eval().sample(make_batch(), n_samples=2)
+    assert counts.shape == (2, 12, 10)
+    assert torch.equal(counts, counts.round())
+    assert (counts >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [({"contrastive": 1.0}, "contrastive"), ({"clustering": -1.0}, "clustering"), ({"clustering": float("nan")}, "finite")],
+)
+def test_bad_loss_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        LossWeights.from_mapping(weights)
