@@ -5,6 +5,7 @@ from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._knn import fuzzy_weights, knn
 from scsiameseclu.pp._neighbors import graph_from_scanpy, neighbor_graph
+from scsiameseclu.pp._preprocess import preprocess
 from scsiameseclu.pp._projection import Projection, highly_variable
 
 __all__ = [
@@ -17,4 +18,5 @@ __all__ = [
     "knn",
     "neighbor_graph",
     "ppr_diffusion",
+    "preprocess",
 ]

@@ -1,0 +1,157 @@
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from scsiameseclu.pp import _knn, fuzzy_weights, knn
+
+
+@pytest.fixture
+def points():
+    return np.random.default_rng(1).normal(size=(80, 6))
+
+
+def test_matches_brute_force(points):
+    graph = knn(points, 7)
+    distances = cdist(points, points)
+    np.fill_diagonal(distances, np.inf)
+    np.testing.assert_array_equal(graph.indices, np.argsort(distances, axis=1)[:, :7])
+    np.testing.assert_allclose(graph.distances, np.sort(distances, axis=1)[:, :7], rtol=1e-5)
+
+
+def test_far_from_the_origin_nothing_is_lost(points):
+    np.testing.assert_array_equal(knn(points + 1000, 7).indices, knn(points, 7).indices)
+
+
+def test_duplicates_keep_all_their_neighbours_and_never_themselves():
+    rep = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0)
+    graph = knn(rep, 4)
+    assert (graph.indices != np.arange(20)[:, None]).all()
+    assert (graph.distances == 0).all()
+    assert (graph.weights == 1).all()
+    same_group = graph.indices // 10 == (np.arange(20) // 10)[:, None]
+    assert same_group.all()
+
+
+def test_ties_are_ordered_by_row_number():
+    rep = np.array([[0.0], [1.0], [-1.0], [2.0], [-2.0]])
+    np.testing.assert_array_equal(knn(rep, 4).indices[0], [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("n_obs", [1, 2, 4])
+def test_too_few_cells_give_padding(n_obs):
+    graph = knn(np.arange(n_obs, dtype=float)[:, None], 5)
+    assert graph.indices.shape == (n_obs, 5)
+    np.testing.assert_array_equal(graph.is_edge.sum(axis=1), n_obs - 1)
+    assert (graph.weights[~graph.is_edge] == 0).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_non_finite_values_are_named(points, bad):
+    points[17, 2] = bad
+    with pytest.raises(ValueError, match="row 17"):
+        knn(points, 5)
+
+
+def test_bad_arguments(points):
+    with pytest.raises(ValueError, match="at least 1"):
+        knn(points, 0)
+    with pytest.raises(ValueError, match="n_dims"):
+        knn(points[:, 0], 5)
+    with pytest.raises(ValueError, match="80 cells, found 3"):
+        knn(points, 5, batch=["a", "b", "c"])
+    with pytest.raises(ValueError, match="1 missing"):
+        knn(points, 5, batch=[None, *["a"] * 79])
+
+
+def test_every_batch_gives_its_share(points):
+    # Shifted far apart: without balancing no edge would cross.
+    batch = np.array(["x"] * 30 + ["y"] * 30 + ["z"] * 20)
+    rep = points + 100.0 * (batch == "y")[:, None] - 100.0 * (batch == "z")[:, None]
+    graph = knn(rep, 7, batch=batch)
+    shares = np.stack([(batch[graph.indices] == name).sum(axis=1) for name in "xyz"], axis=1)
+    np.testing.assert_array_equal(shares, np.tile([3, 2, 2], (80, 1)))  # the remainder goes to the first of the largest
+    assert (np.diff(graph.distances, axis=1) >= 0).all()
+
+
+def test_batch_members_are_the_nearest_ones(points):
+    batch = np.arange(80) % 2
+    graph = knn(points, 6, batch=batch)
+    distances = cdist(points, points)
+    np.fill_diagonal(distances, np.inf)
+    for cell in (0, 33, 79):
+        expected = [
+            other for code in (0, 1) for other in np.argsort(np.where(batch == code, distances[cell], np.inf))[:3]
+        ]
+        assert set(graph.indices[cell]) == set(expected)
+
+
+def test_one_batch_is_the_plain_graph(points):
+    np.testing.assert_array_equal(knn(points, 5, batch=["a"] * 80).indices, knn(points, 5).indices)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "k", "expected"),
+    [
+        ([10, 10], 5, [3, 2]),
+        ([10, 30], 5, [2, 3]),
+        ([2, 30], 6, [1, 5]),  # the small batch hands its share on
+        ([5, 5, 5, 9], 2, [1, 0, 0, 1]),  # more batches than neighbours: the largest are asked
+        ([3, 3], 9, [2, 2]),
+        ([1, 1], 3, [0, 0]),
+    ],
+)
+def test_batch_quotas(sizes, k, expected):
+    np.testing.assert_array_equal(_knn._batch_quotas(np.array(sizes), k), expected)
+
+
+def test_batches_of_single_cells_fall_back_to_the_plain_graph(points):
+    np.testing.assert_array_equal(knn(points, 5, batch=np.arange(80)).indices, knn(points, 5).indices)
+
+
+def test_weights_meet_their_definition(points):
+    graph = knn(points, 15)
+    np.testing.assert_allclose(graph.weights.sum(axis=1), np.log2(16), atol=1e-4)
+    np.testing.assert_array_equal(graph.weights[:, 0], 1)
+    assert (np.diff(graph.weights, axis=1) <= 0).all()
+
+
+def test_weights_do_not_depend_on_the_unit(points):
+    distances = knn(points, 10).distances
+    np.testing.assert_allclose(fuzzy_weights(1e3 * distances), fuzzy_weights(distances), atol=1e-4)
+    np.testing.assert_allclose(fuzzy_weights(1e-3 * distances), fuzzy_weights(distances), atol=1e-4)
+
+
+def test_padding_does_not_change_the_weights_of_the_rest():
+    distances = np.array([[1.0, 2.0, 3.0, 0.0]])
+    weights = fuzzy_weights(distances, np.array([[True, True, True, False]]))
+    np.testing.assert_allclose(weights[:, :3], fuzzy_weights(distances[:, :3]))
+    assert weights[0, 3] == 0
+
+
+def test_connectivities_are_those_of_umap(points):
+    umap_ = pytest.importorskip("umap.umap_")
+    points[1] = points[0]  # a duplicate, the case where rho is not the first distance
+    graph = knn(points, 14)
+    own_row = np.arange(80)[:, None]
+    expected = umap_.fuzzy_simplicial_set(
+        points.astype(np.float32),
+        15,
+        random_state=np.random.RandomState(0),
+        metric="euclidean",
+        knn_indices=np.hstack([own_row, graph.indices]),
+        knn_dists=np.hstack([np.zeros((80, 1), np.float32), graph.distances]),
+    )[0]
+    np.testing.assert_allclose(graph.connectivities().toarray(), expected.toarray(), atol=1e-4)
+
+
+@pytest.mark.slow  # numba compiles pynndescent
+@pytest.mark.parametrize("balanced", [False, True])
+def test_approximate_search_finds_nearly_the_same(monkeypatch, balanced):
+    rep = np.random.default_rng(2).normal(size=(600, 8))
+    batch = np.arange(600) % 2 if balanced else None
+    exact = knn(rep, 10, batch=batch)
+    monkeypatch.setattr(_knn, "EXACT_LIMIT", 100)
+    found = knn(rep, 10, batch=batch)
+    recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.indices, found.indices, strict=True)])
+    assert recall > 0.9
+    np.testing.assert_array_equal(found.indices, knn(rep, 10, batch=batch).indices)  # reproducible with a seed

@@ -1,0 +1,195 @@
+import anndata as ad
+import numpy as np
+import pytest
+import scanpy as sc
+import scvi
+from scipy import sparse
+
+from scsiameseclu._keys import ADATA_KEYS
+from scsiameseclu.pp import graph_from_scanpy, neighbor_graph
+from scsiameseclu.pp._neighbors import GraphSettings, graph_is_current, stored_projection
+
+SETTINGS = GraphSettings(n_neighbors=6, n_pcs=5)
+
+
+@pytest.fixture
+def adata(counts_adata):
+    neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5)
+    return counts_adata
+
+
+def test_tables_have_the_documented_types_and_find_the_types_of_cell(counts_adata):
+    graph = neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5)
+    assert counts_adata.obsm[ADATA_KEYS.GRAPH_REP].shape == (120, 5)
+    for key, dtype in (
+        (ADATA_KEYS.NEIGHBOR_INDEX, np.int64),
+        (ADATA_KEYS.NEIGHBOR_WEIGHT, np.float32),
+        (ADATA_KEYS.DIFFUSED_INDEX, np.int64),
+        (ADATA_KEYS.DIFFUSED_WEIGHT, np.float32),
+    ):
+        assert counts_adata.obsm[key].shape == (120, 6)
+        assert counts_adata.obsm[key].dtype == dtype
+    np.testing.assert_array_equal(graph.indices, counts_adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX])
+    types = counts_adata.obs["type"].to_numpy()
+    for key in (ADATA_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.DIFFUSED_INDEX):
+        assert (types[counts_adata.obsm[key]] == types[:, None]).mean() > 0.95
+
+
+def test_scanpy_works_on_the_stored_graph(adata):
+    sc.tl.leiden(adata, neighbors_key=ADATA_KEYS.NEIGHBORS, flavor="igraph", n_iterations=2)
+    sc.tl.umap(adata, neighbors_key=ADATA_KEYS.NEIGHBORS, maxiter=5)
+    assert adata.obs["leiden"].nunique() >= 3
+    assert adata.obsm["X_umap"].shape == (120, 2)
+
+
+def test_graph_survives_writing(adata, tmp_path):
+    adata.write_h5ad(tmp_path / "graph.h5ad")
+    again = ad.read_h5ad(tmp_path / "graph.h5ad")
+    assert again.obsm[ADATA_KEYS.NEIGHBOR_INDEX].dtype == np.int64
+    assert graph_is_current(again, SETTINGS)
+    assert graph_is_current(again, SETTINGS, stored_projection(adata))
+
+
+def test_backed_counts_give_the_same_graph(counts_adata, tmp_path):
+    counts_adata.write_h5ad(tmp_path / "counts.h5ad")
+    backed = ad.read_h5ad(tmp_path / "counts.h5ad", backed="r")
+    found = neighbor_graph(backed, n_neighbors=6, n_pcs=5)
+    expected = neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    backed.file.close()
+
+
+def changed_counts(adata):
+    adata.X.data[7] += 1
+
+
+def lost_table(adata):
+    del adata.obsm[ADATA_KEYS.DIFFUSED_WEIGHT]
+
+
+def renamed(adata):
+    adata.obs_names = [f"other{i}" for i in range(adata.n_obs)]
+
+
+def overwritten(adata):
+    neighbor_graph(adata, n_neighbors=9, n_pcs=5)
+
+
+def without_record(adata):
+    del adata.uns[ADATA_KEYS.NEIGHBORS]
+
+
+@pytest.mark.parametrize("change", [changed_counts, lost_table, renamed, overwritten, without_record])
+def test_changes_in_place_are_noticed(adata, change):
+    assert graph_is_current(adata, SETTINGS)
+    change(adata)
+    assert not graph_is_current(adata, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda a: a[:50].copy(),
+        lambda a: a[::-1].copy(),
+        lambda a: ad.concat([a, a], uns_merge="same", index_unique="-"),
+        lambda a: a[:, ::-1].copy(),
+    ],
+    ids=["subset", "permuted", "concatenated", "genes"],
+)
+def test_other_cells_or_genes_are_noticed(adata, derive):
+    assert not graph_is_current(derive(adata), SETTINGS)
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_permuted_duplicated_names_are_noticed(adata):
+    adata.obs_names = ["same"] * 120
+    neighbor_graph(adata, n_neighbors=6, n_pcs=5)
+    assert graph_is_current(adata, SETTINGS)
+    assert not graph_is_current(adata[::-1].copy(), SETTINGS)
+
+
+def test_a_plain_copy_stays_current(adata):
+    assert graph_is_current(adata.copy(), SETTINGS)
+
+
+def test_given_representation_is_used(counts_adata):
+    rep = np.random.default_rng(6).normal(size=(120, 3))
+    counts_adata.obsm["X_mine"] = rep
+    neighbor_graph(counts_adata, n_neighbors=4, use_rep="X_mine")
+    np.testing.assert_allclose(counts_adata.obsm[ADATA_KEYS.GRAPH_REP], rep, rtol=1e-6)
+    assert stored_projection(counts_adata) is None
+    settings = GraphSettings(n_neighbors=4, use_rep="X_mine")
+    assert graph_is_current(counts_adata, settings)
+    counts_adata.obsm["X_mine"] = rep[::-1]
+    assert not graph_is_current(counts_adata, settings)
+
+
+def test_batches_are_connected(counts_adata):
+    graph = neighbor_graph(counts_adata, n_neighbors=6, batch_key="batch")
+    batch = counts_adata.obs["batch"].to_numpy()
+    assert ((batch[graph.indices] == "a").sum(axis=1) == 3).all()
+
+
+def test_seed_comes_from_scvi(counts_adata):
+    scvi.settings.seed = 7  # put back by a fixture of all tests
+    neighbor_graph(counts_adata)
+    assert counts_adata.uns[ADATA_KEYS.NEIGHBORS]["params"]["random_state"] == 7
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "available"),
+    [
+        ({"use_rep": "X_no"}, "Available"),
+        ({"neighbors_key": "no"}, "Available"),
+        ({"layer": "no"}, "Available"),
+        ({"batch_key": "no"}, "'type', 'batch'"),
+        ({"size_factor_key": "no"}, "'type', 'batch'"),
+    ],
+)
+def test_missing_keys_list_those_available(counts_adata, kwargs, available):
+    with pytest.raises(KeyError, match=available):
+        neighbor_graph(counts_adata, **kwargs)
+
+
+def test_bad_counts_are_refused(counts_adata):
+    counts = counts_adata.X.toarray()
+    counts[2, 3] = -1
+    counts_adata.X = counts
+    with pytest.raises(ValueError, match="'cell2', gene 'gene3'"):
+        neighbor_graph(counts_adata)
+
+
+class TestGraphFromScanpy:
+    def test_strongest_edges_of_scanpy(self, counts_adata):
+        sc.pp.pca(counts_adata, n_comps=5)
+        sc.pp.neighbors(counts_adata, n_neighbors=8, key_added="mine")
+        graph = graph_from_scanpy(counts_adata, "mine", 5)
+        reference = counts_adata.obsp["mine_connectivities"].toarray()
+        np.testing.assert_allclose(graph.weights, -np.sort(-reference, axis=1)[:, :5], rtol=1e-5)
+        np.testing.assert_allclose(np.take_along_axis(reference, graph.indices, axis=1), graph.weights, rtol=1e-5)
+
+    def test_wide_enough_tables_reproduce_the_graph(self, counts_adata):
+        sc.pp.pca(counts_adata, n_comps=5)
+        sc.pp.neighbors(counts_adata, n_neighbors=8)
+        reference = counts_adata.obsp["connectivities"].toarray()
+        graph = graph_from_scanpy(counts_adata, "neighbors", 119)
+        np.testing.assert_allclose(graph.connectivities().toarray(), reference, rtol=1e-5)
+
+    def test_self_loops_ties_scale_and_isolated_cells(self):
+        adata = ad.AnnData(np.ones((4, 1)))
+        adata.obsp["connectivities"] = sparse.csr_matrix([[9.0, 2, 2, 4], [2, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]])
+        adata.uns["g"] = {}
+        graph = graph_from_scanpy(adata, "g", 2)
+        np.testing.assert_array_equal(graph.indices, [[3, 1], [0, 1], [0, 2], [0, 3]])
+        np.testing.assert_allclose(graph.weights, [[1, 0.5], [0.5, 0], [0.5, 0], [1, 0]])
+        adata.obsp["connectivities"] = sparse.csr_matrix((4, 4))
+        assert not graph_from_scanpy(adata, "g", 2).is_edge.any()
+
+    def test_invalid_graphs(self):
+        adata = ad.AnnData(np.ones((2, 1)))
+        adata.uns["g"] = {"connectivities_key": "c"}
+        with pytest.raises(KeyError, match=r"obsp\['c'\]"):
+            graph_from_scanpy(adata, "g", 1)
+        adata.obsp["c"] = sparse.csr_matrix([[0.0, -1.0], [1.0, 0.0]])
+        with pytest.raises(ValueError, match="at least 0"):
+            graph_from_scanpy(adata, "g", 1)
