@@ -135,8 +135,8 @@ def test_bad_input_ends_with_one_line(
     (tmp_path / "text.h5ad").write_text("no h5ad")
     assert "could not read" in _error_line(capsys, ["fit", tmp_path / "text.h5ad", *out])
     assert "Expected --labels-key among" in _error_line(capsys, ["fit", cells, *out, "--labels-key", "nothing"])
-    assert "Expected batch_key among" in _error_line(capsys, ["fit", cells, *out, "--batch-key", "nothing"])
-    assert "Expected layer among" in _error_line(capsys, ["fit", cells, *out, "--layer", "nothing"])
+    assert "`batch_key`: expected one of" in _error_line(capsys, ["fit", cells, *out, "--batch-key", "nothing"])
+    assert "`layer`: expected a key" in _error_line(capsys, ["fit", cells, *out, "--layer", "nothing"])
     same = ["--labels-key", "cell_type", "--key-added", "cell_type"]
     assert "Expected different" in _error_line(capsys, ["fit", cells, *out, *same])
     assert "add --overwrite" in _error_line(capsys, ["fit", cells, "--out", fitted])

@@ -79,7 +79,7 @@ def test_batches_representations_and_graphs_reach_the_model(adata: AnnData) -> N
 
 @pytest.mark.parametrize("argument", ["layer", "batch_key", "use_rep", "neighbors_key"])
 def test_missing_keys_are_named_with_what_there_is(adata: AnnData, argument: str) -> None:
-    with pytest.raises(KeyError, match=f"Expected {argument} among .*, found 'nothing'"):
+    with pytest.raises(KeyError, match=f"`{argument}`: expected .*, found 'nothing'"):
         cluster(adata, **{argument: "nothing"})
 
 

@@ -11,6 +11,7 @@ from anndata import AnnData
 
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key, probs_key
 from scsiameseclu.pp import check_counts
+from scsiameseclu.pp._counts import get_counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,12 +94,13 @@ def cluster(
     from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
 
     setup = {"layer": layer, "batch_key": batch_key, "use_rep": use_rep, "neighbors_key": neighbors_key}
-    _check_keys(adata, **setup)
+    counts = get_counts(adata, layer)
+    _check_keys(adata, batch_key, use_rep, neighbors_key)
     if n_top_genes is not None and n_top_genes < 2:
         raise ValueError(f"Expected n_top_genes of at least 2 or None, found {n_top_genes}.")
     cells = adata
     if n_top_genes is not None and adata.n_vars > n_top_genes:
-        check_counts(_counts(adata, layer), adata.obs_names, adata.var_names)
+        check_counts(counts, adata.obs_names, adata.var_names)
         genes = _highly_variable_genes(adata, layer, batch_key, n_top_genes)
         logger.info("Training on %d highly variable genes of %d.", genes.sum(), adata.n_vars)
         cells = _restricted_copy(adata, genes, layer, use_rep, neighbors_key)
@@ -141,30 +143,23 @@ def copy_results(source: AnnData, target: AnnData, key: str) -> None:
             target.uns[name] = dict(source.uns[name])
 
 
-def _counts(adata: AnnData, layer: str | None) -> Any:
-    return adata.X if layer is None else adata.layers[layer]
-
-
-def _check_keys(
-    adata: AnnData, layer: str | None, batch_key: str | None, use_rep: str | None, neighbors_key: str | None
-) -> None:
+def _check_keys(adata: AnnData, batch_key: str | None, use_rep: str | None, neighbors_key: str | None) -> None:
     """Refuse unknown keys before any work is done."""
     asked = {
-        "layer": (layer, adata.layers.keys()),
         "batch_key": (batch_key, adata.obs.columns),
         "use_rep": (use_rep, adata.obsm.keys()),
         "neighbors_key": (neighbors_key, adata.uns.keys()),
     }
     for argument, (key, present) in asked.items():
         if key is not None and key not in present:
-            raise KeyError(f"Expected {argument} among {sorted(map(str, present))}, found {key!r}.")
+            raise KeyError(f"`{argument}`: expected one of {sorted(map(str, present))}, found {key!r}.")
 
 
 def _highly_variable_genes(
     adata: AnnData, layer: str | None, batch_key: str | None, n_top_genes: int
 ) -> NDArray[np.bool_]:
     """Mask of the highly variable genes; ``adata`` is not changed."""
-    cells = AnnData(_counts(adata, layer).copy(), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
+    cells = AnnData(get_counts(adata, layer).copy(), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
     if cells.X.dtype.kind != "f":
         cells.X = cells.X.astype(np.float32)
     sc.pp.normalize_total(cells, target_sum=1e4)
@@ -177,7 +172,7 @@ def _restricted_copy(
     adata: AnnData, genes: NDArray[np.bool_], layer: str | None, use_rep: str | None, neighbors_key: str | None
 ) -> AnnData:
     """Counts of some genes with all that set-up can ask for, and nothing else of what may be a large object."""
-    counts = _counts(adata, layer)[:, genes]
+    counts = get_counts(adata, layer)[:, genes]
     cells = AnnData(counts, obs=adata.obs.copy(), var=adata.var.loc[genes, []].copy())
     if layer is not None:
         cells.layers[layer] = counts
