@@ -233,7 +233,7 @@ def _source_parts(adata: AnnData, settings: GraphSettings) -> Iterator[bytes]:
     for key in (settings.batch_key, settings.size_factor_key):
         column = _obs_column(adata, key)
         if column is not None:
-            yield "\0".join(column.astype(str)).encode()
+            yield "\0".join(map(str, column)).encode()  # `astype(str)` keeps missing values as floats
 
 
 def graph_from_scanpy(adata: AnnData, neighbors_key: str, n_neighbors: int) -> NeighborGraph:
