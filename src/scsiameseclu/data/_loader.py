@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from scvi.data import AnnDataManager, AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
@@ -45,6 +46,13 @@ class NeighborDataset(AnnTorchDataset):
             key: np.int64 if key in _INDEX_KEYS else dtype
             for key, dtype in self.keys_and_dtypes.items()  # type: ignore[has-type]
         }
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Registered arrays; sparse ones as CSR, because cutting rows out of a CSC matrix reads all of it."""
+        if not hasattr(self, "_csr_data"):
+            self._csr_data = {key: value.tocsr() if issparse(value) else value for key, value in super().data.items()}
+        return self._csr_data
 
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
         """Load the rows ``indexes`` and their neighbour blocks."""

@@ -1,10 +1,12 @@
 """The model: set-up, construction, training."""
 
+import errno
 import logging
 import math
+import pickle
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from anndata import AnnData
@@ -223,6 +225,27 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
             logger.info("The data changed since set-up; rebuilding the cell graph.")
             _compat.reregister(manager)
         return adata
+
+    @classmethod
+    def load(cls, dir_path: str, *args: Any, **kwargs: Any) -> Self:
+        """Load a saved model; arguments as in scvi-tools.
+
+        Loading executes the pickle inside the file: only load files you trust.
+
+        Raises
+        ------
+        ValueError
+            If there is no model file, it cannot be read, or it holds a model of another class.
+        """
+        try:
+            return super().load(dir_path, *args, **kwargs)
+        except (pickle.UnpicklingError, EOFError) as error:
+            raise ValueError(f"Expected a saved model, found an unreadable model.pt in {dir_path}.") from error
+        except (RuntimeError, OSError) as error:
+            # What torch raises for a truncated file depends on where it was cut.
+            if "PytorchStreamReader" not in str(error) and getattr(error, "errno", None) != errno.EINVAL:
+                raise
+            raise ValueError(f"Expected a saved model, found a damaged model.pt in {dir_path}.") from error
 
     # -- training ------------------------------------------------------------------------------------------------
 

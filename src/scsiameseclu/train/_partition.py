@@ -90,7 +90,9 @@ def choose_n_clusters(z: NDArray[np.float32], random_state: int = 0) -> NCluster
         raise ValueError(f"Expected at least 3 cells to choose the number of clusters, found {n_obs}.")
     if n_obs > _MAX_SCAN_CELLS:
         z = z[np.random.default_rng(random_state).choice(n_obs, _MAX_SCAN_CELLS, replace=False)]
-    values = {k: _silhouette(z, k, random_state) for k in range(2, min(MAX_CLUSTERS, z.shape[0] - 1) + 1)}
+    # No more clusters than different cells, and a silhouette needs at least one cell more than clusters.
+    largest = max(2, min(MAX_CLUSTERS, len(np.unique(z, axis=0)), z.shape[0] - 1))
+    values = {k: _silhouette(z, k, random_state) for k in range(2, largest + 1)}
     return NClustersResult(max(values, key=values.__getitem__), "silhouette", values)
 
 

@@ -95,6 +95,10 @@ class SiameseTrainingPlan(TrainingPlan):
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
 
+    def on_fit_start(self) -> None:
+        """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
+        self.module.train()
+
     def on_train_start(self) -> None:
         """Keep a copy of the weights training starts from."""
         self.keep_weights()

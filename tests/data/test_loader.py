@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+from scvi.dataloaders import AnnDataLoader
+
+from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+
+
+@pytest.fixture
+def model():
+    adata = synthetic(n_obs=60, n_vars=30, n_types=3, seed=0)
+    SCSiameseClu.setup_anndata(adata, n_neighbors=5)
+    return SCSiameseClu(adata, n_clusters=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_carry_the_rows_and_their_neighbors(model, workers):
+    rows = np.array([7, 3, 50, 3])
+    options = {"num_workers": workers, "persistent_workers": False}
+    (batch,) = AnnDataLoader(model.adata_manager, indices=rows, batch_size=10, **options)
+    adata = model.adata
+    rep = adata.obsm[ADATA_KEYS.GRAPH_REP]
+    assert batch[SIAMESE_KEYS.CELL_INDEX].tolist() == rows[:, None].tolist()
+    assert np.allclose(batch["X"], adata.X[rows].toarray())
+    for index_key, column, rep_key in (
+        (SIAMESE_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_REP),
+        (SIAMESE_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_REP),
+    ):
+        index = adata.obsm[column][rows]
+        assert batch[index_key].dtype == torch.int64
+        assert np.array_equal(batch[index_key], index)
+        assert batch[rep_key].dtype == torch.float32
+        assert np.allclose(batch[rep_key], rep[index])
+
+
+def test_a_single_row(model):
+    dataset = model.adata_manager.create_torch_dataset()
+    batch = dataset[4]
+    assert batch[SIAMESE_KEYS.CELL_INDEX].tolist() == [[4]]
+    assert batch[SIAMESE_KEYS.NEIGHBOR_REP].shape[:2] == (1, 5)
+
+
+def test_only_some_keys(model):
+    dataset = model.adata_manager.create_torch_dataset(data_and_attributes=["X"])
+    assert set(dataset[[0, 1]]) == {"X", SIAMESE_KEYS.CELL_INDEX}

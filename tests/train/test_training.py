@@ -1,0 +1,237 @@
+import signal
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import scvi
+import torch
+
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.train import NonFiniteLossError
+
+QUICK = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture
+def adata():
+    adata = synthetic(n_obs=150, n_vars=50, n_types=3, seed=0)
+    SCSiameseClu.setup_anndata(adata)
+    return adata
+
+
+def make(adata, n_clusters=3, **options):
+    return SCSiameseClu(adata, n_clusters=n_clusters, n_latent=6, n_hidden=16, **options)
+
+
+class Interrupt(pl.Callback):
+    """Press Ctrl-C in the first batch of an epoch."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+class Poison(Interrupt):
+    """Break the decoder in an epoch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.current_epoch == self.epoch:
+            pl_module.module.decoder.scale_logits.weight.data.fill_(float("nan"))
+
+
+class Record(pl.Callback):
+    """Note the state of training at the end of every epoch."""
+
+    def __init__(self):
+        self.active, self.training, self.duals, self.optimizers = [], [], [], []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        head = pl_module.module.head
+        self.active.append(pl_module.module.clustering_active)
+        self.training.append(pl_module.module.training)
+        self.duals.append(None if head is None else head.log_duals.clone())
+        self.optimizers.append(trainer.optimizers[0])
+
+
+def test_same_seed_gives_the_same_weights(adata):
+    states = []
+    for _ in range(2):
+        scvi.settings.seed = 3
+        model = make(adata)
+        model.train(max_epochs=3, batch_size=64, **QUICK)
+        states.append(model.module.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_another_seed_gives_other_weights(adata):
+    centers = []
+    for seed in (0, 1):
+        scvi.settings.seed = seed
+        model = make(adata)
+        model.train(max_epochs=2, **QUICK)
+        centers.append(model.module.head.centers)
+    assert not torch.equal(*centers)
+
+
+def test_clustering_starts_after_pretraining_with_a_fresh_optimizer(adata):
+    model, record = make(adata), Record()
+    model.train(max_epochs=5, plan_kwargs={"n_pretrain_epochs": 2}, callbacks=[record], **QUICK)
+    assert record.active == [False, False, True, True, True]
+    assert record.optimizers[0] is record.optimizers[1]
+    assert record.optimizers[2] is not record.optimizers[1]
+    trained = {id(p) for group in record.optimizers[2].param_groups for p in group["params"]}
+    assert id(model.module.head.centers) in trained
+    assert not model.module.clustering_active
+
+
+def test_targets_are_refreshed_on_schedule(adata):
+    model, record = make(adata), Record()
+    plan = {"n_pretrain_epochs": 1, "target_refresh_epochs": 2}
+    model.train(max_epochs=5, plan_kwargs=plan, callbacks=[record], **QUICK)
+    duals = record.duals[1:]
+    assert torch.equal(duals[0], duals[1])
+    assert not torch.equal(duals[1], duals[2])
+    assert torch.equal(duals[2], duals[3])
+    assert len(model.history["sinkhorn_marginal_error"]) == 2
+
+
+def test_history_has_every_term(adata):
+    model = make(adata)
+    model.train(max_epochs=3, check_val_every_n_epoch=1, train_size=0.8, **QUICK)
+    for term in ("reconstruction", "cell_correlation", "latent_correlation", "cross_correlation", "clustering"):
+        assert np.isfinite(model.history[f"{term}_train"].to_numpy(dtype=float)).all()
+        assert f"{term}_validation" in model.history
+    assert (model.history["sinkhorn_marginal_error"].to_numpy(dtype=float) < 0.1).all()
+
+
+def test_loss_falls(adata):
+    model = make(adata)
+    model.train(max_epochs=20, **QUICK)
+    loss = model.history["reconstruction_train"].to_numpy(dtype=float).ravel()
+    assert loss[-1] < loss[0]
+
+
+def test_default_length_follows_the_schedule(adata, monkeypatch):
+    from scsiameseclu.train import _schedule
+
+    monkeypatch.setattr(_schedule, "PRETRAIN_CELLS", 300)
+    monkeypatch.setattr(_schedule, "_PRETRAIN_RANGE", (1, 10))
+    monkeypatch.setattr(_schedule, "CLUSTER_CELLS", 150)
+    monkeypatch.setattr(_schedule, "_CLUSTER_RANGE", (1, 10))
+    model, record = make(adata), Record()
+    model.train(callbacks=[record], **QUICK)
+    assert record.active == [False, False, True]
+
+
+def test_frozen_marginals_stay_those_of_the_first_partition(adata):
+    model = make(adata)
+    plan = {"marginal_momentum": 1.0, "n_pretrain_epochs": 1}
+    model.train(max_epochs=4, plan_kwargs=plan, **QUICK)
+    counts = model.module.head.marginals * (150 + 3) - 1
+    assert torch.allclose(counts, counts.round(), atol=1e-3)
+
+
+def test_incomplete_last_batch_is_dropped_only_if_there_are_others(adata):
+    batches = []
+
+    class Count(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            batches.append(batch["X"].shape[0])
+
+    make(adata).train(max_epochs=1, batch_size=64, callbacks=[Count()], **QUICK)
+    assert batches == [64, 64]
+    batches.clear()
+    make(adata).train(max_epochs=1, batch_size=1000, callbacks=[Count()], **QUICK)
+    assert batches == [150]
+
+
+def test_batches_of_one_cell(adata):
+    small = adata[:8].copy()
+    SCSiameseClu.setup_anndata(small)
+    model = make(small, n_clusters=2)
+    model.train(max_epochs=2, batch_size=1, **QUICK)
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+def test_early_stopping_spares_pretraining(adata):
+    model = make(adata)
+    model.train(
+        max_epochs=40,
+        early_stopping=True,
+        early_stopping_min_delta=1e6,
+        plan_kwargs={"n_pretrain_epochs": 6},
+        **QUICK,
+    )
+    # The first clustering epoch is the best so far; three more without improvement end the training.
+    assert len(model.history["train_loss"]) == 6 + 1 + 3
+    assert len(model.validation_indices) == 15
+    assert len(model.predict()) == 150
+
+
+@pytest.mark.parametrize("epoch", [0, 2, 4])
+def test_interrupt_leaves_a_model_that_predicts(adata, epoch, caplog):
+    model = make(adata, "auto")
+    handler = signal.getsignal(signal.SIGINT)
+    model.train(max_epochs=6, plan_kwargs={"n_pretrain_epochs": 3}, callbacks=[Interrupt(epoch)], **QUICK)
+    assert "interrupted" in caplog.text
+    assert ("before the clustering phase" in caplog.text) == (epoch < 3)
+    assert model.is_trained
+    assert model.n_clusters >= 2
+    assert len(model.predict()) == 150
+    assert len(model.train_indices) == 150
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("epoch", [1, 4])
+def test_loss_that_is_not_finite_stops_with_the_last_good_weights(adata, epoch):
+    model, record = make(adata), Record()
+    with pytest.raises(NonFiniteLossError, match=r"reconstruction.*last good epoch are kept"):
+        model.train(max_epochs=6, plan_kwargs={"n_pretrain_epochs": 3}, callbacks=[Poison(epoch), record], **QUICK)
+    assert all(torch.isfinite(value).all() for value in model.module.state_dict().values())
+    assert model.is_trained
+    assert model.predict(soft=True).notna().all(axis=None)
+
+
+def test_loss_that_is_not_finite_from_the_start(adata):
+    model = make(adata)
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match="from before training"):
+        model.train(max_epochs=3, callbacks=[Poison(0)], **QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+    assert not model.is_trained
+
+
+def test_training_again_keeps_the_clusters(adata):
+    model = make(adata)
+    model.train(max_epochs=20, **QUICK)
+    before = model.predict()
+    record = Record()
+    model.train(max_epochs=2, callbacks=[record], **QUICK)
+    assert record.active == [True, True]
+    # scvi-tools leaves a trained module in evaluation mode, in which there is no augmentation.
+    assert record.training == [True, True]
+    assert (model.predict() == before).mean() > 0.9
+
+
+def test_large_data_are_sampled_for_the_targets(adata):
+    model = make(adata)
+    model.train(max_epochs=3, plan_kwargs={"max_init_cells": 40}, **QUICK)
+    assert len(model.predict()) == 150
+
+
+@pytest.mark.parametrize(
+    "option", [{"convolution": "attention"}, {"kernel": "student_t"}, {"gene_likelihood": "poisson"}]
+)
+def test_variants_train(adata, option):
+    model = make(adata, **option)
+    model.train(max_epochs=3, **QUICK)
+    assert np.isfinite(model.get_latent_representation()).all()
+
+
+def test_auto_needs_one_process(adata):
+    with pytest.raises(ValueError, match="distributed"):
+        make(adata, "auto").train(strategy="ddp_find_unused_parameters_true", **QUICK)
