@@ -17,6 +17,7 @@ def history() -> dict[str, pd.DataFrame]:
         "loss_validation": _frame("loss_validation", [3.5, 2.5, 2.0]),
         "clustering_train": _frame("clustering_train", [0.5, 0.25], first=1),
         "never_train": _frame("never_train", [np.nan, np.nan]),
+        "elbo_train": _frame("elbo_train", [7.0, 6.0, 5.0]),
     }
 
 
@@ -33,7 +34,8 @@ def test_training_and_validation_share_a_panel(history: dict[str, pd.DataFrame])
 def test_metrics_choose_and_order_panels(history: dict[str, pd.DataFrame]) -> None:
     figure = training_curves(history, ["clustering", "loss"], n_cols=1)
     assert [ax.get_title() for ax in figure.axes] == ["clustering", "loss"]
-    with pytest.raises(KeyError, match=r"among \['clustering', 'loss'\], found \['nothing'\]"):
+    assert [ax.get_title() for ax in training_curves(history, ["elbo"]).axes] == ["elbo"]
+    with pytest.raises(KeyError, match=r"among \['clustering', 'elbo', 'loss'\], found \['nothing'\]"):
         training_curves(history, ["nothing"])
 
 

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 __all__ = ["training_curves"]
 
 _SPLITS = ("train", "validation")
+# What scvi-tools logs for variational models: constant here, or the same as our own reconstruction term.
+_VARIATIONAL = ("elbo", "kl_global", "kl_local", "reconstruction_loss")
 
 
 class _HasHistory(Protocol):
@@ -37,7 +39,8 @@ def training_curves(
     model
         A trained model, or its ``history``: a mapping of names to data frames with one column, indexed by epoch.
     metrics
-        Names to draw, without ``"_train"`` or ``"_validation"``, in this order. All by default.
+        Names to draw, without ``"_train"`` or ``"_validation"``, in this order. By default all but what scvi-tools logs
+        for variational models only (``"elbo"`` and the like).
     n_cols
         Largest number of panels in a row.
     panel_size
@@ -57,7 +60,7 @@ def training_curves(
     if n_cols < 1:
         raise ValueError(f"Expected n_cols of at least 1, found {n_cols}.")
     curves = _collect_curves(model if isinstance(model, Mapping) else model.history)
-    names = list(curves) if metrics is None else list(metrics)
+    names = [name for name in curves if name not in _VARIATIONAL] if metrics is None else list(metrics)
     unknown = [name for name in names if name not in curves]
     if unknown:
         raise KeyError(f"Expected metrics among {sorted(curves)}, found {unknown}.")
