@@ -1,0 +1,52 @@
+"""Every name the package writes into an AnnData or an scvi-tools registry, in one place."""
+
+from typing import Final, NamedTuple
+
+DEFAULT_KEY: Final = "siamese_clu"
+"""Default ``key_added`` of everything that writes cluster labels."""
+
+GRAPH_VERSION: Final = 1
+"""Version of the neighbour-table convention; part of the fingerprint, so that old tables are never reused."""
+
+
+class _AnnDataKeys(NamedTuple):
+    """Slots of an AnnData written by set-up and by ``write_to_adata``."""
+
+    LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent)
+    GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
+    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
+    NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
+    DIFFUSED_INDEX: str = "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours
+    DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k)
+    CONNECTIVITIES: str = "siamese_clu_connectivities"  # obsp, scanpy format
+    DISTANCES: str = "siamese_clu_distances"  # obsp, scanpy format
+    NEIGHBORS: str = "siamese_clu_neighbors"  # uns, scanpy format, plus the fingerprint
+
+
+class _RegistryKeys(NamedTuple):
+    """Names under which set-up registers our fields with scvi-tools; also the keys of a mini-batch."""
+
+    CELL_GRAPH: str = "siamese_cell_graph"
+    GRAPH_REP: str = "siamese_graph_rep"
+    NEIGHBOR_INDEX: str = "siamese_neighbor_index"
+    NEIGHBOR_WEIGHT: str = "siamese_neighbor_weight"
+    DIFFUSED_INDEX: str = "siamese_diffused_index"
+    DIFFUSED_WEIGHT: str = "siamese_diffused_weight"
+    # Added by the loader, not registered: the representation of each neighbour, (batch, k, d).
+    NEIGHBOR_REP: str = "siamese_neighbor_rep"
+    DIFFUSED_REP: str = "siamese_diffused_rep"
+    CELL_INDEX: str = "siamese_cell_index"  # int64 row numbers of the batch, (batch, 1)
+
+
+ADATA_KEYS: Final = _AnnDataKeys()
+SIAMESE_KEYS: Final = _RegistryKeys()
+
+
+def confidence_key(key: str) -> str:
+    """``obs`` column with the highest cluster probability of each cell."""
+    return f"{key}_confidence"
+
+
+def probs_key(key: str) -> str:
+    """``obsm`` entry with the cluster probabilities of each cell."""
+    return f"{key}_probs"
