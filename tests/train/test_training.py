@@ -1,4 +1,6 @@
 import signal
+import subprocess
+import sys
 
 import lightning.pytorch as pl
 import numpy as np
@@ -235,3 +237,32 @@ def test_variants_train(adata, option):
 def test_auto_needs_one_process(adata):
     with pytest.raises(ValueError, match="distributed"):
         make(adata, "auto").train(strategy="ddp_find_unused_parameters_true", **QUICK)
+
+
+DISTRIBUTED = """
+import scvi
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+
+if __name__ == "__main__":
+    scvi.settings.seed = 0
+    adata = synthetic(n_obs=150, n_vars=50, n_types=3, seed=0)
+    SCSiameseClu.setup_anndata(adata)
+    model = SCSiameseClu(adata, n_clusters=3, n_latent=6, n_hidden=16)
+    model.train(
+        max_epochs=4, batch_size=100, accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true",
+        enable_progress_bar=False,
+    )
+    print("result", model.module.head.centers.sum().item(), "".join(model.predict()))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_one_model(tmp_path):
+    (tmp_path / "script.py").write_text(DISTRIBUTED)
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
+    )
+    results = [line for line in done.stdout.splitlines() if line.startswith("result")]
+    assert len(results) == 2
+    assert results[0] == results[1]

@@ -302,7 +302,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
         if train_size is None:
             train_size = 0.9 if early_stopping else 1.0
         n_train = math.ceil(train_size * self.adata.n_obs)
-        self._check_trainable(n_train, trainer_kwargs)
+        distributed = "ddp" in str(trainer_kwargs.get("strategy", ""))
+        self._check_trainable(n_train, distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
         plan_options = dict(plan_kwargs or {})
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
@@ -314,6 +315,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
             trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
         if max_epochs is None:
             max_epochs = n_pretrain + schedule.n_cluster
+        # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
+        trainer_kwargs.setdefault("log_every_n_steps", 1)
         super().train(
             max_epochs=max_epochs,
             accelerator=accelerator,
@@ -323,15 +326,16 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
             shuffle_set_split=shuffle_set_split,
             batch_size=batch_size,
             early_stopping=early_stopping,
-            datasplitter_kwargs={"drop_last": n_train > batch_size, **(datasplitter_kwargs or {})},
+            # Processes share the cells, so that none may have a full batch.
+            datasplitter_kwargs={"drop_last": n_train > batch_size and not distributed, **(datasplitter_kwargs or {})},
             plan_kwargs=plan_options,
             **trainer_kwargs,
         )
 
-    def _check_trainable(self, n_train: int, trainer_kwargs: dict[str, Any]) -> None:
+    def _check_trainable(self, n_train: int, distributed: bool) -> None:
         """Refuse settings that would fail late."""
         _check_enough_cells(self.n_clusters, n_train)
-        if self.n_clusters == _AUTO and "ddp" in str(trainer_kwargs.get("strategy", "")):
+        if self.n_clusters == _AUTO and distributed:
             raise ValueError("Expected an integer n_clusters for distributed training, found 'auto'.")
 
     def _after_training(self, plan: SiameseTrainingPlan) -> None:

@@ -119,8 +119,10 @@ class SiameseModule(BaseModuleClass):
 
     def build_head(self, n_clusters: int) -> ClusterHead:
         """Create the clustering head (again), with centres still to be placed, and return it."""
-        self.head = ClusterHead(n_clusters, self.n_latent, **self._head_options)
-        return self.head.to(self.device)
+        # Asked for first: the module has no single device while the new part is elsewhere.
+        device = self.device
+        self.head = ClusterHead(n_clusters, self.n_latent, **self._head_options).to(device)
+        return self.head
 
     # -- input ---------------------------------------------------------------------------------------------------
 

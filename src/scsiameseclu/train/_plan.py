@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from scvi import settings
+from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor
 
@@ -130,6 +131,22 @@ class SiameseTrainingPlan(TrainingPlan):
         outputs = super().forward(*args, **kwargs)
         self._last_terms = dict(outputs[-1].extra_metrics)
         return outputs
+
+    def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
+        """Log as scvi-tools does, but the loss terms outside of inference mode.
+
+        The base method runs in inference mode, and what is logged there cannot be averaged over processes.
+        """
+        terms, loss_output.extra_metrics = loss_output.extra_metrics or {}, {}
+        super().compute_and_log_metrics(loss_output, metrics, mode)
+        loss_output.extra_metrics = terms
+        self.log_dict(
+            {f"{name}_{mode}": term for name, term in terms.items()},
+            on_step=self.on_step,
+            on_epoch=self.on_epoch,
+            batch_size=loss_output.n_obs_minibatch,
+            sync_dist=self.use_sync_dist,
+        )
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Training step; stops before the optimiser sees a loss that is not finite."""
