@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from scsiameseclu import cli
 from scsiameseclu.cli import main
 from scsiameseclu.data.datasets import synthetic
 
@@ -178,10 +179,18 @@ def test_help_everywhere(command: list[str], capsys: pytest.CaptureFixture[str])
     assert "usage: scsiameseclu" in capsys.readouterr().out
 
 
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys; from scsiameseclu import cli\n"
-        "try: cli.main(['--help'])\n"
-        "finally: sys.exit(bool({'torch', 'scanpy', 'scvi', 'pandas'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+def test_command_line_itself_loads_nothing_heavy() -> None:
+    """Alone, without what the package imports for its users, so that help and bad command lines answer at once."""
+    code = """
+import sys, types
+package = types.ModuleType("scsiameseclu")
+package.__path__ = [sys.argv[1]]
+sys.modules["scsiameseclu"] = package
+from scsiameseclu import cli
+try:
+    cli.main(["--help"])
+finally:
+    sys.exit(bool({"torch", "scanpy", "scvi", "pandas"} & set(sys.modules)))
+"""
+    folder = str(Path(cli.__file__).parent)
+    assert subprocess.run([sys.executable, "-c", code, folder], capture_output=True, check=False).returncode == 0
