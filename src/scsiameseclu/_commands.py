@@ -178,7 +178,7 @@ def _score(truth: pd.Series, labels: pd.Series) -> dict[str, float]:
 
     known = truth.notna().to_numpy()
     scores = clustering_metrics(truth[known].to_numpy(), labels[known].to_numpy())
-    return {name: round(float(score), 4) for name, score in scores.items()}
+    return {name: round(float(score), 4) for name, score in dict[str, Any](scores).items()}
 
 
 def _report(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str, Any], written: Sequence[str]) -> str:

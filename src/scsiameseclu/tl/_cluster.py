@@ -93,7 +93,7 @@ def cluster(
     """
     from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
 
-    setup = {"layer": layer, "batch_key": batch_key, "use_rep": use_rep, "neighbors_key": neighbors_key}
+    setup: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "use_rep": use_rep, "neighbors_key": neighbors_key}
     counts = get_counts(adata, layer)
     _check_keys(adata, batch_key, use_rep, neighbors_key)
     if n_top_genes is not None and n_top_genes < 2:
