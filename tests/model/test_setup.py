@@ -46,6 +46,28 @@ def test_cells_without_a_batch_are_counted(adata):
         SCSiameseClu.setup_anndata(adata, batch_key="batch")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("size_factor_key", 0.0, "expected positive numbers"),
+        ("size_factor_key", np.nan, "expected positive numbers"),
+        ("continuous_covariate_keys", np.inf, "expected finite numbers"),
+    ],
+)
+def test_unusable_numbers_are_located(adata, key, value, message):
+    adata.obs["number"] = 1.0
+    adata.obs.loc[adata.obs_names[4], "number"] = value
+    with pytest.raises(ValueError, match=f"{message}.*{adata.obs_names[4]}"):
+        SCSiameseClu.setup_anndata(adata, **{key: ["number"] if key.endswith("keys") else "number"})
+
+
+def test_views_are_refused_and_left_alone(adata):
+    view = adata[:100]
+    with pytest.raises(ValueError, match=r"adata\.copy"):
+        SCSiameseClu.setup_anndata(view)
+    assert view.is_view
+
+
 def test_backed_data_are_refused(adata, tmp_path):
     import anndata
 

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from anndata import AnnData
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
@@ -20,7 +22,10 @@ def check_setup_input(
     adata: AnnData,
     layer: str | None,
     batch_key: str | None,
-    obs_keys: Sequence[str | None],
+    labels_key: str | None,
+    size_factor_key: str | None,
+    categorical_covariate_keys: Sequence[str] | None,
+    continuous_covariate_keys: Sequence[str] | None,
 ) -> None:
     """Refuse data the model cannot be set up on.
 
@@ -33,23 +38,42 @@ def check_setup_input(
     KeyError
         If a key is missing; the message lists the available ones.
     ValueError
-        If there are fewer than two cells or genes, the counts are negative, NaN or infinite, or batch labels missing.
+        If it is a view, there are fewer than two cells or genes, the counts are negative, NaN or infinite, batch labels
+        are missing, size factors are not positive, or continuous covariates not finite.
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.")
     if adata.isbacked:
         raise NotImplementedError("Expected an AnnData in memory, found a backed one; call adata.to_memory() first.")
+    if adata.is_view:
+        raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
     if adata.n_obs < 2 or adata.n_vars < 2:
         raise ValueError(f"Expected at least 2 cells and 2 genes, found {adata.n_obs} and {adata.n_vars}.")
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}.")
-    for key in obs_keys:
+    covariates = [*(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
+    for key in [batch_key, labels_key, size_factor_key, *covariates]:
         if key is not None and key not in adata.obs:
             raise KeyError(f"Expected a column of adata.obs, found {key!r}. Available: {list(adata.obs.columns)}.")
+    for key in [size_factor_key, *(continuous_covariate_keys or [])]:
+        if key is not None:
+            _check_numbers(adata, key, positive=key == size_factor_key)
     if batch_key is not None and adata.obs[batch_key].isna().any():
         n_missing = int(adata.obs[batch_key].isna().sum())
         raise ValueError(f"Expected a batch for every cell, found {n_missing} missing values in obs[{batch_key!r}].")
     check_counts(adata.X if layer is None else adata.layers[layer], adata.obs_names, adata.var_names)
+
+
+def _check_numbers(adata: AnnData, key: str, *, positive: bool) -> None:
+    """Refuse a column with values that are not finite numbers, or not positive where they must be."""
+    values = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=float)
+    bad = ~np.isfinite(values) | (positive & (values <= 0))
+    if bad.any():
+        first = int(np.flatnonzero(bad)[0])
+        raise ValueError(
+            f"obs[{key!r}]: expected {'positive' if positive else 'finite'} numbers, found {adata.obs[key].iloc[first]!r} "
+            f"for cell {adata.obs_names[first]!r} ({int(bad.sum())} in all)."
+        )
 
 
 def standard_fields(

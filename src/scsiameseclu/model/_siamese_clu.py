@@ -1,8 +1,7 @@
-"""The model: set-up, construction, training."""
+"""The model: set-up, construction, description."""
 
 import errno
 import logging
-import math
 import pickle
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
-from scvi.model.base import ArchesMixin, BaseModelClass, UnsupervisedTrainingMixin
+from scvi.model.base import ArchesMixin, BaseModelClass
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
@@ -21,15 +20,13 @@ from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._setup import check_setup_input, standard_fields
+from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
 
 logger = logging.getLogger(__name__)
 
-_AUTO = "auto"
 
-
-class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTrainingMixin, BaseModelClass):
+class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin, BaseModelClass):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
     After scSiameseClu (Xu et al., IJCAI 2025): two augmented views of every cell, an expression and a graph encoder with
@@ -74,8 +71,6 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
     """
 
     _module_cls = SiameseModule
-    _training_plan_cls = SiameseTrainingPlan
-    _train_runner_cls = SiameseTrainRunner
 
     def __init__(
         self,
@@ -92,15 +87,15 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
     ) -> None:
         super().__init__(adata, registry)
         # numpy integers would make the saved file depend on the numpy version.
-        n_clusters = _checked_n_clusters(n_clusters)
+        n_clusters = checked_n_clusters(n_clusters)
         if adata is not None and not _compat.is_transferred(self.adata_manager):
-            _check_enough_cells(n_clusters, adata.n_obs)
+            check_enough_cells(n_clusters, adata.n_obs)
         stats = self.summary_stats
         cat_covs = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY)
         self.module = self._module_cls(
             n_genes=stats.n_vars,
             n_rep=stats[f"n_{SIAMESE_KEYS.GRAPH_REP}"],
-            n_clusters=None if n_clusters == _AUTO else n_clusters,
+            n_clusters=None if isinstance(n_clusters, str) else n_clusters,
             n_batch=stats.n_batch,
             n_cats_per_cov=list(cat_covs.get("n_cats_per_key", ())),
             n_continuous_cov=stats.get("n_extra_continuous_covs", 0),
@@ -176,14 +171,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
         The graph is written to ``obsm``, ``obsp`` and ``uns`` and reused while its fingerprint fits the data.
         """
         setup_method_args = cls._get_setup_method_args(**locals())
-        obs_keys = [
-            batch_key,
-            labels_key,
-            size_factor_key,
-            *(categorical_covariate_keys or []),
-            *(continuous_covariate_keys or []),
-        ]
-        check_setup_input(adata, layer, batch_key, obs_keys)
+        columns = (batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
+        check_setup_input(adata, layer, *columns)
         fields = [
             *cell_graph_fields(
                 layer=layer,
@@ -193,9 +182,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
                 neighbors_key=neighbors_key,
                 n_neighbors=n_neighbors,
             ),
-            *standard_fields(
-                layer, batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys
-            ),
+            *standard_fields(layer, *columns),
         ]
         _compat.forget_borrowed_identity(cls, adata)
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
@@ -247,114 +234,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
                 raise
             raise ValueError(f"Expected a saved model, found a damaged model.pt in {dir_path}.") from error
 
-    # -- training ------------------------------------------------------------------------------------------------
-
-    def train(
-        self,
-        max_epochs: int | None = None,
-        accelerator: str = "auto",
-        devices: int | list[int] | str = "auto",
-        train_size: float | None = None,
-        validation_size: float | None = None,
-        shuffle_set_split: bool = True,
-        batch_size: int = 256,
-        early_stopping: bool = False,
-        datasplitter_kwargs: dict[str, Any] | None = None,
-        plan_kwargs: dict[str, Any] | None = None,
-        **trainer_kwargs: Any,
-    ) -> None:
-        """Train the model.
-
-        Parameters
-        ----------
-        max_epochs
-            Epochs in all, pretraining and clustering in the proportion of the default schedule. By default the number
-            follows from the number of cells (:class:`~scsiameseclu.train.Schedule`).
-        accelerator, devices
-            As in scvi-tools.
-        train_size, validation_size, shuffle_set_split
-            Split of the cells. By default all cells train, or 90 % with ``early_stopping``.
-        batch_size
-            Cells per batch. The last, incomplete batch of an epoch is dropped if there is more than one.
-        early_stopping
-            Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
-            runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
-        datasplitter_kwargs
-            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
-        plan_kwargs
-            Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
-        **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`.
-
-        Raises
-        ------
-        NonFiniteLossError
-            If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
-        ValueError
-            If there are not more training cells than clusters, or ``max_epochs`` is below 1.
-
-        Notes
-        -----
-        An interrupt (Ctrl-C) ends the training and leaves a model that can predict. Training a trained model again
-        continues with its clusters.
-        """
-        self._validate_anndata()
-        if train_size is None:
-            train_size = 0.9 if early_stopping else 1.0
-        n_train = math.ceil(train_size * self.adata.n_obs)
-        distributed = "ddp" in str(trainer_kwargs.get("strategy", ""))
-        self._check_trainable(n_train, distributed)
-        schedule = Schedule.for_cells(n_train, max_epochs)
-        plan_options = dict(plan_kwargs or {})
-        n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
-        head = self.module.head
-        plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
-        if early_stopping:
-            trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
-            trainer_kwargs.setdefault("early_stopping_patience", 3)
-            trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
-        if max_epochs is None:
-            max_epochs = n_pretrain + schedule.n_cluster
-        # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
-        trainer_kwargs.setdefault("log_every_n_steps", 1)
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            # Processes share the cells, so that none may have a full batch.
-            datasplitter_kwargs={"drop_last": n_train > batch_size and not distributed, **(datasplitter_kwargs or {})},
-            plan_kwargs=plan_options,
-            **trainer_kwargs,
-        )
-
-    def _check_trainable(self, n_train: int, distributed: bool) -> None:
-        """Refuse settings that would fail late."""
-        _check_enough_cells(self.n_clusters, n_train)
-        if self.n_clusters == _AUTO and distributed:
-            raise ValueError("Expected an integer n_clusters for distributed training, found 'auto'.")
-
-    def _after_training(self, plan: SiameseTrainingPlan) -> None:
-        """Record what training found out; called by the runner, also after an interrupt."""
-        head = self.module.head
-        if head is None:
-            return
-        # The number of clusters is part of the module's shape, so it has to be there when the model is loaded.
-        self.init_params_["non_kwargs"]["n_clusters"] = head.n_clusters
-        if plan.n_clusters_result is not None:
-            self.n_clusters_search_ = plan.n_clusters_result.to_state()
-
     # -- description ---------------------------------------------------------------------------------------------
-
-    @property
-    def n_clusters(self) -> int | Literal["auto"]:
-        """Number of clusters; ``"auto"`` while it is still to be chosen."""
-        head = self.module.head
-        return "auto" if head is None else head.n_clusters
 
     def _params(self) -> dict[str, Any]:
         """Settings behind a result, as plain scalars."""
@@ -394,7 +274,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
         """Return size, data and state of the model."""
         stats, options = self.summary_stats, self.init_params_["non_kwargs"]
         data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
-        found = " (found)" if self.n_clusters_requested_ == _AUTO and self.n_clusters != _AUTO else ""
+        found = " (found)" if self.n_clusters_requested_ == AUTO and self.n_clusters != AUTO else ""
         return (
             f"{type(self).__name__}: {'trained' if self.is_trained_ else 'not trained'}\n"
             f"  data: {data} x {stats.n_vars} genes, {stats.n_batch} batch(es), "
@@ -403,24 +283,6 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, ArchesMixin, UnsupervisedTr
             f"  network: n_latent={options['n_latent']}, n_hidden={options['n_hidden']}, "
             f"n_layers={options['n_layers']}, gene_likelihood={options['gene_likelihood']!r}"
         )
-
-
-def _checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:
-    """Return the validated number of clusters as a plain int."""
-    if isinstance(n_clusters, str) and n_clusters == _AUTO:
-        return "auto"
-    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer):
-        raise TypeError(f"Expected n_clusters 'auto' or an integer, found {n_clusters!r}.")
-    if n_clusters < 2:
-        raise ValueError(f"Expected n_clusters of at least 2, found {n_clusters}.")
-    return int(n_clusters)
-
-
-def _check_enough_cells(n_clusters: int | Literal["auto"], n_cells: int) -> None:
-    """Refuse fewer cells than the clustering needs."""
-    needed = 3 if n_clusters == _AUTO else int(n_clusters) + 1
-    if n_cells < needed:
-        raise ValueError(f"Expected at least {needed} cells for n_clusters={n_clusters!r}, found {n_cells}.")
 
 
 def _package_version() -> str:

@@ -95,8 +95,13 @@ class SiameseModule(BaseModuleClass):
         self.off_diagonal_weight = off_diagonal_weight
         self.loss_weights = LossWeights.from_mapping(loss_weights)
         self.clustering_active = False
-        covariates = {"n_cat_list": [n_batch, *n_cats_per_cov], "n_cont": n_continuous_cov}
-        encoder = {"n_hidden": n_hidden, "n_layers": n_layers, "dropout_rate": dropout_rate, **covariates}
+        covariates: dict[str, Any] = {"n_cat_list": [n_batch, *n_cats_per_cov], "n_cont": n_continuous_cov}
+        encoder: dict[str, Any] = {
+            "n_hidden": n_hidden,
+            "n_layers": n_layers,
+            "dropout_rate": dropout_rate,
+            **covariates,
+        }
 
         self.expression_scaler = ExpressionScaler(n_genes)
         self.augmentation = ExpressionAugmentation(swap_rate, noise_sd)

@@ -1,0 +1,146 @@
+"""Training, and what it refuses or records."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from scvi.model.base import UnsupervisedTrainingMixin
+
+from scsiameseclu.module import SiameseModule
+from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
+
+AUTO: Literal["auto"] = "auto"
+
+
+class TrainingMixin(UnsupervisedTrainingMixin):
+    """Two-phase training on the schedule of the package."""
+
+    module: SiameseModule
+    init_params_: dict[str, Any]
+    n_clusters_search_: dict[str, Any] | None
+
+    _training_plan_cls = SiameseTrainingPlan
+    _train_runner_cls = SiameseTrainRunner
+
+    def train(
+        self,
+        max_epochs: int | None = None,
+        accelerator: str = "auto",
+        devices: int | list[int] | str = "auto",
+        train_size: float | None = None,
+        validation_size: float | None = None,
+        shuffle_set_split: bool = True,
+        batch_size: int = 256,
+        early_stopping: bool = False,
+        datasplitter_kwargs: dict[str, Any] | None = None,
+        plan_kwargs: dict[str, Any] | None = None,
+        **trainer_kwargs: Any,
+    ) -> None:
+        """Train the model.
+
+        Parameters
+        ----------
+        max_epochs
+            Epochs in all, pretraining and clustering in the proportion of the default schedule. By default the number
+            follows from the number of cells (:class:`~scsiameseclu.train.Schedule`).
+        accelerator, devices
+            As in scvi-tools.
+        train_size, validation_size, shuffle_set_split
+            Split of the cells. By default all cells train, or 90 % with ``early_stopping``.
+        batch_size
+            Cells per batch. The last, incomplete batch of an epoch is dropped if there is more than one.
+        early_stopping
+            Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
+            runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
+        datasplitter_kwargs
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
+        plan_kwargs
+            Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
+        **trainer_kwargs
+            Arguments of :class:`scvi.train.Trainer`.
+
+        Raises
+        ------
+        NonFiniteLossError
+            If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
+        ValueError
+            If there are not more training cells than clusters, or ``max_epochs`` is below 1.
+
+        Notes
+        -----
+        An interrupt (Ctrl-C) ends the training and leaves a model that can predict. Training a trained model again
+        continues with its clusters.
+        """
+        self._validate_anndata()  # type: ignore[attr-defined]
+        if train_size is None:
+            train_size = 0.9 if early_stopping else 1.0
+        n_train = math.ceil(train_size * self.adata.n_obs)  # type: ignore[attr-defined]
+        distributed = "ddp" in str(trainer_kwargs.get("strategy", ""))
+        self._check_trainable(n_train, distributed)
+        schedule = Schedule.for_cells(n_train, max_epochs)
+        plan_options = dict(plan_kwargs or {})
+        n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
+        head = self.module.head
+        plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
+        if early_stopping:
+            trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
+            trainer_kwargs.setdefault("early_stopping_patience", 3)
+            trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
+        if max_epochs is None:
+            max_epochs = n_pretrain + schedule.n_cluster
+        # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
+        trainer_kwargs.setdefault("log_every_n_steps", 1)
+        super().train(
+            max_epochs=max_epochs,
+            accelerator=accelerator,
+            devices=devices,
+            train_size=train_size,
+            validation_size=validation_size,
+            shuffle_set_split=shuffle_set_split,
+            batch_size=batch_size,
+            early_stopping=early_stopping,
+            # Processes share the cells, so that none may have a full batch.
+            datasplitter_kwargs={"drop_last": n_train > batch_size and not distributed, **(datasplitter_kwargs or {})},
+            plan_kwargs=plan_options,
+            **trainer_kwargs,
+        )
+
+    def _check_trainable(self, n_train: int, distributed: bool) -> None:
+        """Refuse settings that would fail late."""
+        check_enough_cells(self.n_clusters, n_train)
+        if self.n_clusters == AUTO and distributed:
+            raise ValueError("Expected an integer n_clusters for distributed training, found 'auto'.")
+
+    def _after_training(self, plan: SiameseTrainingPlan) -> None:
+        """Record what training found out; called by the runner, also after an interrupt."""
+        head = self.module.head
+        if head is None:
+            return
+        # The number of clusters is part of the module's shape, so it has to be there when the model is loaded.
+        self.init_params_["non_kwargs"]["n_clusters"] = head.n_clusters
+        if plan.n_clusters_result is not None:
+            self.n_clusters_search_ = plan.n_clusters_result.to_state()
+
+    @property
+    def n_clusters(self) -> int | Literal["auto"]:
+        """Number of clusters; ``"auto"`` while it is still to be chosen."""
+        head = self.module.head
+        return AUTO if head is None else head.n_clusters
+
+
+def checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:
+    """Return the validated number of clusters as a plain int."""
+    if isinstance(n_clusters, str) and n_clusters == AUTO:
+        return "auto"
+    if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer):
+        raise TypeError(f"Expected n_clusters 'auto' or an integer, found {n_clusters!r}.")
+    if n_clusters < 2:
+        raise ValueError(f"Expected n_clusters of at least 2, found {n_clusters}.")
+    return int(n_clusters)
+
+
+def check_enough_cells(n_clusters: int | Literal["auto"], n_cells: int) -> None:
+    """Refuse fewer cells than the clustering needs."""
+    needed = 3 if n_clusters == AUTO else int(n_clusters) + 1
+    if n_cells < needed:
+        raise ValueError(f"Expected at least {needed} cells for n_clusters={n_clusters!r}, found {n_cells}.")
