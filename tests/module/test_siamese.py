@@ -132,7 +132,11 @@ def test_sample_draws_counts():
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [({"contrastive": 1.0}, "contrastive"), ({"clustering": -1.0}, "clustering"), ({"clustering": float("nan")}, "finite")],
+    [
+        ({"contrastive": 1.0}, "contrastive"),
+        ({"clustering": -1.0}, "clustering"),
+        ({"clustering": float("nan")}, "finite"),
+    ],
 )
 def test_bad_loss_weights_are_refused(weights, message):
     with pytest.raises(ValueError, match=message):

@@ -46,7 +46,9 @@ def test_representation_scaler_keeps_proportions_of_axes():
     scaled = scaler(rep)
     assert scaled.var(dim=0, unbiased=False).mean() == pytest.approx(1.0, abs=1e-4)
     assert torch.allclose(scaled.mean(dim=0), torch.zeros(2), atol=1e-4)
-    assert scaled[:, 0].std() / scaled[:, 1].std() == pytest.approx((rep[:, 0].std() / rep[:, 1].std()).item(), rel=1e-4)
+    assert scaled[:, 0].std() / scaled[:, 1].std() == pytest.approx(
+        (rep[:, 0].std() / rep[:, 1].std()).item(), rel=1e-4
+    )
 
 
 def test_expression_encoder_reads_its_covariates():

@@ -19,7 +19,9 @@ def head(points):
 
 
 def test_cosine_logits(head, points):
-    expected = torch.cosine_similarity((points - head.origin)[:, None], (head.centers - head.origin)[None], dim=-1) / 0.1
+    expected = (
+        torch.cosine_similarity((points - head.origin)[:, None], (head.centers - head.origin)[None], dim=-1) / 0.1
+    )
     assert torch.allclose(head(points), expected, atol=1e-4)
     assert head(points)[:3].argmax(dim=1).tolist() == [0, 1, 2]
 
