@@ -105,6 +105,25 @@ def test_predict_refuses_cells_without_a_common_gene(
     assert "No reference var names found in query data" in _error_line(capsys, argv)
 
 
+def test_predict_names_what_the_model_was_set_up_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adata = synthetic(n_obs=60, n_vars=30, n_types=2, n_batches=2)
+    adata.layers["counts"] = adata.X.copy()
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    setup = ["--batch-key", "batch", "--layer", "counts", "--n-clusters", "2"]
+    assert main(["fit", str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "fitted"), *setup, *FAST]) == 0
+    argv = ["predict", tmp_path / "query.h5ad", "--model", tmp_path / "fitted" / "model", "--out", tmp_path / "out"]
+    adata.obs["batch"] = "unseen"
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    assert "Category unseen not found" in _error_line(capsys, argv)
+    del adata.layers["counts"]
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    assert "found 'counts'" in _error_line(capsys, argv)
+    del adata.obs["batch"]
+    adata.layers["counts"] = adata.X
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    assert "found 'batch'" in _error_line(capsys, argv)
+
+
 def test_info_describes_the_model(fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(["info", str(fitted / "model"), "--json"]) == 0
