@@ -275,22 +275,21 @@ def _is_demo(out: Path) -> bool:
 
 def _quieten(arguments: argparse.Namespace) -> None:
     """One line per message of ours; what other packages have to say only with ``--verbose``."""
+    logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s", stream=sys.stderr)
+    if not arguments.verbose:  # before the imports below, some of which warn
+        for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        warnings.filterwarnings("ignore", module=r"(anndata|lightning|numba|scanpy|sklearn|torch|umap)\b")
+        warnings.showwarning = lambda message, *_, **__: logger.warning("%s", one_line(message))
     import matplotlib
     import scvi
 
     matplotlib.use("agg")
     level = logging.INFO if arguments.verbose else logging.WARNING
-    logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s", stream=sys.stderr)
     logging.getLogger(PROGRAM).setLevel(level)
     scvi.settings.verbosity = level
-    if arguments.verbose:
-        return
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
-        warnings.simplefilter("ignore", category)
-    warnings.filterwarnings("ignore", module=r"(anndata|lightning|numba|scanpy|sklearn|torch|umap)\b")
-    warnings.showwarning = lambda message, *_, **__: logger.warning("%s", one_line(message))
+        logging.getLogger(name).setLevel(level if arguments.verbose else logging.ERROR)
 
 
 def one_line(message: BaseException | str) -> str:
