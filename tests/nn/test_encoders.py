@@ -93,11 +93,18 @@ def test_each_cell_sees_only_its_own_block(graph_encoder):
     assert torch.allclose(graph_encoder(rep, neighbors, weights), alone, atol=1e-6)
 
 
-def test_isolated_cells_and_real_edges(graph_encoder):
+def test_a_cell_without_edges_stands_in_for_its_neighbours(graph_encoder):
     rep, neighbors = torch.randn(2, 5), torch.randn(2, 3, 5)
     isolated = graph_encoder(rep, neighbors, torch.zeros(2, 3))
     assert torch.isfinite(isolated).all()
     assert not torch.allclose(isolated, graph_encoder(rep, neighbors, torch.ones(2, 3)))
+    assert not torch.allclose(isolated, graph_encoder(rep + 1.0, neighbors, torch.zeros(2, 3)))
+
+
+def test_the_mean_of_the_neighbours_does_not_see_the_cell():
+    encoder = GraphEncoder(5, 3, n_hidden=8, convolution="mean")
+    rep, neighbors, weights = torch.randn(4, 5), torch.randn(4, 6, 5), torch.rand(4, 6) + 0.1
+    assert torch.equal(encoder(rep, neighbors, weights), encoder(rep + 5.0, neighbors, weights))
 
 
 def test_mean_convolution_is_the_weighted_mean():
@@ -113,3 +120,15 @@ def test_mean_convolution_is_the_weighted_mean():
 def test_unknown_convolution_is_refused():
     with pytest.raises(ValueError, match="'mean' or 'attention'"):
         GraphEncoder(2, 2, convolution="gcn")
+
+
+def test_standardised_proportions_are_z_scores():
+    counts = torch.poisson(torch.rand(300, 6) * 20) + 1.0
+    proportions = counts / counts.sum(dim=1, keepdim=True)
+    log_normalised = torch.log1p(1e4 * proportions)
+    scaler = ExpressionScaler(6)
+    scaler.fit(log_normalised.mean(dim=0), log_normalised.std(dim=0, unbiased=False), 1e4)
+    scores = scaler.standardise(proportions)
+    assert torch.allclose(scores.mean(dim=0), torch.zeros(6), atol=1e-3)
+    spread = scores.std(dim=0, unbiased=False)
+    assert torch.allclose(spread, spread[0].expand(6), rtol=1e-3)

@@ -74,3 +74,10 @@ def test_centers_are_trainable(head, points):
 def test_bad_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         ClusterHead(3, 4, **options)
+
+
+def test_hard_clusters_become_targets_smoothed_towards_the_marginals(head):
+    targets = head.smoothed_one_hot(torch.tensor([0, 2]))
+    assert torch.allclose(targets.sum(dim=1), torch.ones(2))
+    assert targets[0].tolist() == pytest.approx([0.9 + 0.05, 0.03, 0.02])
+    assert targets[1].tolist() == pytest.approx([0.05, 0.03, 0.9 + 0.02])

@@ -265,8 +265,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
             search = self.n_clusters_search_
             quality["n_clusters_search"] = {
                 "criterion": search["criterion"],
-                "candidates": np.asarray(search["candidates"]),
-                "values": np.asarray(search["values"]),
+                "resolutions": np.asarray(search["resolutions"]),
+                "n_communities": np.asarray(search["n_communities"]),
             }
         return quality
 

@@ -30,9 +30,9 @@ View = dict[str, Tensor]
 class SiameseModule(BaseModuleClass):
     """Expression encoder, graph encoder, adaptive fusion, count decoder and clustering head.
 
-    In training a cell is seen twice: view 1 has its kNN block with edges dropped at random, view 2 its
-    personalised-PageRank block, each with its own corruption of the expression; the weights are shared. In evaluation
-    there is one view, uncorrupted, with the full kNN block, and nothing is random.
+    In training a cell is seen twice: view 1 has its kNN block, view 2 its personalised-PageRank block, each with edges
+    dropped at random and its own corruption of the expression; the weights are shared. In evaluation there is one view,
+    uncorrupted, with the full kNN block, and nothing is random.
 
     No tensor in here has a dimension of the size of the data.
 
@@ -55,7 +55,7 @@ class SiameseModule(BaseModuleClass):
     swap_rate, noise_sd
         See :class:`~scsiameseclu.nn.ExpressionAugmentation`.
     edge_drop_rate
-        Share of kNN edges dropped in view 1.
+        Share of the edges dropped in each view.
     off_diagonal_weight
         Weight of the decorrelation part of the latent-level losses.
     kernel, temperature, sharpening
@@ -82,7 +82,7 @@ class SiameseModule(BaseModuleClass):
         dropout_rate: float = 0.0,
         swap_rate: float = 0.4,
         noise_sd: float = 0.1,
-        edge_drop_rate: float = 0.1,
+        edge_drop_rate: float = 0.5,
         off_diagonal_weight: float = 0.05,
         kernel: Any = "cosine",
         temperature: float = 0.1,
@@ -272,11 +272,14 @@ class SiameseModule(BaseModuleClass):
                 + self._latent(first["z_graph"], second["z_graph"])
             )
         if weights.cross_correlation > 0.0:
-            terms["cross_correlation"] = self._latent(first["z_expression"], second["z_graph"])
+            terms["cross_correlation"] = 0.5 * (
+                self._latent(first["z_expression"], second["z_graph"])
+                + self._latent(second["z_expression"], first["z_graph"])
+            )
         if "z_alone" in inference_outputs:
             terms["propagation"] = losses.propagation_loss(inference_outputs["z_alone"], first["z_graph"])
         if weights.clustering > 0.0 and self.clustering_active and self.head is not None:
-            terms["clustering"] = self._clustering(self.head, first["z"], second["z"])
+            terms["clustering"] = self._clustering(self.head, tensors, first["z"], second["z"])
 
         total = sum((getattr(weights, name) * term for name, term in terms.items()), start=0.0 * first["z"].sum())
         metrics = {name: term.detach() for name, term in terms.items()}
@@ -294,11 +297,27 @@ class SiameseModule(BaseModuleClass):
         pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
         return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
 
-    def _clustering(self, head: ClusterHead, z_first: Tensor, z_second: Tensor) -> Tensor:
-        """KL(P || Q) of both views against the target of their mean logits."""
+    def _clustering(self, head: ClusterHead, tensors: dict[str, Tensor], z_first: Tensor, z_second: Tensor) -> Tensor:
+        """KL(P || Q) of both views against one target: the transport target of their mean logits.
+
+        While a batch carries the cells' part of the first partition (-1: not in it), that is the target instead.
+        """
         logits = [head(z_first), head(z_second)]
         targets = head.targets(torch.stack(logits).detach().mean(dim=0))
+        part = tensors.get(SIAMESE_KEYS.INITIAL_CLUSTER)
+        if part is not None:
+            targets = torch.where(part >= 0, head.smoothed_one_hot(part.squeeze(1).clamp_min(0)), targets)
         return torch.stack([losses.clustering_kl(targets, each.log_softmax(dim=1)) for each in logits]).mean()
+
+    def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:
+        """Z-scored log-normalised expression decoded from embeddings, ``(batch, n_genes)``, all as of the first batch.
+
+        A space in which distances mean something: the embedding's own axes are arbitrary, and decorrelation has made them
+        equally wide.
+        """
+        ones = torch.ones(z.shape[0], 1, device=z.device)
+        scale = self.generative(z, ones, categories, cont, transform_batch=0)["px"].get_normalized("scale")
+        return self.expression_scaler.standardise(scale)
 
     @torch.inference_mode()
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GATv2Conv, GraphConv
+from torch_geometric.nn import GATv2Conv, SimpleConv
 
 from scsiameseclu.nn._layers import hidden_stack
 
@@ -70,6 +70,11 @@ class ExpressionScaler(nn.Module):
         # An all-zero cell has library 0 and stays at log1p(0).
         log_normalised = torch.log1p(counts * (self.target_sum / library.clamp_min(_EPS)))
         return ((log_normalised - self.mean) * self.weight).clamp(-self.clip, self.clip)
+
+    def standardise(self, proportions: Tensor) -> Tensor:
+        """Z-score expression given as proportions ``(batch, n_genes)`` (up to one factor common to all genes)."""
+        # The weight is 1 / sqrt(sd), so its square is 1 / sd.
+        return (torch.log1p(proportions * self.target_sum) - self.mean) * self.weight.square()
 
 
 class RepresentationScaler(nn.Module):
@@ -141,11 +146,14 @@ class ExpressionEncoder(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """Embed a cell's representation together with its block of ``k`` neighbours.
+    """Embed a cell from its block of ``k`` neighbours.
 
     One PyG convolution on the bipartite graph "neighbours -> cells of the batch", whose pattern is the same for every
-    batch, then an MLP. Edges of weight 0 (padding, or dropped by :func:`~scsiameseclu.nn.perturb_edges`) carry
-    nothing; a cell without any edge is embedded from its own representation alone.
+    batch, then an MLP. The cell itself is left out: the expression encoder sees the cell and no neighbour, the graph
+    encoder the neighbours and not the cell, so that agreement between the two branches has to be learned. (With the cell on
+    both sides, and inputs smoothed by the graph, they agree from the start and learn nothing.) Edges of weight 0 (padding,
+    or dropped by :func:`~scsiameseclu.nn.perturb_edges`) carry nothing; a cell without any edge stands in for its
+    neighbours.
 
     Parameters
     ----------
@@ -154,11 +162,11 @@ class GraphEncoder(nn.Module):
     n_latent
         Width of the embedding.
     n_hidden, n_layers
-        Width of the convolution and of the hidden layers, and number of the hidden layers.
+        Width and number of the hidden layers.
     n_cat_list, n_cont
         Categories of each categorical covariate (batch first), number of continuous covariates.
     convolution
-        ``"mean"``: mean of the neighbours by edge weight (:class:`torch_geometric.nn.GraphConv`); ``"attention"``:
+        ``"mean"``: mean of the neighbours by edge weight (:class:`torch_geometric.nn.SimpleConv`); ``"attention"``:
         :class:`torch_geometric.nn.GATv2Conv` with the edge weight as edge feature.
     dropout_rate
         Dropout probability of the hidden layers.
@@ -182,11 +190,11 @@ class GraphEncoder(nn.Module):
         self.scaler = RepresentationScaler(n_rep)
         self.conv: nn.Module
         if convolution == "mean":
-            self.conv = GraphConv((n_rep, n_rep), n_hidden, aggr="add")
+            self.conv = SimpleConv(aggr="sum")
         else:
-            self.conv = GATv2Conv((n_rep, n_rep), n_hidden, heads=1, edge_dim=1, add_self_loops=False, residual=True)
+            self.conv = GATv2Conv((n_rep, n_rep), n_rep, heads=1, edge_dim=1, add_self_loops=False)
         self.hidden = hidden_stack(
-            n_hidden, n_hidden, n_layers, n_cat_list=n_cat_list, n_cont=n_cont, dropout_rate=dropout_rate
+            n_rep, n_hidden, n_layers, n_cat_list=n_cat_list, n_cont=n_cont, dropout_rate=dropout_rate
         )
         self.project = nn.Linear(n_hidden, n_latent)
 
@@ -218,14 +226,16 @@ class GraphEncoder(nn.Module):
         own = self.scaler(rep)
         others = self.scaler(neighbor_rep).flatten(0, 1)
         edges = _block_edges(edge_weight.shape[0], edge_weight.shape[1], rep.device)
-        weights = (edge_weight / edge_weight.sum(dim=1, keepdim=True).clamp_min(_EPS)).flatten()
+        total = edge_weight.sum(dim=1, keepdim=True)
+        weights = (edge_weight / total.clamp_min(_EPS)).flatten()
         if self.convolution == "mean":
             mixed = self.conv((others, own), edges, weights)
         else:
             # Attention has no notion of an edge of weight 0, so such edges must not be there at all.
             present = weights > 0
             mixed = self.conv((others, own), edges[:, present], edge_attr=weights[present].unsqueeze(1))
-        return self.project(self.hidden(nn.functional.mish(mixed), *categories, cont=cont))
+        mixed = torch.where(total > 0, mixed, own)
+        return self.project(self.hidden(mixed, *categories, cont=cont))
 
 
 def _block_edges(n_cells: int, k: int, device: torch.device) -> Tensor:

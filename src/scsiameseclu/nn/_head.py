@@ -32,6 +32,8 @@ class ClusterHead(nn.Module):
         :math:`\tau` of the cosine kernel.
     sharpening
         Factor :math:`\beta` on the logits of the target; above 1 the target is more certain than the assignment.
+    label_smoothing
+        Share of a target made from a hard label that goes to the marginals instead.
     """
 
     origin: Tensor
@@ -46,6 +48,7 @@ class ClusterHead(nn.Module):
         kernel: Kernel = "cosine",
         temperature: float = 0.1,
         sharpening: float = 1.5,
+        label_smoothing: float = 0.1,
     ) -> None:
         super().__init__()
         if kernel not in ("cosine", "student_t"):
@@ -55,6 +58,7 @@ class ClusterHead(nn.Module):
         self.kernel = kernel
         self.temperature = temperature
         self.sharpening = sharpening
+        self.label_smoothing = label_smoothing
         self.centers = nn.Parameter(torch.zeros(n_clusters, n_latent))
         self.register_buffer("origin", torch.zeros(n_latent))
         self.register_buffer("log_duals", torch.zeros(n_clusters))
@@ -115,3 +119,9 @@ class ClusterHead(nn.Module):
     def targets(self, logits: Tensor) -> Tensor:
         """Transport targets of cells with these logits, ``(batch, n_clusters)``, rows sum to 1, no gradient."""
         return target_from_duals(self.sharpening * logits, self.log_duals)
+
+    @torch.no_grad()
+    def smoothed_one_hot(self, clusters: Tensor) -> Tensor:
+        """Targets ``(batch, n_clusters)`` from hard clusters ``(batch,)``, smoothed towards the marginals."""
+        one_hot = nn.functional.one_hot(clusters, self.n_clusters).to(self.marginals.dtype)
+        return (1.0 - self.label_smoothing) * one_hot + self.label_smoothing * self.marginals
