@@ -1,14 +1,35 @@
-"""Siamese graph clustering of single-cell counts with optimal transport, on scvi-tools."""
+"""Clusters of single cells from raw counts, as an scvi-tools model.
 
+Submodules and the model are imported on first use, so that the command line answers at once and plotting or scoring does not
+wait for torch.
+"""
+
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
-from scsiameseclu import metrics, pl, pp, tl
-from scsiameseclu.data import datasets
-from scsiameseclu.model import SCSiameseClu
+if TYPE_CHECKING:
+    from scsiameseclu import losses, metrics, module, nn, ot, pl, pp, tl, train
+    from scsiameseclu.data import datasets
+    from scsiameseclu.model import SCSiameseClu
+
+__all__ = ["SCSiameseClu", "datasets", "losses", "metrics", "module", "nn", "ot", "pl", "pp", "tl", "train"]
 
 try:
     __version__ = version("scsiameseclu")
-except PackageNotFoundError:  # run from a source folder that is not installed
-    __version__ = "0+unknown"
+except PackageNotFoundError:  # a source folder that is not installed
+    __version__ = "unknown"
 
-__all__ = ["SCSiameseClu", "__version__", "datasets", "metrics", "pl", "pp", "tl"]
+
+def __getattr__(name: str) -> Any:
+    if name == "SCSiameseClu":
+        return import_module("scsiameseclu.model").SCSiameseClu
+    if name == "datasets":
+        return import_module("scsiameseclu.data.datasets")
+    if name in __all__:
+        return import_module(f"scsiameseclu.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

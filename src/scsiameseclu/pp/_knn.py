@@ -123,7 +123,7 @@ def _mean_distance(distances: NDArray[Any], is_edge: NDArray[np.bool_]) -> tuple
     """Mean distance per row and overall; the cell itself counts with 0, as in umap-learn."""
     totals = np.where(is_edge, distances, 0.0).sum(axis=1, keepdims=True, dtype=np.float64)
     counts = is_edge.sum(axis=1, keepdims=True) + 1
-    return totals / counts, float(totals.sum() / max(counts.sum(), 1))
+    return totals / counts, float(totals.sum() / max(int(counts.sum()), 1))
 
 
 def _check_rep(rep: ArrayLike) -> NDArray[np.float32]:
