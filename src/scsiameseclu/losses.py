@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "assignment_entropy",
     "batch_neighbor_mask",
     "cell_correlation_loss",
     "clustering_kl",
     "latent_correlation_loss",
-    "masked_reconstruction_loss",
     "propagation_loss",
 ]
 
@@ -223,63 +221,6 @@ def clustering_kl(p: Tensor, log_q: Tensor) -> Tensor:
     # 0 * (-inf) would be NaN where a cluster is impossible under both.
     log_q = log_q.masked_fill(p == 0, 0.0)
     return (torch.special.xlogy(p, p) - p * log_q).sum() / max(p.shape[0], 1)
-
-
-def assignment_entropy(log_q: Tensor) -> Tensor:
-    r"""Mean entropy of the soft assignments, :math:`-\frac{1}{B}\sum_{ik} Q_{ik} \log Q_{ik}`.
-
-    Parameters
-    ----------
-    log_q
-        Log soft assignments, shape ``(B, K)``.
-
-    Returns
-    -------
-    Tensor
-        Scalar in ``[0, log K]`` nats: 0 when every cell is certain.
-    """
-    q = log_q.exp()
-    return -(q * log_q.masked_fill(q == 0, 0.0)).sum() / max(log_q.shape[0], 1)
-
-
-def masked_reconstruction_loss(x_hat: Tensor, x: Tensor, corrupted: Tensor, corrupted_weight: float = 0.75) -> Tensor:
-    r"""Squared error of the clean values rebuilt from a corrupted view, corrupted entries weighing more.
-
-    .. math:: L = \frac{1}{BG} \sum_{ig} w_{ig} (\hat x_{ig} - x_{ig})^2, \qquad
-        w_{ig} = w \text{ where corrupted, } 1 - w \text{ elsewhere}
-
-    Parameters
-    ----------
-    x_hat
-        Reconstruction, shape ``(B, G)``.
-    x
-        Clean values, shape ``(B, G)``.
-    corrupted
-        Entries that were replaced in the input, boolean, shape ``(B, G)``.
-    corrupted_weight
-        :math:`w \in [0, 1]`.
-
-    Returns
-    -------
-    Tensor
-        Scalar ``>= 0``.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
-    Notes
-    -----
-    Source: the weighting of scMAE (Fang et al., 2024).
-    """
-    _check_pair(x_hat, x)
-    if corrupted.shape != x.shape:
-        raise ValueError(
-            f"Expected corrupted of shape {tuple(x.shape)}, found {tuple(corrupted.shape)}; pass the mask of this view."
-        )
-    weight = torch.where(corrupted, corrupted_weight, 1.0 - corrupted_weight).to(x.dtype)
-    return (weight * (x_hat - x).square()).sum() / max(x.numel(), 1)
 
 
 def _standardised(x: Tensor) -> Tensor:

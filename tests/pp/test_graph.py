@@ -38,13 +38,6 @@ def test_transition_rows_sum_to_one_except_for_isolated_cells():
     np.testing.assert_allclose(rows, [1, 1, 1, 0], rtol=1e-6)
 
 
-def test_row_normalized_weights_keep_padding_at_zero():
-    found = tables(INDICES, WEIGHTS).row_normalized_weights()
-    np.testing.assert_allclose(found.sum(axis=1), [1, 1, 1, 0], rtol=1e-6)
-    assert found[2, 1] == 0
-    assert found.dtype == np.float32
-
-
 def test_distance_matrix_keeps_zero_distances_but_not_padding():
     graph = tables([[1, 2], [0, 2], [0, 1]], np.ones((3, 2)), distances=[[0, 2], [0, 2], [2, 2]])
     assert graph.distance_matrix().nnz == 6

@@ -218,14 +218,8 @@ class PredictionMixin:
         adata.obsm[probs_key(key_added)] = probs
         adata.obsm[ADATA_KEYS.LATENT] = latent
         adata.uns[key_added] = {
-            "params": self._params(),
+            "params": self._params(),  # type: ignore[attr-defined]
             "n_clusters": len(labels.categories),
             "mean_confidence": float(confidence.mean()),
-            **self._quality(),
+            **self._quality(),  # type: ignore[attr-defined]
         }
-
-    def _params(self) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _quality(self) -> dict[str, Any]:
-        raise NotImplementedError

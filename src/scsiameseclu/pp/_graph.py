@@ -94,11 +94,6 @@ class NeighborGraph:
         inverse = np.divide(1.0, totals, out=np.zeros_like(totals), where=totals > 0)
         return csr_matrix(diags(inverse.astype(np.float32)) @ adjacency)
 
-    def row_normalized_weights(self) -> NDArray[np.float32]:
-        """Weights divided by the sum of their row, float32 of shape ``(n_obs, n_neighbors)``; isolated cells keep 0."""
-        totals = self.weights.sum(axis=1, keepdims=True)
-        return np.divide(self.weights, totals, out=np.zeros_like(self.weights), where=totals > 0)
-
     def _to_csr(self, values: NDArray[np.float32]) -> csr_matrix:
         is_edge = self.is_edge
         indptr = np.concatenate([[0], np.cumsum(is_edge.sum(axis=1))])
