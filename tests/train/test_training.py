@@ -10,6 +10,7 @@ import torch
 
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.nn import ClusterHead
 from scsiameseclu.train import NonFiniteLossError
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -99,6 +100,16 @@ def test_targets_are_refreshed_on_schedule(adata):
     assert not torch.equal(duals[1], duals[2])
     assert torch.equal(duals[2], duals[3])
     assert len(model.history["sinkhorn_marginal_error"]) == 2
+
+
+@pytest.mark.parametrize(("n_warmup", "expected"), [(None, 2), (0, 0), (3, 3), (9, 4)])
+def test_first_partition_is_the_target_while_warming_up(adata, monkeypatch, n_warmup, expected):
+    used, smoothed = [], ClusterHead.smoothed_one_hot
+    monkeypatch.setattr(ClusterHead, "smoothed_one_hot", lambda head, part: used.append(part) or smoothed(head, part))
+    plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": n_warmup}
+    make(adata).train(max_epochs=5, plan_kwargs=plan, **QUICK)
+    assert len(used) == expected  # one batch an epoch, four epochs of clustering
+    assert all(torch.equal(part.unique(), torch.arange(3)) for part in used)
 
 
 def test_history_has_every_term(adata):
@@ -219,6 +230,14 @@ def test_training_again_keeps_the_clusters(adata):
     assert (model.predict() == before).mean() > 0.9
 
 
+def test_early_stopping_of_a_trained_model_starts_at_once(adata):
+    model = make(adata)
+    model.train(max_epochs=2, **QUICK)
+    record = Record()
+    model.train(max_epochs=30, early_stopping=True, early_stopping_min_delta=1e6, callbacks=[record], **QUICK)
+    assert len(record.active) == 1 + 3
+
+
 def test_large_data_are_sampled_for_the_targets(adata):
     model = make(adata)
     model.train(max_epochs=3, plan_kwargs={"max_init_cells": 40}, **QUICK)
@@ -237,6 +256,8 @@ def test_variants_train(adata, option):
 def test_auto_needs_one_process(adata):
     with pytest.raises(ValueError, match="distributed"):
         make(adata, "auto").train(strategy="ddp_find_unused_parameters_true", **QUICK)
+    with pytest.raises(ValueError, match="distributed"):
+        make(adata, "auto").train(devices=2, **QUICK)
 
 
 DISTRIBUTED = """

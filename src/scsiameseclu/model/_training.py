@@ -44,7 +44,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             Epochs in all, pretraining and clustering in the proportion of the default schedule. By default the number
             follows from the number of cells (:class:`~scsiameseclu.train.Schedule`).
         accelerator, devices
-            As in scvi-tools.
+            As in scvi-tools. With several devices, give ``n_clusters`` as a number and
+            ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused.
         train_size, validation_size, shuffle_set_split
             Split of the cells. By default all cells train, or 90 % with ``early_stopping``.
         batch_size
@@ -75,7 +76,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if train_size is None:
             train_size = 0.9 if early_stopping else 1.0
         n_train = math.ceil(train_size * self.adata.n_obs)  # type: ignore[attr-defined]
-        distributed = "ddp" in str(trainer_kwargs.get("strategy", ""))
+        distributed = _is_distributed(devices, trainer_kwargs.get("strategy"))
         self._check_trainable(n_train, distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
         plan_options = dict(plan_kwargs or {})
@@ -85,7 +86,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs.setdefault("early_stopping_patience", 3)
-            trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
+            # A model that has its clusters starts with the clustering phase.
+            placed = head is not None and head.is_initialised
+            trainer_kwargs.setdefault("early_stopping_warmup_epochs", 0 if placed else n_pretrain)
         if max_epochs is None:
             max_epochs = n_pretrain + schedule.n_cluster
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
@@ -126,6 +129,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """Number of clusters; ``"auto"`` while it is still to be chosen."""
         head = self.module.head
         return AUTO if head is None else head.n_clusters
+
+
+def _is_distributed(devices: int | list[int] | str, strategy: Any) -> bool:
+    """Whether several processes will train; Lightning chooses DDP for several devices without being told."""
+    several = len(devices) > 1 if isinstance(devices, list) else isinstance(devices, int) and devices > 1
+    return several or "ddp" in str(strategy)
 
 
 def checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:
