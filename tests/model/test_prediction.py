@@ -105,6 +105,14 @@ def test_unknown_new_cells(trained):
     assert len(trained.predict(new)) == 60
 
 
+def test_cells_of_unknown_or_missing_batches_are_refused(trained):
+    for batch, message in (("unseen", "Category unseen not found"), (None, "label for every cell, found 60 missing")):
+        new = synthetic(n_obs=60, n_vars=80, n_types=3, n_batches=2, seed=5)
+        new.obs["batch"] = batch
+        with pytest.raises(ValueError, match=message):
+            trained.predict(new)
+
+
 def test_duplicate_names_are_kept(trained, hard):
     twins = trained.adata.copy()
     twins.obs_names = ["cell"] * 200

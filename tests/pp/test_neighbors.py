@@ -42,6 +42,16 @@ def test_scanpy_works_on_the_stored_graph(adata):
     assert adata.obsm["X_umap"].shape == (120, 2)
 
 
+@pytest.mark.slow  # numba compiles pynndescent
+def test_installed_pynndescent_serves_scanpy_above_8192_cells():
+    # Up to 8,192 cells scanpy compares all pairs. What pynndescent 0.7 returns makes it crash: hence the bound in pyproject.toml.
+    cells = ad.AnnData(
+        np.zeros((8_200, 1), np.float32), obsm={"X_pca": np.random.default_rng(0).normal(size=(8_200, 3))}
+    )
+    sc.pp.neighbors(cells, use_rep="X_pca", n_neighbors=5)
+    assert cells.obsp["connectivities"].getnnz(axis=1).min() >= 4
+
+
 def test_graph_survives_writing(adata, tmp_path):
     adata.write_h5ad(tmp_path / "graph.h5ad")
     again = ad.read_h5ad(tmp_path / "graph.h5ad")
