@@ -113,6 +113,36 @@ def test_cells_of_unknown_or_missing_batches_are_refused(trained):
             trained.predict(new)
 
 
+@pytest.mark.parametrize("labels", [None, "unseen", "mixed"])
+def test_labels_are_not_needed_in_new_cells(adata, small, quick, tmp_path, labels):
+    SCSiameseClu.setup_anndata(adata, batch_key="batch", labels_key="cell_type")
+    model = SCSiameseClu(adata, n_clusters=3, **small)
+    model.train(max_epochs=2, **quick)
+    model.save(tmp_path / "model")
+    expected = model.predict().to_numpy()
+    new = adata.copy()
+    del new.obs["_scvi_labels"]
+    new.uns.pop("_scvi_uuid")
+    if labels is None:
+        del new.obs["cell_type"]
+    elif labels == "unseen":
+        new.obs["cell_type"] = "unseen"
+    else:
+        new.obs["cell_type"] = [None, "unseen", *adata.obs["cell_type"].astype(str)[2:]]
+    loaded_new, query = new.copy(), new.copy()
+    assert (model.predict(new).to_numpy() == expected).all()
+    # Once more, now that the set-up is only validated.
+    assert (model.predict(new).to_numpy() == expected).all()
+    codes = new.obs["_scvi_labels"].to_numpy()
+    assert (codes[:2] == -1).all()
+    assert (codes[2:] == (adata.obs["_scvi_labels"].to_numpy()[2:] if labels == "mixed" else -1)).all()
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=loaded_new, accelerator="cpu")
+    assert (loaded.predict().to_numpy() == expected).all()
+    loaded.train(max_epochs=1, **quick)
+    mapped = SCSiameseClu.load_query_data(query, model, accelerator="cpu")
+    assert (mapped.predict().to_numpy() == expected).all()
+
+
 def test_duplicate_names_are_kept(trained, hard):
     twins = trained.adata.copy()
     twins.obs_names = ["cell"] * 200

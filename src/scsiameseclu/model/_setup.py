@@ -15,6 +15,7 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 
+from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.pp import check_counts
 
 
@@ -89,7 +90,7 @@ def standard_fields(
         # The counts were checked (and non-integers warned about) before.
         LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
         CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
-        CategoricalObsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
+        LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),
         NumericalObsField(REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False),
         CategoricalJointObsField(REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys),
         NumericalJointObsField(REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys),

@@ -142,7 +142,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
             Column of ``obs`` with the batch. Encoders and decoder are told the batch, and neighbours of a cell are
             drawn from every batch.
         labels_key
-            Column of ``obs`` with labels. Registered for bookkeeping only, never used in training.
+            Column of ``obs`` with labels. Registered for bookkeeping only, never used in training, and not needed in the
+            cells the model is applied to later.
         size_factor_key
             Column of ``obs`` with size factors, used instead of the library size.
         categorical_covariate_keys, continuous_covariate_keys
@@ -172,7 +173,9 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         columns = (batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
-        check_setup_input(adata, layer, *columns)
+        # Cells that meet a model later need no labels.
+        required = (batch_key, None if kwargs.get("source_registry") is not None else labels_key, *columns[2:])
+        check_setup_input(adata, layer, *required)
         fields = [
             *cell_graph_fields(
                 layer=layer,

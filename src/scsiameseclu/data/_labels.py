@@ -1,0 +1,30 @@
+"""Labels in the registry: kept for bookkeeping, never a reason to refuse cells."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scvi.data.fields import CategoricalObsField
+
+
+class LabelsField(CategoricalObsField):
+    """A categorical column of ``obs`` that data met after set-up need not have.
+
+    Cells without the column, without a label, or with one that was unknown at set-up get the code -1. No part of the model
+    reads the codes.
+    """
+
+    def validate_field(self, adata: AnnData) -> None:
+        """Accept any AnnData; a column that is missing at set-up is reported by registration."""
+
+    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
+        """Encode the labels with the categories from set-up, which stay as they are."""
+        if self.is_default:
+            return super().transfer_field(state_registry, adata_target, **kwargs)
+        known = pd.Index(state_registry[self.CATEGORICAL_MAPPING_KEY]).astype(object)
+        codes = np.full(adata_target.n_obs, -1)
+        if self._original_attr_key in adata_target.obs:
+            codes = known.get_indexer(adata_target.obs[self._original_attr_key].astype(object))
+        adata_target.obs[self.attr_key] = codes
+        return dict(state_registry)
