@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import sparse
 
-from scsiameseclu.train import choose_n_clusters, initial_partition
+from scsiameseclu.train import _partition, choose_n_clusters, initial_partition
 from scsiameseclu.train._partition import merge_groups
 
 
@@ -58,6 +59,16 @@ def test_the_number_does_not_grow_with_the_cells():
     rng = np.random.default_rng(1)
     points = (rng.normal(size=(4000, 5)) + 12 * np.eye(5)[np.arange(4000) % 4]).astype(np.float32)
     assert choose_n_clusters(points).n_clusters == choose_n_clusters(points[:400]).n_clusters == 4
+
+
+def test_enough_communities_are_preferred_to_a_closer_number(monkeypatch):
+    """Counts of communities jump from 3 to 9: with 5 asked for and 4 needed, 9 serves and 3, though closer, does not."""
+    monkeypatch.setattr(
+        _partition, "_leiden", lambda graph, resolution, seed: np.arange(20) % (3 if resolution < 0.5 else 9)
+    )
+    graph = sparse.csr_matrix((20, 20))
+    assert _partition._leiden_at(graph, 5, 4, 0).max() + 1 == 9
+    assert _partition._leiden_at(graph, 5, 3, 0).max() + 1 == 3
 
 
 def test_few_or_identical_cells():

@@ -80,9 +80,9 @@ def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state
     if n_obs < n_clusters:
         raise ValueError(f"Expected at least {n_clusters} cells for {n_clusters} clusters, found {n_obs}.")
     connectivities = _connectivities(points, random_state)
-    groups = _leiden_at(connectivities, min(OVERSPLIT * n_clusters, n_obs), random_state)
+    groups = _leiden_at(connectivities, min(OVERSPLIT * n_clusters, n_obs), n_clusters, random_state)
     if groups.max() + 1 < n_clusters:
-        # A graph with too few communities even at the highest resolution: duplicated cells, or very few cells.
+        # No resolution that was tried gives enough communities: duplicated cells, or very few cells.
         return KMeans(n_clusters, n_init=10, random_state=random_state).fit_predict(points).astype(np.int64)
     return merge_groups(points, groups, n_clusters)
 
@@ -191,15 +191,23 @@ def _leiden(connectivities: sparse.csr_matrix, resolution: float, random_state: 
     return cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
 
 
-def _leiden_at(connectivities: sparse.csr_matrix, n_groups: int, random_state: int) -> NDArray[np.int64]:
-    """Leiden communities at the resolution, found by bisection, that comes closest to ``n_groups``."""
+def _leiden_at(connectivities: sparse.csr_matrix, n_groups: int, at_least: int, random_state: int) -> NDArray[np.int64]:
+    """Leiden communities at the resolution, found by bisection, that comes closest to ``n_groups``.
+
+    Of the resolutions tried, one with ``at_least`` communities is preferred to a closer one with fewer.
+    """
+
+    def badness(groups: NDArray[np.int64]) -> tuple[bool, int]:
+        n_found = int(groups.max()) + 1
+        return n_found < at_least, abs(n_found - n_groups)
+
     low, high = _RESOLUTIONS
     best: NDArray[np.int64] | None = None
     for _ in range(_MAX_LEIDEN_RUNS):
         resolution = float(np.sqrt(low * high))
         groups = _leiden(connectivities, resolution, random_state)
         n_found = int(groups.max()) + 1
-        if best is None or abs(n_found - n_groups) < abs(int(best.max()) + 1 - n_groups):
+        if best is None or badness(groups) < badness(best):
             best = groups
         if n_found == n_groups:
             break
