@@ -42,7 +42,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         ----------
         max_epochs
             Epochs in all, pretraining and clustering in the proportion of the default schedule. By default the number
-            follows from the number of cells (:class:`~scsiameseclu.train.Schedule`).
+            follows from the number of cells (:class:`~scsiameseclu.train.Schedule`); a model that has its clusters
+            already (further training, or a reference mapped to a query) gets the clustering epochs only.
         accelerator, devices
             As in scvi-tools. With several devices, give ``n_clusters`` as a number and
             ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused.
@@ -83,12 +84,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
         head = self.module.head
         plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
+        if head is not None and head.is_initialised:
+            # A model that has its clusters starts with the clustering phase.
+            n_pretrain = 0
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
             trainer_kwargs.setdefault("early_stopping_patience", 3)
-            # A model that has its clusters starts with the clustering phase.
-            placed = head is not None and head.is_initialised
-            trainer_kwargs.setdefault("early_stopping_warmup_epochs", 0 if placed else n_pretrain)
+            trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
         if max_epochs is None:
             max_epochs = n_pretrain + schedule.n_cluster
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
