@@ -36,8 +36,8 @@ class _RegistryKeys(NamedTuple):
     NEIGHBOR_REP: str = "siamese_neighbor_rep"
     DIFFUSED_REP: str = "siamese_diffused_rep"
     CELL_INDEX: str = "siamese_cell_index"  # int64 row numbers of the batch, (batch, 1)
-    # Added by the training plan while the clusters are being placed: the first partition, -1 outside of it, (batch, 1).
-    INITIAL_CLUSTER: str = "siamese_initial_cluster"
+    # Added by the training plan: targets kept since the last refresh, float32 (batch, n_clusters), rows of 0 for none.
+    CLUSTER_TARGET: str = "siamese_cluster_target"
 
 
 ADATA_KEYS: Final = _AnnDataKeys()

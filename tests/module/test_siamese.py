@@ -113,8 +113,45 @@ def test_a_batch_of_one_cell_has_a_finite_loss():
 def test_size_factors_replace_the_library():
     module, batch = make_module().eval(), make_batch()
     batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] = torch.full((12, 1), 7.0)
+    # Size factors are 0.01 of the library on the median, so that 7 stands for 700 counts.
+    module.expression_scaler.target_sum.fill_(1e4 * 0.01)
     _, generative = module(batch, compute_loss=False)
-    assert torch.allclose(generative["px"].get_normalized("mu").sum(dim=1), torch.full((12,), 7.0), atol=1e-4)
+    assert torch.allclose(generative["px"].get_normalized("mu").sum(dim=1), torch.full((12,), 700.0), rtol=1e-4)
+
+
+def test_the_unit_of_size_factors_does_not_matter():
+    batch, results = make_batch(), []
+    for unit in (1.0, 1e-3):
+        module = make_module().eval()
+        module.expression_scaler.target_sum.fill_(1e4 * unit)
+        batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] = 30.0 * unit * torch.ones(12, 1)
+        inference, generative = module(batch, compute_loss=False)
+        covariates = module._covariates(batch)
+        decoded = module.decoded_expression(inference["z"], covariates["categories"])
+        results.append((inference["z"], generative["px"].get_normalized("mu"), decoded))
+    assert all(torch.allclose(*pair, rtol=1e-3, atol=1e-4) for pair in zip(*results, strict=True))
+
+
+def test_validation_has_every_term_and_inference_does_not_pay_for_it():
+    module = make_module().eval()
+    with torch.inference_mode():
+        inference, _, output = module(make_batch())
+    assert set(output.extra_metrics) == {*TERMS, "gate"}
+    assert set(inference) == {"z", "z_expression", "z_graph", "gate"}
+
+
+def test_targets_carried_by_the_batch_are_used():
+    module, batch = make_module().eval(), make_batch()
+    free = module(batch)[2].extra_metrics["clustering"]
+    batch[SIAMESE_KEYS.CLUSTER_TARGET] = torch.zeros(12, 3)
+    assert torch.equal(module(batch)[2].extra_metrics["clustering"], free)
+    z = module.inference(**module._get_inference_input(batch))["z"]
+    batch[SIAMESE_KEYS.CLUSTER_TARGET] = module.head(z).softmax(dim=1).detach()
+    assert module(batch)[2].extra_metrics["clustering"].item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_label_smoothing_reaches_the_head():
+    assert make_module(label_smoothing=0.3).head.label_smoothing == 0.3
 
 
 def test_no_tensor_has_the_size_of_the_data():

@@ -8,10 +8,12 @@ import pytest
 import scvi
 import torch
 
+from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.nn import ClusterHead
-from scsiameseclu.train import NonFiniteLossError
+from scsiameseclu.module import SiameseModule
+from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan, _inference
+from scsiameseclu.train._plan import floored
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False}
 
@@ -44,6 +46,18 @@ class Poison(Interrupt):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.current_epoch == self.epoch:
             pl_module.module.decoder.scale_logits.weight.data.fill_(float("nan"))
+
+
+class PoisonAt(pl.Callback):
+    """Break a weight at the end or the start of an epoch, when no loss is there to tell."""
+
+    def __init__(self, hook, epoch):
+        self.epoch = epoch
+        setattr(self, hook, self.poison)
+
+    def poison(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            pl_module.module.expression_encoder.project.weight.data[0, 0] = float("nan")
 
 
 class Record(pl.Callback):
@@ -104,18 +118,90 @@ def test_targets_are_refreshed_on_schedule(adata):
 
 @pytest.mark.parametrize(("n_warmup", "expected"), [(None, 2), (0, 0), (3, 3), (9, 4)])
 def test_first_partition_is_the_target_while_warming_up(adata, monkeypatch, n_warmup, expected):
-    used, smoothed = [], ClusterHead.smoothed_one_hot
-    monkeypatch.setattr(ClusterHead, "smoothed_one_hot", lambda head, part: used.append(part) or smoothed(head, part))
+    used, clustering = {True: [], False: []}, SiameseModule._clustering
+
+    def spy(module, head, tensors, *z):
+        used[module.training].append(tensors[SIAMESE_KEYS.CLUSTER_TARGET])
+        return clustering(module, head, tensors, *z)
+
+    monkeypatch.setattr(SiameseModule, "_clustering", spy)
     plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": n_warmup}
+    make(adata).train(max_epochs=5, train_size=0.8, check_val_every_n_epoch=1, plan_kwargs=plan, **QUICK)
+    for targets in used.values():  # training cells, and those held out for validation
+        assert len(targets) == 4  # one batch an epoch, four epochs of clustering
+        assert all(torch.allclose(each.sum(dim=1), torch.ones(len(each))) for each in targets)
+        # Smoothed hard labels have as many different rows as clusters.
+        assert [len(each.unique(dim=0)) <= 3 for each in targets] == [True] * expected + [False] * (4 - expected)
+
+
+def test_targets_are_kept_between_refreshes(adata, monkeypatch):
+    """Within an epoch nothing but the targets holds the cluster masses, so they must not follow the network."""
+    seen, clustering = {}, SiameseModule._clustering
+
+    def spy(module, head, tensors, *z):
+        for row, target in zip(tensors[SIAMESE_KEYS.CELL_INDEX].flatten().tolist(), tensors[key], strict=True):
+            seen.setdefault(row, []).append(target)
+        return clustering(module, head, tensors, *z)
+
+    key = SIAMESE_KEYS.CLUSTER_TARGET
+    monkeypatch.setattr(SiameseModule, "_clustering", spy)
+    plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": 0, "target_refresh_epochs": 2}
     make(adata).train(max_epochs=5, plan_kwargs=plan, **QUICK)
-    assert len(used) == expected  # one batch an epoch, four epochs of clustering
-    assert all(torch.equal(part.unique(), torch.arange(3)) for part in used)
+    assert all(torch.equal(t[0], t[1]) and torch.equal(t[2], t[3]) for t in seen.values())
+    assert not all(torch.equal(t[1], t[2]) for t in seen.values())
+
+
+def test_masses_are_held_above_half_of_the_first(adata):
+    floor = torch.tensor([0.3, 0.15, 0.05])
+    assert torch.allclose(floored(torch.tensor([0.6, 0.3, 0.1]), floor), torch.tensor([0.6, 0.3, 0.1]))
+    raised = floored(torch.tensor([0.98, 0.02, 0.0]), floor)
+    assert torch.allclose(raised, torch.tensor([0.8, 0.15, 0.05]))
+
+    first, masses = [], []
+
+    class Tilt(pl.Callback):
+        """Make one cluster win nearly every cell, in every epoch."""
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            head = pl_module.module.head
+            if head.is_initialised:
+                first.append(head.marginals.clone())
+                head.centers.data[1:] = 2 * head.origin - head.centers.data[0]
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            masses.append(pl_module.module.head.marginals.clone())
+
+    plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": 0, "marginal_momentum": 0.0}
+    make(adata).train(max_epochs=6, plan_kwargs=plan, callbacks=[Tilt()], **QUICK)
+    assert all((each >= 0.499 * first[0]).all() for each in masses[1:])
+
+
+def test_collapsed_clusters_are_reported_and_undone(adata, caplog):
+    class Collapse(pl.Callback):
+        """Make all centres one, so that every cell goes to the first, at the end of the training."""
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 3:
+                pl_module.module.head.centers.data[:] = pl_module.module.head.origin + 1.0
+
+    model = make(adata)
+    model.train(max_epochs=4, plan_kwargs={"n_pretrain_epochs": 2}, callbacks=[Collapse()], **QUICK)
+    assert "Expected 3 clusters with cells, found 1" in caplog.text
+    assert (model.get_cluster_summary()["size"] > 0).all()
 
 
 def test_history_has_every_term(adata):
     model = make(adata)
     model.train(max_epochs=3, check_val_every_n_epoch=1, train_size=0.8, **QUICK)
-    for term in ("reconstruction", "cell_correlation", "latent_correlation", "cross_correlation", "clustering"):
+    terms = (
+        "reconstruction",
+        "cell_correlation",
+        "latent_correlation",
+        "cross_correlation",
+        "propagation",
+        "clustering",
+    )
+    for term in terms:
         assert np.isfinite(model.history[f"{term}_train"].to_numpy(dtype=float)).all()
         assert f"{term}_validation" in model.history
     assert (model.history["sinkhorn_marginal_error"].to_numpy(dtype=float) < 0.1).all()
@@ -209,6 +295,24 @@ def test_loss_that_is_not_finite_stops_with_the_last_good_weights(adata, epoch):
     assert model.predict(soft=True).notna().all(axis=None)
 
 
+@pytest.mark.parametrize("hook", ["on_train_epoch_end", "on_train_epoch_start"])
+@pytest.mark.parametrize("epoch", [1, 3, 5])
+def test_broken_weights_between_epochs_are_never_kept(adata, hook, epoch):
+    model = make(adata)
+    with pytest.raises(NonFiniteLossError, match="last good epoch are kept"):
+        model.train(max_epochs=6, plan_kwargs={"n_pretrain_epochs": 3}, callbacks=[PoisonAt(hook, epoch)], **QUICK)
+    assert all(torch.isfinite(value).all() for value in model.module.state_dict().values())
+    assert model.predict(soft=True).notna().all(axis=None)
+
+
+def test_broken_weights_after_the_first_epoch_leave_the_untrained_ones(adata):
+    model = make(adata)
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    with pytest.raises(NonFiniteLossError, match="from before training"):
+        model.train(max_epochs=3, callbacks=[PoisonAt("on_train_epoch_end", 0)], **QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+
+
 def test_loss_that_is_not_finite_from_the_start(adata):
     model = make(adata)
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -230,6 +334,25 @@ def test_training_again_keeps_the_clusters(adata):
     assert (model.predict() == before).mean() > 0.9
 
 
+def test_default_length_of_a_trained_model_is_the_clustering_phase(adata, monkeypatch):
+    from scsiameseclu.train import _schedule
+
+    monkeypatch.setattr(_schedule, "PRETRAIN_CELLS", 1)
+    monkeypatch.setattr(_schedule, "_PRETRAIN_RANGE", (4, 4))
+    monkeypatch.setattr(_schedule, "_CLUSTER_RANGE", (2, 2))
+    model = make(adata)
+    lengths = []
+    for _ in range(2):
+        record = Record()
+        model.train(callbacks=[record], **QUICK)
+        lengths.append(len(record.active))
+    assert lengths == [6, 2]
+    query = adata[:50].copy()
+    mapped, record = SCSiameseClu.load_query_data(query, model, accelerator="cpu"), Record()
+    mapped.train(callbacks=[record], **QUICK)
+    assert record.active == [True, True]
+
+
 def test_early_stopping_of_a_trained_model_starts_at_once(adata):
     model = make(adata)
     model.train(max_epochs=2, **QUICK)
@@ -238,10 +361,47 @@ def test_early_stopping_of_a_trained_model_starts_at_once(adata):
     assert len(record.active) == 1 + 3
 
 
-def test_large_data_are_sampled_for_the_targets(adata):
+def test_large_data_are_sampled_for_the_targets(adata, monkeypatch):
+    numbers = {"partition": [], "sinkhorn": [], "kept": []}
+    from scsiameseclu.train import _plan
+
+    partition, sinkhorn, keep = _plan.initial_partition, _plan.sinkhorn, SiameseTrainingPlan._keep_targets
+    monkeypatch.setattr(
+        _plan, "initial_partition", lambda points, *a: numbers["partition"].append(len(points)) or partition(points, *a)
+    )
+    monkeypatch.setattr(
+        _plan, "sinkhorn", lambda s, *a, **k: numbers["sinkhorn"].append(len(s)) or sinkhorn(s, *a, **k)
+    )
+    monkeypatch.setattr(
+        SiameseTrainingPlan, "_keep_targets", lambda plan, rows, t: numbers["kept"].append(rows) or keep(plan, rows, t)
+    )
     model = make(adata)
-    model.train(max_epochs=3, plan_kwargs={"max_init_cells": 40}, **QUICK)
+    plan = {"max_init_cells": 40, "max_target_cells": 60, "n_pretrain_epochs": 1, "n_warmup_epochs": 1}
+    model.train(max_epochs=4, plan_kwargs=plan, **QUICK)
+    assert numbers["partition"] == [40]
+    assert numbers["sinkhorn"] == [60, 60, 60]
+    assert [len(np.unique(rows)) for rows in numbers["kept"]] == [40, 60, 60]
+    assert np.array_equal(numbers["kept"][1], numbers["kept"][2])
     assert len(model.predict()) == 150
+
+
+def test_many_genes_are_limited_for_the_partition(adata, monkeypatch):
+    model = make(adata)
+    loader = model._make_data_loader(adata)
+    z, everything = _inference.decode(model.module, loader)
+    monkeypatch.setattr(_inference.widest_genes, "__defaults__", (20,))
+    widest = np.sort(np.argsort(-_sd(adata))[:20])
+    some = _inference.decode(model.module, loader)[1]
+    assert everything.shape == (150, 50)
+    assert np.array_equal(some, everything[:, widest])
+    weight = torch.tensor([0.0, 2.0, 1.0, 3.0])
+    assert _inference.widest_genes(weight, 2).tolist() == [1, 2]
+    assert _inference.widest_genes(weight, 4).tolist() == [0, 1, 2, 3]
+
+
+def _sd(adata):
+    counts = adata.X.toarray()
+    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).std(axis=0)
 
 
 @pytest.mark.parametrize(

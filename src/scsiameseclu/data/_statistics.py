@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scsiameseclu.nn import NORMALISED_TOTAL
 from scsiameseclu.pp._counts import row_chunks, totals
-
-_TARGET_SUM = 1e4
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class ExpressionStatistics:
         library = totals(counts)[0]
         sizes = library if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
         nonzero = (library > 0) & (sizes > 0)
-        target_sum = _TARGET_SUM * float(np.median(sizes[nonzero] / library[nonzero]))
+        target_sum = NORMALISED_TOTAL * float(np.median(sizes[nonzero] / library[nonzero]))
         total, squares = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
         for rows, block in row_chunks(counts):
             factors = np.divide(target_sum, sizes[rows], out=np.zeros(sizes[rows].size), where=sizes[rows] > 0)

@@ -42,7 +42,8 @@ class ExpressionMixin:
         gene_list
             Genes to return; all by default.
         library_size
-            Total every cell is scaled to, or ``"latent"`` for the cell's own library size (or size factor).
+            Total every cell is scaled to, or ``"latent"`` for the cell's own library size (or its size factor,
+            in the unit in which the median ratio of size factor and library size is 1).
         batch_size
             Cells per batch; ``scvi.settings.batch_size`` by default.
         return_numpy

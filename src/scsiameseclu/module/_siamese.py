@@ -14,6 +14,7 @@ from scsiameseclu import losses
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.module._weights import LossWeights
 from scsiameseclu.nn import (
+    NORMALISED_TOTAL,
     AdaptiveFusion,
     ClusterHead,
     CountDecoder,
@@ -58,7 +59,7 @@ class SiameseModule(BaseModuleClass):
         Share of the edges dropped in each view.
     off_diagonal_weight
         Weight of the decorrelation part of the latent-level losses.
-    kernel, temperature, sharpening
+    kernel, temperature, sharpening, label_smoothing
         See :class:`~scsiameseclu.nn.ClusterHead`.
     loss_weights
         Weights that differ from the defaults of :class:`LossWeights`.
@@ -87,6 +88,7 @@ class SiameseModule(BaseModuleClass):
         kernel: Any = "cosine",
         temperature: float = 0.1,
         sharpening: float = 1.5,
+        label_smoothing: float = 0.1,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -117,7 +119,12 @@ class SiameseModule(BaseModuleClass):
             dispersion=dispersion,
             **covariates,
         )
-        self._head_options = {"kernel": kernel, "temperature": temperature, "sharpening": sharpening}
+        self._head_options = {
+            "kernel": kernel,
+            "temperature": temperature,
+            "sharpening": sharpening,
+            "label_smoothing": label_smoothing,
+        }
         self.head: ClusterHead | None = None
         if n_clusters is not None:
             self.build_head(n_clusters)
@@ -158,7 +165,9 @@ class SiameseModule(BaseModuleClass):
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        return {"z": inference_outputs["z"], "library": self._library(tensors), **self._covariates(tensors)}
+        # Size factors come in any unit; the decoder works in counts.
+        library = self._library(tensors) * (NORMALISED_TOTAL / self.expression_scaler.target_sum)
+        return {"z": inference_outputs["z"], "library": library, **self._covariates(tensors)}
 
     # -- forward -------------------------------------------------------------------------------------------------
 
@@ -193,7 +202,7 @@ class SiameseModule(BaseModuleClass):
         Returns
         -------
         ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; in training those of view 1, with
-        those of view 2 under ``second``, and ``z_alone``, the graph embedding without neighbours, when it is needed.
+        those of view 2 under ``second``.
         """
         expression = self.expression_scaler(x, library)
         covariates = {"categories": categories, "cont": cont}
@@ -201,12 +210,9 @@ class SiameseModule(BaseModuleClass):
         if not self.training:
             outputs: dict[str, Any] = dict(self._embed(expression, rep, neighbor_rep, weight, covariates))
         else:
-            dropped = perturb_edges(weight, self.edge_drop_rate)
-            outputs = dict(self._embed(self._corrupted(expression), rep, neighbor_rep, dropped, covariates))
-            outputs["second"] = self._embed(self._corrupted(expression), rep, diffused_rep, diffused_weight, covariates)
-        if self.loss_weights.propagation > 0.0 and torch.is_grad_enabled():
-            no_edges = torch.zeros_like(weight)
-            outputs["z_alone"] = self.graph_encoder(rep, neighbor_rep, no_edges, **covariates)
+            kept = [perturb_edges(each, self.edge_drop_rate) for each in (weight, diffused_weight)]
+            outputs = dict(self._embed(self._corrupted(expression), rep, neighbor_rep, kept[0], covariates))
+            outputs["second"] = self._embed(self._corrupted(expression), rep, diffused_rep, kept[1], covariates)
         return outputs
 
     def _corrupted(self, expression: Tensor) -> Tensor:
@@ -276,8 +282,8 @@ class SiameseModule(BaseModuleClass):
                 self._latent(first["z_expression"], second["z_graph"])
                 + self._latent(second["z_expression"], first["z_graph"])
             )
-        if "z_alone" in inference_outputs:
-            terms["propagation"] = losses.propagation_loss(inference_outputs["z_alone"], first["z_graph"])
+        if weights.propagation > 0.0:
+            terms["propagation"] = losses.propagation_loss(self._embed_alone(tensors), first["z_graph"])
         if weights.clustering > 0.0 and self.clustering_active and self.head is not None:
             terms["clustering"] = self._clustering(self.head, tensors, first["z"], second["z"])
 
@@ -285,6 +291,12 @@ class SiameseModule(BaseModuleClass):
         metrics = {name: term.detach() for name, term in terms.items()}
         metrics["gate"] = first["gate"].detach().mean()
         return LossOutput(loss=total, reconstruction_loss=nll, extra_metrics=metrics, n_obs_minibatch=n_cells)
+
+    def _embed_alone(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Graph embedding of cells without their neighbours, ``(batch, n_latent)``."""
+        no_edges = torch.zeros_like(tensors[SIAMESE_KEYS.NEIGHBOR_WEIGHT])
+        rep, neighbor_rep = tensors[SIAMESE_KEYS.GRAPH_REP], tensors[SIAMESE_KEYS.NEIGHBOR_REP]
+        return self.graph_encoder(rep, neighbor_rep, no_edges, **self._covariates(tensors))
 
     def _latent(self, u: Tensor, v: Tensor) -> Tensor:
         return losses.latent_correlation_loss(u, v, self.off_diagonal_weight)
@@ -298,15 +310,16 @@ class SiameseModule(BaseModuleClass):
         return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
 
     def _clustering(self, head: ClusterHead, tensors: dict[str, Tensor], z_first: Tensor, z_second: Tensor) -> Tensor:
-        """KL(P || Q) of both views against one target: the transport target of their mean logits.
+        """KL(P || Q) of both views against one target.
 
-        While a batch carries the cells' part of the first partition (-1: not in it), that is the target instead.
+        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of the mean
+        logits of its views.
         """
         logits = [head(z_first), head(z_second)]
         targets = head.targets(torch.stack(logits).detach().mean(dim=0))
-        part = tensors.get(SIAMESE_KEYS.INITIAL_CLUSTER)
-        if part is not None:
-            targets = torch.where(part >= 0, head.smoothed_one_hot(part.squeeze(1).clamp_min(0)), targets)
+        kept = tensors.get(SIAMESE_KEYS.CLUSTER_TARGET)
+        if kept is not None:
+            targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
         return torch.stack([losses.clustering_kl(targets, each.log_softmax(dim=1)) for each in logits]).mean()
 
     def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:

@@ -2,11 +2,18 @@
 
 from scsiameseclu.nn._augment import ExpressionAugmentation, perturb_edges
 from scsiameseclu.nn._decoder import CountDecoder
-from scsiameseclu.nn._encoders import ExpressionEncoder, ExpressionScaler, GraphEncoder, RepresentationScaler
+from scsiameseclu.nn._encoders import (
+    NORMALISED_TOTAL,
+    ExpressionEncoder,
+    ExpressionScaler,
+    GraphEncoder,
+    RepresentationScaler,
+)
 from scsiameseclu.nn._fusion import AdaptiveFusion
 from scsiameseclu.nn._head import ClusterHead
 
 __all__ = [
+    "NORMALISED_TOTAL",
     "AdaptiveFusion",
     "ClusterHead",
     "CountDecoder",

@@ -11,6 +11,9 @@ from scsiameseclu.nn._layers import hidden_stack
 
 _EPS = 1e-8
 
+NORMALISED_TOTAL = 1e4
+"""Total that the counts of a cell of typical size are scaled to before the logarithm."""
+
 
 class ExpressionScaler(nn.Module):
     r"""Turn counts into the standardised expression the encoder reads.
@@ -40,7 +43,7 @@ class ExpressionScaler(nn.Module):
         self.clip = clip
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("weight", torch.ones(n_genes))
-        self.register_buffer("target_sum", torch.tensor(1e4))
+        self.register_buffer("target_sum", torch.tensor(NORMALISED_TOTAL))
 
     @torch.no_grad()
     def fit(self, mean: Tensor, sd: Tensor, target_sum: float) -> None:
@@ -51,7 +54,7 @@ class ExpressionScaler(nn.Module):
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, shape ``(n_genes,)``.
         target_sum
-            Total every cell is normalised to before the logarithm.
+            Numerator of the normalisation: :data:`NORMALISED_TOTAL` times the typical ratio of size factor and library size.
 
         Notes
         -----
@@ -74,7 +77,7 @@ class ExpressionScaler(nn.Module):
     def standardise(self, proportions: Tensor) -> Tensor:
         """Z-score expression given as proportions ``(batch, n_genes)`` (up to one factor common to all genes)."""
         # The weight is 1 / sqrt(sd), so its square is 1 / sd.
-        return (torch.log1p(proportions * self.target_sum) - self.mean) * self.weight.square()
+        return (torch.log1p(proportions * NORMALISED_TOTAL) - self.mean) * self.weight.square()
 
 
 class RepresentationScaler(nn.Module):

@@ -11,20 +11,23 @@ from numpy.typing import NDArray
 from scvi import settings
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
+from scsiameseclu.train._inference import decode, embed, principal_components
 from scsiameseclu.train._partition import NClustersResult, choose_n_clusters, initial_partition
 
 logger = logging.getLogger(__name__)
 
+MIN_MASS = 0.5
+"""Share of its mass in the first partition that a cluster keeps at least."""
+
 
 class NonFiniteLossError(RuntimeError):
-    """The training loss became NaN or infinite."""
+    """The training loss, or the weights, became NaN or infinite."""
 
 
 class SiameseTrainingPlan(TrainingPlan):
@@ -34,8 +37,9 @@ class SiameseTrainingPlan(TrainingPlan):
     2. *Clustering*: the training cells are partitioned by their decoded expression, one centre is placed on each part,
        and the optimiser starts afresh. For the first epochs the partition itself is the target, so that the embedding
        takes its shape; from then on it is the transport target, recomputed every ``target_refresh_epochs`` epochs on
-       the embeddings of the training cells. The logged ``sinkhorn_marginal_error`` is the L1 distance between wanted
-       and reached column masses.
+       the embeddings of the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is
+       the L1 distance between wanted and reached column masses. No cluster's mass falls below half of what it was at the
+       start; should a cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
     clusters and goes straight to phase 2.
@@ -61,7 +65,8 @@ class SiameseTrainingPlan(TrainingPlan):
     max_init_cells
         Cells used at most for the first partition (a random sample above that). The others follow the centres.
     max_target_cells
-        Cells embedded at most for the transport targets (a random sample above that).
+        Cells embedded at most for the transport targets (a random sample above that). The other cells' targets follow
+        from the column duals and the network as it is at each step.
     optimizer, lr, weight_decay, eps
         Optimiser and its settings. Unlike scvi-tools' own default, ``eps`` is the usual 1e-8.
     **kwargs
@@ -106,7 +111,12 @@ class SiameseTrainingPlan(TrainingPlan):
         self._last_good: dict[str, Tensor] = {}
         self._n_good_epochs = 0
         self._clustering_since: int | None = None
-        self._first_partition: Tensor | None = None
+        self._warming_up = False
+        self._targets: Tensor | None = None
+        self._target_rows = torch.zeros(0, dtype=torch.long)
+        self._first_masses: Tensor | None = None
+        self._first_clusters: dict[str, Tensor] = {}
+        self._n_occupied = 0
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
@@ -125,11 +135,11 @@ class SiameseTrainingPlan(TrainingPlan):
             return
         if self._clustering_since is None:
             error = self._start_clustering()
-        elif self._first_partition is not None and self._warmup_is_over():
-            self._first_partition = None
-            error = self._refresh_targets(self._embed_training_cells())
+        elif self._warming_up and self._warmup_is_over():
+            self._warming_up = False
+            error = self._refresh_targets()
         elif (self.current_epoch - self._clustering_since) % self.target_refresh_epochs == 0:
-            error = self._refresh_targets(self._embed_training_cells())
+            error = self._refresh_targets()
         else:
             return
         self.log("sinkhorn_marginal_error", error, on_step=False, on_epoch=True)
@@ -168,19 +178,30 @@ class SiameseTrainingPlan(TrainingPlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Training step; stops before the optimiser sees a loss that is not finite."""
-        if self._first_partition is not None:
-            rows = batch[SIAMESE_KEYS.CELL_INDEX].cpu()
-            batch[SIAMESE_KEYS.INITIAL_CLUSTER] = self._first_partition[rows].to(self.device)
-        loss = super().training_step(batch, batch_idx)
+        loss = super().training_step(self._with_targets(batch), batch_idx)
         if not torch.isfinite(loss):
             bad = [name for name, term in self._last_terms.items() if not torch.isfinite(term)]
-            kept = "of the last good epoch are kept" if self._n_good_epochs else "are those from before training"
-            raise NonFiniteLossError(
-                f"Expected a finite loss, found {loss.item()} in epoch {self.current_epoch} (terms: "
-                f"{', '.join(bad) or 'none alone'}). The weights {kept}; train with a lower learning rate, "
-                "plan_kwargs={'lr': ...}, or look for extreme values in the counts."
-            )
+            raise self._not_finite(f"a finite loss, found {loss.item()} (terms: {', '.join(bad) or 'none alone'})")
         return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Validation step, against the same kind of target as training."""
+        super().validation_step(self._with_targets(batch), batch_idx)
+
+    def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add the targets kept since the last refresh; rows of 0 for cells that have none."""
+        if self._targets is not None:
+            position = self._target_rows[batch[SIAMESE_KEYS.CELL_INDEX].squeeze(1).cpu()]
+            targets = self._targets[position.clamp_min(0)] * (position >= 0).unsqueeze(1)
+            batch[SIAMESE_KEYS.CLUSTER_TARGET] = targets.to(self.device)
+        return batch
+
+    def _not_finite(self, what: str) -> NonFiniteLossError:
+        kept = "of the last good epoch are kept" if self._n_good_epochs else "are those from before training"
+        return NonFiniteLossError(
+            f"Expected {what} in epoch {self.current_epoch}. The weights {kept}; train with a lower learning rate, "
+            "plan_kwargs={'lr': ...}, or look for extreme values in the counts."
+        )
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -189,15 +210,17 @@ class SiameseTrainingPlan(TrainingPlan):
         self._clustering_since = self.current_epoch
         if not _is_placed(self.module):
             rows, labels = self._place_centers()
-            if self._n_warmup() > 0:
-                self._first_partition = torch.full((self._data.adata_manager.adata.n_obs,), -1)
-                self._first_partition[torch.as_tensor(rows)] = labels.cpu()
+            self._warming_up = self._n_warmup() > 0
+            self._keep_first_partition(rows, labels)
             # The centres may be a new parameter, and moments of the first phase would distort the second.
             self.trainer.strategy.setup_optimizers(self.trainer)
-        error = self._refresh_targets(self._embed_training_cells())
+        self._first_masses = _head(self.module).marginals.clone()
+        error = self._refresh_targets()
+        self._n_occupied = self._count_occupied()
         self.module.clustering_active = True
         # An earlier copy has no centres.
         self.keep_weights()
+        self._first_clusters = self._last_good
         return error
 
     def _n_warmup(self) -> int:
@@ -214,10 +237,12 @@ class SiameseTrainingPlan(TrainingPlan):
         seed = _seed()
         rows = self._sample_rows(self.max_init_cells)
         z, expression = decode(self.module, self._loader(rows))
+        self._check_finite(z)
+        self._check_finite(torch.as_tensor(expression))
         # On the first process only, so that all processes of a distributed run share one partition.
         state: list[Any] = [None]
         if self.global_rank == 0:
-            points = _principal_components(expression, seed)
+            points = principal_components(expression, seed)
             result = choose_n_clusters(points, seed) if self.n_clusters is None else None
             n_clusters = result.n_clusters if result is not None else self.n_clusters
             state = [(result, n_clusters, initial_partition(points, int(n_clusters or 0), seed))]
@@ -231,14 +256,36 @@ class SiameseTrainingPlan(TrainingPlan):
         _place(head, z, labels)
         return rows, labels
 
-    @torch.no_grad()
-    def _refresh_targets(self, z: Tensor) -> float:
-        """Solve for the column duals on the embedded cells, store them in the head, return the marginal error."""
+    def _keep_first_partition(self, rows: NDArray[np.int64], labels: Tensor) -> None:
+        """Make the first partition the target; cells held out for validation join the cluster of the nearest centre."""
         head = _head(self.module)
-        scaled = head.sharpening * head(z)
+        others = self._validation_rows()
+        if len(others):
+            nearest = head(embed(self.module, self._loader(others))).argmax(dim=1)
+            rows, labels = np.concatenate([rows, others]), torch.cat([labels, nearest])
+        self._keep_targets(rows, head.smoothed_one_hot(labels))
+
+    def _keep_targets(self, rows: NDArray[np.int64], targets: Tensor) -> None:
+        """Fix the targets of these cells until the next call.
+
+        A target that followed the network from batch to batch, at fixed column duals, would be free to follow it into a
+        single cluster: the duals hold the masses only for the embeddings they were solved on.
+        """
+        self._target_rows = torch.full((self._data.adata_manager.adata.n_obs,), -1)
+        self._target_rows[torch.as_tensor(rows)] = torch.arange(len(rows))
+        self._targets = targets.float().cpu()
+
+    @torch.no_grad()
+    def _refresh_targets(self) -> float:
+        """Solve for the column duals on the training cells, store them in the head, return the marginal error."""
+        head = _head(self.module)
+        logits = head(self._embed_training_cells())
+        scaled = head.sharpening * logits
         marginals = head.marginals
         if self._clustering_since != self.current_epoch:
             marginals = ema_marginals(marginals, scaled.softmax(dim=1).mean(dim=0), self.marginal_momentum)
+            if self._first_masses is not None:
+                marginals = floored(marginals, MIN_MASS * self._first_masses)
         result = sinkhorn(
             scaled,
             marginals,
@@ -247,11 +294,32 @@ class SiameseTrainingPlan(TrainingPlan):
             initial_duals=head.log_duals,
         )
         head.update_targets(result.column_duals, marginals)
+        if not self._warming_up:
+            rows, others = self._sample_rows(self.max_target_cells), self._validation_rows()
+            if len(others):
+                logits = torch.cat([logits, head(embed(self.module, self._loader(others)))])
+            self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
         return result.marginal_error
 
     def _embed_training_cells(self) -> Tensor:
         """Embed the training cells (a fixed sample of them above ``max_target_cells``) without augmentation."""
-        return embed(self.module, self._loader(self._sample_rows(self.max_target_cells)))
+        z = embed(self.module, self._loader(self._sample_rows(self.max_target_cells)))
+        self._check_finite(z)
+        return z
+
+    def _check_finite(self, values: Tensor) -> None:
+        """Refuse values that PCA or Sinkhorn would choke on."""
+        if not bool(torch.isfinite(values).all()):
+            raise self._not_finite("a finite embedding, found NaN or infinite values")
+
+    @torch.no_grad()
+    def _cluster_sizes(self) -> Tensor:
+        """Training cells per cluster, ``(n_clusters,)``."""
+        head = _head(self.module)
+        return torch.bincount(head(self._embed_training_cells()).argmax(dim=1), minlength=head.n_clusters)
+
+    def _count_occupied(self) -> int:
+        return int((self._cluster_sizes() > 0).sum())
 
     @property
     def _data(self) -> Any:
@@ -264,13 +332,30 @@ class SiameseTrainingPlan(TrainingPlan):
             rows = np.sort(np.random.default_rng(_seed()).choice(rows, at_most, replace=False))
         return rows
 
+    def _validation_rows(self) -> NDArray[np.int64]:
+        """Rows of the cells held out for validation, at most ``max_target_cells`` of them."""
+        return np.sort(np.asarray(self._data.val_idx, dtype=np.int64))[: self.max_target_cells]
+
     def _loader(self, rows: NDArray[np.int64]) -> Any:
         return self._data.data_loader_cls(self._data.adata_manager, indices=rows, batch_size=1024)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
+    def weights_are_finite(self) -> bool:
+        """Whether no weight or buffer of the module is NaN or infinite."""
+        floats = (value for value in self.module.state_dict().values() if value.is_floating_point())
+        return all(bool(torch.isfinite(value).all()) for value in floats)
+
     def keep_weights(self) -> None:
-        """Copy the current weights to memory."""
+        """Copy the current weights to memory; a broken set never replaces a good copy.
+
+        Raises
+        ------
+        NonFiniteLossError
+            If a weight is NaN or infinite.
+        """
+        if not self.weights_are_finite():
+            raise self._not_finite("finite weights, found NaN or infinite ones")
         self._last_good = {key: value.detach().cpu().clone() for key, value in self.module.state_dict().items()}
 
     def restore_weights(self) -> bool:
@@ -287,55 +372,35 @@ class SiameseTrainingPlan(TrainingPlan):
         """
         if not _is_placed(self.module):
             logger.warning(
-                "Training ended before the clustering phase: clusters are a partition of the pretrained embedding."
+                "Training ended before the clustering phase: clusters are a partition of the decoded expression "
+                "after pretraining."
             )
             self._place_centers()
             self._clustering_since = self.current_epoch
-            self._refresh_targets(self._embed_training_cells())
-        z = self._embed_training_cells()
+            self._refresh_targets()
         head = _head(self.module)
         if head.centers.requires_grad:
-            sizes = torch.bincount(head(z).argmax(dim=1), minlength=head.n_clusters)
-            head.reorder(sizes.argsort(descending=True, stable=True))
+            self._undo_collapse()
+            head.reorder(self._cluster_sizes().argsort(descending=True, stable=True))
         self.module.clustering_active = False
 
-
-@torch.no_grad()
-def embed(module: SiameseModule, loader: Any) -> Tensor:
-    """Embed every cell of a loader in evaluation mode, ``(n, n_latent)``, on the module's device."""
-    was_training = module.training
-    module.eval()
-    parts = [module.inference(**module._get_inference_input(tensors))["z"] for tensors in loader]
-    module.train(was_training)
-    return torch.cat(parts)
-
-
-@torch.no_grad()
-def decode(module: SiameseModule, loader: Any) -> tuple[Tensor, NDArray[np.float32]]:
-    """Embed every cell of a loader in evaluation mode and decode it.
-
-    Returns
-    -------
-    Embeddings ``(n, n_latent)`` on the module's device, and z-scored decoded expression ``(n, n_genes)``; the embeddings
-    themselves in its place if the module was trained without reconstruction.
-    """
-    was_training = module.training
-    module.eval()
-    embeddings, decoded = [], []
-    for tensors in loader:
-        inputs = module._get_inference_input(tensors)
-        z = module.inference(**inputs)["z"]
-        embeddings.append(z)
-        if module.loss_weights.reconstruction > 0.0:
-            decoded.append(module.decoded_expression(z, inputs["categories"], inputs["cont"]).cpu())
-    module.train(was_training)
-    return torch.cat(embeddings), torch.cat(decoded or [z.cpu() for z in embeddings]).numpy()
+    def _undo_collapse(self) -> None:
+        """Go back to the start of the clustering phase if clusters have lost all their cells since."""
+        n_occupied = self._count_occupied()
+        if self._first_clusters and n_occupied < self._n_occupied:
+            logger.warning(
+                "Expected %d clusters with cells, found %d: the others lost theirs in training. The weights from the "
+                "start of the clustering phase are restored; train with a lower learning rate, plan_kwargs={'lr': ...}.",
+                self._n_occupied,
+                n_occupied,
+            )
+            self.module.load_state_dict(self._first_clusters)
 
 
-def _principal_components(points: NDArray[np.float32], random_state: int, n_comps: int = 30) -> NDArray[np.float32]:
-    """First principal components, ``(n, n_comps)`` or fewer."""
-    n_comps = min(n_comps, *points.shape)
-    return PCA(n_comps, svd_solver="randomized", random_state=random_state).fit_transform(points)
+def floored(masses: Tensor, floor: Tensor) -> Tensor:
+    """Raise masses ``(K,)``, total 1, to a floor with a total below 1, at the cost of what others have above theirs."""
+    excess = (masses - floor).clamp_min(0.0)
+    return floor + excess * ((1.0 - floor.sum()) / excess.sum())
 
 
 def _place(head: ClusterHead, z: Tensor, labels: Tensor) -> None:

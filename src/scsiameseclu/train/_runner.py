@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 class SiameseTrainRunner(TrainRunner):
     """Run training; on an interrupt or a loss that is not finite, keep the last good weights.
 
-    Ctrl-C ends the training, not the session: Lightning would end the Python process.
+    Ctrl-C ends the training, not the process: Lightning would end the Python process.
     """
 
     training_plan: SiameseTrainingPlan
@@ -28,6 +28,8 @@ class SiameseTrainRunner(TrainRunner):
             if not self.trainer.interrupted:
                 raise
             _restore_handler(handler)
+            if not self.training_plan.weights_are_finite():
+                self.training_plan.restore_weights()
             logger.warning("Training was interrupted in epoch %d; the weights so far are kept.", self._epoch)
             self._rescue()
             return None
