@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         "--n-neighbors", type=_at_least(1), default=15, metavar="K", help="neighbours in the cell graph (%(default)s)"
     )
     training.add_argument(
-        "--gene-likelihood", choices=("zinb", "nb", "poisson"), default="zinb", help="of the counts (%(default)s)"
+        "--gene-likelihood", choices=("zinb", "nb", "poisson"), default="nb", help="of the counts (%(default)s)"
     )
     scoring = argparse.ArgumentParser(add_help=False)
     scoring.add_argument("--labels-key", metavar="KEY", help="obs column of known types, used for scoring only")

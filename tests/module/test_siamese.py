@@ -70,10 +70,15 @@ def test_loss_is_the_weighted_sum_of_its_terms():
 
 @pytest.mark.parametrize("term", TERMS)
 def test_weight_zero_switches_a_term_off(term):
-    module = make_module(loss_weights={term: 0.0}).train()
+    module = make_module(loss_weights={name: float(name != term) for name in TERMS}).train()
     _, _, output = module(make_batch())
     assert set(output.extra_metrics) == {*TERMS, "gate"} - {term}
     assert torch.isfinite(output.loss)
+
+
+def test_default_terms_use_counts_graph_and_clusters():
+    _, _, output = make_module().train()(make_batch())
+    assert set(output.extra_metrics) == {"reconstruction", "cross_correlation", "clustering", "gate"}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_the_unit_of_size_factors_does_not_matter():
 
 
 def test_validation_has_every_term_and_inference_does_not_pay_for_it():
-    module = make_module().eval()
+    module = make_module(loss_weights=dict.fromkeys(TERMS, 1.0)).eval()
     with torch.inference_mode():
         inference, _, output = module(make_batch())
     assert set(output.extra_metrics) == {*TERMS, "gate"}

@@ -51,3 +51,12 @@ def test_fusion_starts_even_and_stays_between_its_inputs():
     assert ((gate > 0) & (gate < 1)).all()
     assert (z >= torch.minimum(first, second) - 1e-6).all()
     assert (z <= torch.maximum(first, second) + 1e-6).all()
+
+
+def test_decoding_can_start_at_mean_expression():
+    decoder = CountDecoder(3, 4)
+    decoder.scale_logits.weight.data.zero_()
+    proportions = torch.tensor([0.7, 0.2, 0.0999, 0.0001])
+    decoder.start_at(proportions)
+    scale = decoder(torch.randn(5, 3), torch.ones(5, 1)).get_normalized("scale")
+    assert torch.allclose(scale, proportions.expand(5, 4), atol=1e-5)

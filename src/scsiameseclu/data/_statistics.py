@@ -19,6 +19,8 @@ class ExpressionStatistics:
     ----------
     mean, sd
         Per gene, float64 ``(n_genes,)``; population standard deviation.
+    proportions
+        Share of each gene in all counts, float64 ``(n_genes,)``, sum 1.
     target_sum
         Numerator of the normalisation ``target_sum * counts / size``: 10,000 for library sizes, and the equivalent of
         it for size factors in any other unit.
@@ -26,12 +28,13 @@ class ExpressionStatistics:
 
     mean: NDArray[np.float64]
     sd: NDArray[np.float64]
+    proportions: NDArray[np.float64]
     target_sum: float
 
     @classmethod
     def from_counts(cls, counts: Any, size_factors: NDArray[Any] | None = None) -> "ExpressionStatistics":
         """Compute from a count matrix ``(n_obs, n_genes)``, dense or sparse, and size factors ``(n_obs,)``."""
-        library = totals(counts)[0]
+        library, per_gene = totals(counts)
         sizes = library if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
         nonzero = (library > 0) & (sizes > 0)
         target_sum = NORMALISED_TOTAL * float(np.median(sizes[nonzero] / library[nonzero]))
@@ -43,4 +46,4 @@ class ExpressionStatistics:
             squares += np.asarray(values.multiply(values).sum(axis=0)).ravel()
         mean = total / counts.shape[0]
         sd = np.sqrt(np.maximum(squares / counts.shape[0] - mean**2, 0.0))
-        return cls(mean, sd, target_sum)
+        return cls(mean, sd, per_gene / per_gene.sum(), target_sum)

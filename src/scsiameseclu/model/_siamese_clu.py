@@ -30,8 +30,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
     After scSiameseClu (Xu et al., IJCAI 2025): two augmented views of every cell, an expression and a graph encoder with
-    shared weights, cross-correlation between views and branches, adaptive fusion, a count decoder, and a clustering
-    head trained against optimal-transport targets. Labels are never used.
+    shared weights, cross-correlation between branches across views, adaptive fusion, a count decoder, and a
+    clustering head trained against optimal-transport targets. Labels are never used.
 
     Parameters
     ----------
@@ -44,11 +44,12 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
     n_latent, n_hidden, n_layers
         Width of the embedding, width and number of the hidden layers.
     gene_likelihood
-        ``"zinb"``, ``"nb"`` or ``"poisson"``.
+        ``"nb"``, ``"zinb"`` (the paper's) or ``"poisson"``.
     dispersion
         ``"gene"`` or ``"gene-batch"``.
     loss_weights
-        Loss weights that differ from the defaults of :class:`~scsiameseclu.module.LossWeights`; 0 switches a term off.
+        Loss weights that differ from the defaults of :class:`~scsiameseclu.module.LossWeights`, where some terms of the
+        paper are off; 0 switches a term off.
     **module_kwargs
         Further arguments of :class:`~scsiameseclu.module.SiameseModule`.
 
@@ -78,9 +79,9 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         registry: dict[str, Any] | None = None,
         n_clusters: int | Literal["auto"] = "auto",
         n_latent: int = 32,
-        n_hidden: int = 256,
+        n_hidden: int = 128,
         n_layers: int = 1,
-        gene_likelihood: Literal["zinb", "nb", "poisson"] = "zinb",
+        gene_likelihood: Literal["zinb", "nb", "poisson"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
         loss_weights: Mapping[str, float] | None = None,
         **module_kwargs: Any,
@@ -201,7 +202,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         statistics = ExpressionStatistics.from_counts(counts, size_factors)
         rep = manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
-        self.module.fit_input(statistics.mean, statistics.sd, statistics.target_sum, rep)
+        self.module.fit_input(statistics.mean, statistics.sd, statistics.proportions, statistics.target_sum, rep)
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""

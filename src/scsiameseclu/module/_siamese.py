@@ -75,9 +75,9 @@ class SiameseModule(BaseModuleClass):
         n_cats_per_cov: Sequence[int] = (),
         n_continuous_cov: int = 0,
         n_latent: int = 32,
-        n_hidden: int = 256,
+        n_hidden: int = 128,
         n_layers: int = 1,
-        gene_likelihood: Any = "zinb",
+        gene_likelihood: Any = "nb",
         dispersion: Any = "gene",
         convolution: Any = "mean",
         dropout_rate: float = 0.0,
@@ -344,15 +344,18 @@ class SiameseModule(BaseModuleClass):
         self,
         mean: np.ndarray,
         sd: np.ndarray,
+        proportions: np.ndarray,
         target_sum: float,
         rep: np.ndarray,
     ) -> None:
-        """Store the input statistics of the training cells.
+        """Store the input statistics of the training cells, and start the decoder at their mean expression.
 
         Parameters
         ----------
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, ``(n_genes,)``.
+        proportions
+            Share of each gene in all counts, ``(n_genes,)``.
         target_sum
             Total of the normalisation.
         rep
@@ -360,3 +363,4 @@ class SiameseModule(BaseModuleClass):
         """
         self.expression_scaler.fit(torch.as_tensor(mean).float(), torch.as_tensor(sd).float(), target_sum)
         self.graph_encoder.scaler.fit(torch.as_tensor(np.asarray(rep, dtype=np.float32)))
+        self.decoder.start_at(torch.as_tensor(proportions).float())

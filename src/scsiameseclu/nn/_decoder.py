@@ -39,11 +39,11 @@ class CountDecoder(nn.Module):
         self,
         n_latent: int,
         n_genes: int,
-        n_hidden: int = 256,
+        n_hidden: int = 128,
         n_layers: int = 1,
         n_cat_list: Sequence[int] = (),
         n_cont: int = 0,
-        gene_likelihood: GeneLikelihood = "zinb",
+        gene_likelihood: GeneLikelihood = "nb",
         dispersion: Dispersion = "gene",
     ) -> None:
         super().__init__()
@@ -91,6 +91,16 @@ class CountDecoder(nn.Module):
         if self.dropout_logits is None:
             return NegativeBinomial(mu=rate, theta=theta, scale=scale)
         return ZeroInflatedNegativeBinomial(mu=rate, theta=theta, zi_logits=self.dropout_logits(hidden), scale=scale)
+
+    @torch.no_grad()
+    def start_at(self, proportions: Tensor) -> None:
+        """Make mean expression the starting point, so that training is spent on what differs between cells.
+
+        Proportions ``(n_genes,)`` span several orders of magnitude, which a bias that starts at 0 would take thousands of
+        steps to reach.
+        """
+        logits = proportions.clamp_min(1e-8).log()
+        self.scale_logits.bias.copy_(logits - logits.mean())
 
     def _dispersion(self, categories: Sequence[Tensor]) -> Tensor:
         """Dispersion per gene, or per cell and gene when it depends on the batch."""
