@@ -8,6 +8,7 @@ clock starts when the counts are in memory, peak memory is that of the whole pro
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -48,6 +49,12 @@ def run_one(method: str, n_obs: int, n_vars: int, threads: int, seed: int) -> di
     return {"seconds": seconds, "peak_gb": peak, "ari": ssc.metrics.clustering_metrics(truth, labels)["ari"]}
 
 
+def limited(threads: int) -> dict[str, str]:
+    """Environment in which BLAS, OpenMP and numba keep to a number of threads."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(names, str(threads))}
+
+
 def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,7 +74,7 @@ def main() -> None:
         runs = []
         for seed in range(args.repeats):
             command = [sys.executable, __file__, *size, "--one", method, str(seed)]
-            result = subprocess.run(command, capture_output=True, text=True, check=True)
+            result = subprocess.run(command, capture_output=True, text=True, check=True, env=limited(args.threads))
             runs.append(json.loads(result.stdout.splitlines()[-1]))
         seconds = [run["seconds"] for run in runs]
         print(
