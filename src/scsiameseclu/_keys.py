@@ -36,6 +36,8 @@ class _RegistryKeys(NamedTuple):
     NEIGHBOR_REP: str = "siamese_neighbor_rep"
     DIFFUSED_REP: str = "siamese_diffused_rep"
     CELL_INDEX: str = "siamese_cell_index"  # int64 row numbers of the batch, (batch, 1)
+    # Added by the training plan: the same tensors of one neighbour of each cell, which is the second view.
+    PARTNER: str = "siamese_partner"
     # Added by the training plan: targets kept since the last refresh, float32 (batch, n_clusters), rows of 0 for none.
     CLUSTER_TARGET: str = "siamese_cluster_target"
 

@@ -14,6 +14,8 @@ __all__ = [
     "cell_correlation_loss",
     "clustering_kl",
     "latent_correlation_loss",
+    "negative_binomial_nll",
+    "poisson_nll",
     "propagation_loss",
 ]
 
@@ -221,6 +223,64 @@ def clustering_kl(p: Tensor, log_q: Tensor) -> Tensor:
     # 0 * (-inf) would be NaN where a cluster is impossible under both.
     log_q = log_q.masked_fill(p == 0, 0.0)
     return (torch.special.xlogy(p, p) - p * log_q).sum() / max(p.shape[0], 1)
+
+
+def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -> Tensor:
+    r"""Negative log-likelihood of counts under a negative binomial, entry by entry.
+
+    .. math::
+
+        -\log p(x) = \theta \log(1 + \mu / \theta) - [x > 0] \Bigl(\log\Gamma(x + \theta) - \log\Gamma(\theta)
+        - \log\Gamma(x + 1) + x \log \frac{\mu}{\mu + \theta}\Bigr)
+
+    Most counts are 0, and the gamma functions, the dearest part by far, are only evaluated where they are not.
+
+    Parameters
+    ----------
+    x
+        Counts, shape ``(B, G)``.
+    log_rate
+        :math:`\log \mu`, shape ``(B, G)``.
+    log_dispersion
+        :math:`\log \theta`, shape ``(G,)`` or ``(B, G)``; the variance is :math:`\mu + \mu^2 / \theta`.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(B, G)``, in nats; the same as ``-scvi.distributions.NegativeBinomial(mu, theta=theta).log_prob(x)``.
+    """
+    theta = log_dispersion.exp()
+    log_ratio = log_rate - log_dispersion
+    softplus = torch.nn.functional.softplus(log_ratio)  # log(1 + mu / theta)
+    nll = theta * softplus
+    where = x.flatten().nonzero().squeeze(1)
+    if not where.numel():
+        return nll
+    counts = x.flatten()[where]
+    at = where % x.shape[1] if theta.ndim == 1 else where
+    gammas = torch.lgamma(counts + theta.flatten()[at]) - torch.lgamma(theta).flatten()[at] - torch.lgamma(counts + 1.0)
+    present = gammas + counts * (log_ratio - softplus).flatten()[where]
+    return nll.flatten().index_add(0, where, present, alpha=-1).view_as(nll)
+
+
+def poisson_nll(x: Tensor, log_rate: Tensor) -> Tensor:
+    r"""Negative log-likelihood of counts under a Poisson distribution, entry by entry.
+
+    .. math:: -\log p(x) = \mu - x \log \mu + \log\Gamma(x + 1)
+
+    Parameters
+    ----------
+    x
+        Counts, shape ``(B, G)``.
+    log_rate
+        :math:`\log \mu`, shape ``(B, G)``.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(B, G)``, in nats.
+    """
+    return log_rate.exp() - x * log_rate + torch.lgamma(x + 1.0)
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         registry: dict[str, Any] | None = None,
         n_clusters: int | Literal["auto"] = "auto",
         n_latent: int = 32,
-        n_hidden: int = 128,
+        n_hidden: int = 256,
         n_layers: int = 1,
         gene_likelihood: Literal["zinb", "nb", "poisson"] = "nb",
         dispersion: Literal["gene", "gene-batch"] = "gene",
@@ -202,7 +202,14 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         statistics = ExpressionStatistics.from_counts(counts, size_factors)
         rep = manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
-        self.module.fit_input(statistics.mean, statistics.sd, statistics.proportions, statistics.target_sum, rep)
+        self.module.fit_input(
+            statistics.most_variable(self.module.embedding_genes.numel()),
+            statistics.mean,
+            statistics.sd,
+            statistics.proportions,
+            statistics.target_sum,
+            rep,
+        )
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""

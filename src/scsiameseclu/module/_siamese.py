@@ -8,7 +8,6 @@ import torch
 from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
 from torch import Tensor
-from torch.distributions import Distribution
 
 from scsiameseclu import losses
 from scsiameseclu._keys import SIAMESE_KEYS
@@ -31,9 +30,10 @@ View = dict[str, Tensor]
 class SiameseModule(BaseModuleClass):
     """Expression encoder, graph encoder, adaptive fusion, count decoder and clustering head.
 
-    In training a cell is seen twice: view 1 has its kNN block, view 2 its personalised-PageRank block, each with edges
-    dropped at random and its own corruption of the expression; the weights are shared. In evaluation there is one view,
-    uncorrupted, with the full kNN block, and nothing is random.
+    In training there are two views with shared weights. View 1 is the cell with its kNN block; view 2 is its *partner*, one
+    of its graph neighbours that the batch carries (the cell itself, if it carries none), with that cell's
+    personalised-PageRank block. Each view has edges dropped at random and its own corruption of the expression. In evaluation
+    there is one view, uncorrupted, with the full kNN block, and nothing is random.
 
     No tensor in here has a dimension of the size of the data.
 
@@ -43,6 +43,8 @@ class SiameseModule(BaseModuleClass):
         Number of genes and width of the graph representation.
     n_clusters
         Number of clusters; None while it is still unknown (see :meth:`build_head`).
+    n_embedding_genes
+        Number of genes, the most variable ones, that the embedding is made of; all, if there are no more than that.
     n_batch, n_cats_per_cov, n_continuous_cov
         Number of batches, of categories of each further categorical covariate, and of continuous covariates.
     n_latent, n_hidden, n_layers
@@ -65,17 +67,22 @@ class SiameseModule(BaseModuleClass):
         Weights that differ from the defaults of :class:`LossWeights`.
     """
 
+    embedding_genes: Tensor
+    other_genes: Tensor
+    embedding_share: Tensor
+
     def __init__(
         self,
         n_genes: int,
         n_rep: int,
         n_clusters: int | None = None,
         *,
+        n_embedding_genes: int = 1000,
         n_batch: int = 1,
         n_cats_per_cov: Sequence[int] = (),
         n_continuous_cov: int = 0,
         n_latent: int = 32,
-        n_hidden: int = 128,
+        n_hidden: int = 256,
         n_layers: int = 1,
         gene_likelihood: Any = "nb",
         dispersion: Any = "gene",
@@ -92,6 +99,9 @@ class SiameseModule(BaseModuleClass):
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
+        if n_embedding_genes < 2:
+            raise ValueError(f"Expected n_embedding_genes of at least 2, found {n_embedding_genes}.")
+        n_embedding_genes = min(n_embedding_genes, n_genes)
         self.n_latent = n_latent
         self.edge_drop_rate = edge_drop_rate
         self.off_diagonal_weight = off_diagonal_weight
@@ -105,9 +115,12 @@ class SiameseModule(BaseModuleClass):
             **covariates,
         }
 
-        self.expression_scaler = ExpressionScaler(n_genes)
+        self.register_buffer("embedding_genes", torch.arange(n_embedding_genes))
+        self.register_buffer("other_genes", torch.arange(n_embedding_genes, n_genes))
+        self.register_buffer("embedding_share", torch.tensor(1.0))
+        self.expression_scaler = ExpressionScaler(n_embedding_genes)
         self.augmentation = ExpressionAugmentation(swap_rate, noise_sd)
-        self.expression_encoder = ExpressionEncoder(n_genes, n_latent, **encoder)
+        self.expression_encoder = ExpressionEncoder(n_embedding_genes, n_latent, **encoder)
         self.graph_encoder = GraphEncoder(n_rep, n_latent, convolution=convolution, **encoder)
         self.fusion = AdaptiveFusion(n_latent)
         self.decoder = CountDecoder(
@@ -117,6 +130,7 @@ class SiameseModule(BaseModuleClass):
             n_layers=n_layers,
             gene_likelihood=gene_likelihood,
             dispersion=dispersion,
+            n_embedding_genes=n_embedding_genes,
             **covariates,
         )
         self._head_options = {
@@ -150,15 +164,22 @@ class SiameseModule(BaseModuleClass):
         size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
         return tensors[REGISTRY_KEYS.X_KEY].sum(dim=1, keepdim=True) if size_factor is None else size_factor
 
-    def _get_inference_input(self, tensors: dict[str, Tensor], **kwargs: Any) -> dict[str, Any]:
+    def _get_inference_input(self, tensors: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        neighbors = (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.NEIGHBOR_WEIGHT)
+        inputs = self._view_input(tensors, *neighbors)
+        if self.training:
+            diffused = (SIAMESE_KEYS.DIFFUSED_REP, SIAMESE_KEYS.DIFFUSED_WEIGHT)
+            inputs["second"] = self._view_input(tensors.get(SIAMESE_KEYS.PARTNER, tensors), *diffused)
+        return inputs
+
+    def _view_input(self, tensors: dict[str, Tensor], rep_key: str, weight_key: str) -> dict[str, Any]:
+        """What the encoders read of each cell and of one of its two neighbour blocks."""
         return {
             "x": tensors[REGISTRY_KEYS.X_KEY],
             "library": self._library(tensors),
             "rep": tensors[SIAMESE_KEYS.GRAPH_REP],
-            "blocks": [
-                (tensors[SIAMESE_KEYS.NEIGHBOR_REP], tensors[SIAMESE_KEYS.NEIGHBOR_WEIGHT]),
-                (tensors[SIAMESE_KEYS.DIFFUSED_REP], tensors[SIAMESE_KEYS.DIFFUSED_WEIGHT]),
-            ],
+            "neighbor_rep": tensors[rep_key],
+            "weight": tensors[weight_key],
             **self._covariates(tensors),
         }
 
@@ -167,7 +188,15 @@ class SiameseModule(BaseModuleClass):
     ) -> dict[str, Any]:
         # Size factors come in any unit; the decoder works in counts.
         library = self._library(tensors) * (NORMALISED_TOTAL / self.expression_scaler.target_sum)
-        return {"z": inference_outputs["z"], "library": library, **self._covariates(tensors)}
+        counts = tensors[REGISTRY_KEYS.X_KEY] if kwargs.get("for_loss") else None
+        return {"z": inference_outputs["z"], "library": library, "counts": counts, **self._covariates(tensors)}
+
+    def forward(self, tensors: dict[str, Any], *args: Any, compute_loss: bool = True, **kwargs: Any) -> Any:
+        """Pass a batch through; for a loss, the likelihood takes the place of the distribution of the counts."""
+        options = {"for_loss": compute_loss, **(kwargs.pop("get_generative_input_kwargs", None) or {})}
+        return super().forward(
+            tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs
+        )
 
     # -- forward -------------------------------------------------------------------------------------------------
 
@@ -177,9 +206,11 @@ class SiameseModule(BaseModuleClass):
         x: Tensor,
         library: Tensor,
         rep: Tensor,
-        blocks: list[tuple[Tensor, Tensor]],
+        neighbor_rep: Tensor,
+        weight: Tensor,
         categories: list[Tensor],
         cont: Tensor | None = None,
+        second: dict[str, Any] | None = None,
         n_samples: int = 1,
     ) -> dict[str, Any]:
         """Embed the cells.
@@ -192,38 +223,44 @@ class SiameseModule(BaseModuleClass):
             Library sizes or size factors, ``(batch, 1)``.
         rep
             Graph representation of the cells, ``(batch, n_rep)``.
-        blocks
-            Representation ``(batch, k, n_rep)`` and edge weights ``(batch, k)`` of the neighbours: kNN, then diffused.
+        neighbor_rep, weight
+            Representation ``(batch, k, n_rep)`` and edge weights ``(batch, k)`` of the neighbours.
         categories, cont
             Covariates.
+        second
+            The same for the second view. If given, both views are corrupted.
         n_samples
             Accepted for the scvi-tools signature; the embedding is deterministic.
 
         Returns
         -------
-        ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; in training those of view 1, with
-        those of view 2 under ``second``.
+        ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; those of view 2, if there is one, under
+        ``second``.
         """
-        expression = self.expression_scaler(x, library)
-        covariates = {"categories": categories, "cont": cont}
-        (neighbor_rep, weight), (diffused_rep, diffused_weight) = blocks
-        if not self.training:
-            outputs: dict[str, Any] = dict(self._embed(expression, rep, neighbor_rep, weight, covariates))
-        else:
-            kept = [perturb_edges(each, self.edge_drop_rate) for each in (weight, diffused_weight)]
-            outputs = dict(self._embed(self._corrupted(expression), rep, neighbor_rep, kept[0], covariates))
-            outputs["second"] = self._embed(self._corrupted(expression), rep, diffused_rep, kept[1], covariates)
+        first = {"x": x, "library": library, "rep": rep, "neighbor_rep": neighbor_rep, "weight": weight}
+        outputs: dict[str, Any] = dict(self._embed(second is not None, **first, categories=categories, cont=cont))
+        if second is not None:
+            outputs["second"] = self._embed(True, **second)
         return outputs
 
-    def _corrupted(self, expression: Tensor) -> Tensor:
-        return self.augmentation(expression)[0]
-
     def _embed(
-        self, expression: Tensor, rep: Tensor, neighbor_rep: Tensor, weight: Tensor, covariates: dict[str, Any]
+        self,
+        corrupted: bool,
+        x: Tensor,
+        library: Tensor,
+        rep: Tensor,
+        neighbor_rep: Tensor,
+        weight: Tensor,
+        categories: list[Tensor],
+        cont: Tensor | None,
     ) -> View:
         """Both branches and their fusion, for one view."""
-        z_expression = self.expression_encoder(expression, **covariates)
-        z_graph = self.graph_encoder(rep, neighbor_rep, weight, **covariates)
+        expression = self.expression_scaler(x[:, self.embedding_genes], library)
+        if corrupted:
+            expression = self.augmentation(expression)[0]
+            weight = perturb_edges(weight, self.edge_drop_rate)
+        z_expression = self.expression_encoder(expression, categories, cont)
+        z_graph = self.graph_encoder(rep, neighbor_rep, weight, categories, cont)
         z, gate = self.fusion(z_expression, z_graph)
         return {"z_expression": z_expression, "z_graph": z_graph, "z": z, "gate": gate}
 
@@ -234,14 +271,23 @@ class SiameseModule(BaseModuleClass):
         library: Tensor,
         categories: list[Tensor],
         cont: Tensor | None = None,
+        counts: Tensor | None = None,
         transform_batch: int | None = None,
-    ) -> dict[str, Distribution | None]:
-        """Decode embeddings ``(batch, n_latent)`` to the distribution ``px`` of the counts.
+    ) -> dict[str, Any]:
+        """Decode embeddings ``(batch, n_latent)``.
 
-        ``transform_batch`` replaces the batch of every cell. In training, ``px`` is None if its loss is switched off.
+        Without ``counts``: the distribution ``px`` of the counts of all genes; ``transform_batch`` replaces the batch of every
+        cell. With ``counts``: their negative log-likelihood ``nll`` per embedding gene and ``others_nll`` per other gene (see
+        :meth:`~scsiameseclu.nn.CountDecoder.negative_log_likelihood`), or nothing if that loss is switched off.
         """
-        if self.training and self.loss_weights.reconstruction == 0.0:
-            return {"px": None}
+        if counts is not None:
+            if self.loss_weights.reconstruction == 0.0:
+                return {}
+            x_others = counts[:, self.other_genes] if self.other_genes.numel() else None
+            nll, others_nll = self.decoder.negative_log_likelihood(
+                counts[:, self.embedding_genes], x_others, z, library, categories, cont
+            )
+            return {"nll": nll, "others_nll": others_nll}
         if transform_batch is not None:
             categories = [torch.full_like(categories[0], transform_batch), *categories[1:]]
         return {"px": self.decoder(z, library, categories, cont)}
@@ -252,7 +298,7 @@ class SiameseModule(BaseModuleClass):
         self,
         tensors: dict[str, Tensor],
         inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Distribution | None],
+        generative_outputs: dict[str, Any],
     ) -> LossOutput:
         """Weighted sum of the active terms; each term, unweighted, goes to ``extra_metrics``.
 
@@ -263,13 +309,13 @@ class SiameseModule(BaseModuleClass):
         second: View = inference_outputs.get("second", first)
         weights = self.loss_weights
         terms: dict[str, Tensor] = {}
-        n_cells, n_genes = tensors[REGISTRY_KEYS.X_KEY].shape
+        n_cells = tensors[REGISTRY_KEYS.X_KEY].shape[0]
         nll = torch.zeros(n_cells, device=first["z"].device)
+        others_nll = generative_outputs.get("others_nll")
         if weights.reconstruction > 0.0:
-            px = generative_outputs["px"]
-            nll = -px.log_prob(tensors[REGISTRY_KEYS.X_KEY]).sum(dim=-1)  # type: ignore[union-attr]
-            # Per gene, so that one set of weights serves any number of genes.
-            terms["reconstruction"] = nll.mean() / n_genes
+            # The mean over genes, so that one set of weights serves any number of genes.
+            terms["reconstruction"] = generative_outputs["nll"].mean()
+            nll = generative_outputs["nll"].sum(dim=1)
         if weights.cell_correlation > 0.0:
             terms["cell_correlation"] = self._cell_correlation(tensors, first, second)
         if weights.latent_correlation > 0.0:
@@ -289,6 +335,10 @@ class SiameseModule(BaseModuleClass):
 
         total = sum((getattr(weights, name) * term for name, term in terms.items()), start=0.0 * first["z"].sum())
         metrics = {name: term.detach() for name, term in terms.items()}
+        if others_nll is not None:
+            # Trains a part of the decoder that sends nothing back, so that its weight means nothing.
+            total = total + others_nll.mean()
+            nll = nll + others_nll.detach().sum(dim=1)
         metrics["gate"] = first["gate"].detach().mean()
         return LossOutput(loss=total, reconstruction_loss=nll, extra_metrics=metrics, n_obs_minibatch=n_cells)
 
@@ -323,14 +373,14 @@ class SiameseModule(BaseModuleClass):
         return torch.stack([losses.clustering_kl(targets, each.log_softmax(dim=1)) for each in logits]).mean()
 
     def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:
-        """Z-scored log-normalised expression decoded from embeddings, ``(batch, n_genes)``, all as of the first batch.
+        """Z-scored log-normalised expression of the embedding genes, decoded as if all cells were of the first batch.
 
         A space in which distances mean something: the embedding's own axes are arbitrary, and decorrelation has made them
         equally wide.
         """
-        ones = torch.ones(z.shape[0], 1, device=z.device)
-        scale = self.generative(z, ones, categories, cont, transform_batch=0)["px"].get_normalized("scale")
-        return self.expression_scaler.standardise(scale)
+        first_batch = [torch.zeros_like(categories[0]), *categories[1:]]
+        scale = self.decoder.embedding_scale(z, first_batch, cont)
+        return self.expression_scaler.standardise(scale * self.embedding_share)
 
     @torch.inference_mode()
     def sample(self, tensors: dict[str, Tensor], n_samples: int = 1) -> Tensor:
@@ -342,6 +392,7 @@ class SiameseModule(BaseModuleClass):
     @torch.no_grad()
     def fit_input(
         self,
+        embedding_genes: np.ndarray,
         mean: np.ndarray,
         sd: np.ndarray,
         proportions: np.ndarray,
@@ -352,6 +403,8 @@ class SiameseModule(BaseModuleClass):
 
         Parameters
         ----------
+        embedding_genes
+            Columns of the genes the embedding is made of, ascending, ``(n_embedding_genes,)``.
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, ``(n_genes,)``.
         proportions
@@ -361,6 +414,10 @@ class SiameseModule(BaseModuleClass):
         rep
             Graph representation of the training cells, ``(n_obs, n_rep)``.
         """
-        self.expression_scaler.fit(torch.as_tensor(mean).float(), torch.as_tensor(sd).float(), target_sum)
+        genes = torch.as_tensor(embedding_genes)
+        self.embedding_genes.copy_(genes)
+        self.other_genes.copy_(torch.as_tensor(np.setdiff1d(np.arange(len(mean)), embedding_genes)))
+        self.expression_scaler.fit(torch.as_tensor(mean).float()[genes], torch.as_tensor(sd).float()[genes], target_sum)
+        self.embedding_share.fill_(float(proportions[embedding_genes].sum()))
         self.graph_encoder.scaler.fit(torch.as_tensor(np.asarray(rep, dtype=np.float32)))
-        self.decoder.start_at(torch.as_tensor(proportions).float())
+        self.decoder.assign(genes, torch.as_tensor(proportions).float())

@@ -18,7 +18,7 @@ class LossWeights:
     cell_correlation
         Cell-level cross-correlation of the two views, neighbours counted as positives. Off by default.
     latent_correlation
-        Latent-level cross-correlation of the two views, within each branch. Off by default.
+        Latent-level cross-correlation of the two views, within each branch.
     cross_correlation
         Latent-level cross-correlation between the expression and the graph branch, across the two views.
     propagation
@@ -29,7 +29,7 @@ class LossWeights:
 
     reconstruction: float = 1.0
     cell_correlation: float = 0.0
-    latent_correlation: float = 0.0
+    latent_correlation: float = 0.4
     cross_correlation: float = 0.2
     propagation: float = 0.0
     clustering: float = 0.2

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from scsiameseclu.module import SiameseModule
 
-MAX_PARTITION_GENES = 2_000
-
-
 @torch.no_grad()
 def embed(module: SiameseModule, loader: Any) -> Tensor:
     """Embed every cell of a loader in evaluation mode, ``(n, n_latent)``, on the module's device."""
@@ -29,39 +26,20 @@ def decode(module: SiameseModule, loader: Any) -> tuple[Tensor, NDArray[np.float
 
     Returns
     -------
-    Embeddings ``(n, n_latent)`` on the module's device, and z-scored decoded expression ``(n, n_genes)`` of the genes
-    that vary most (:func:`widest_genes`); the embeddings themselves in its place if the module was trained without
-    reconstruction.
+    Embeddings ``(n, n_latent)`` on the module's device, and z-scored decoded expression of the embedding genes
+    ``(n, n_embedding_genes)``; the embeddings themselves in its place if the module was trained without reconstruction.
     """
     was_training = module.training
     module.eval()
-    genes = widest_genes(module.expression_scaler.weight)
     embeddings, decoded = [], []
     for tensors in loader:
         inputs = module._get_inference_input(tensors)
         z = module.inference(**inputs)["z"]
         embeddings.append(z)
         if module.loss_weights.reconstruction > 0.0:
-            decoded.append(module.decoded_expression(z, inputs["categories"], inputs["cont"])[:, genes].cpu())
+            decoded.append(module.decoded_expression(z, inputs["categories"], inputs["cont"]).cpu())
     module.train(was_training)
     return torch.cat(embeddings), torch.cat(decoded or [z.cpu() for z in embeddings]).numpy()
-
-
-def widest_genes(weight: Tensor, at_most: int = MAX_PARTITION_GENES) -> Tensor:
-    """Indices, ascending, of the genes with the largest spread: all, or ``at_most`` of them, to bound memory.
-
-    Parameters
-    ----------
-    weight
-        Weights of the expression scaler, ``(n_genes,)``: they fall with the standard deviation of the gene, and are 0 for
-        a gene that never varies.
-    at_most
-        Largest number of genes.
-    """
-    if weight.numel() <= at_most:
-        return torch.arange(weight.numel(), device=weight.device)
-    never_last = torch.where(weight > 0, weight, torch.inf)
-    return never_last.topk(at_most, largest=False).indices.sort().values
 
 
 def principal_components(points: NDArray[np.float32], random_state: int, n_comps: int = 30) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from scvi.train import TrainingPlan
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
@@ -82,6 +83,7 @@ class SiameseTrainingPlan(TrainingPlan):
         n_pretrain_epochs: int = 10,
         n_clusters: int | None = None,
         n_warmup_epochs: int | None = None,
+        partner_views: bool = True,
         target_refresh_epochs: int = 1,
         marginal_momentum: float = 0.8,
         sinkhorn_iterations: int = 100,
@@ -98,6 +100,7 @@ class SiameseTrainingPlan(TrainingPlan):
         if target_refresh_epochs < 1:
             raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")
         self.n_pretrain_epochs = n_pretrain_epochs
+        self.partner_views = partner_views
         self.n_clusters = n_clusters
         self.target_refresh_epochs = target_refresh_epochs
         self.marginal_momentum = marginal_momentum
@@ -107,6 +110,7 @@ class SiameseTrainingPlan(TrainingPlan):
         self.max_init_cells = max_init_cells
         self.max_target_cells = max_target_cells
         self.n_clusters_result: NClustersResult | None = None
+        self._partners: PartnerSampler | None = None
         self._last_terms: dict[str, Tensor] = {}
         self._last_good: dict[str, Tensor] = {}
         self._n_good_epochs = 0
@@ -120,6 +124,14 @@ class SiameseTrainingPlan(TrainingPlan):
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
+
+    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Add what a training batch needs besides its own rows: partners, and the targets kept since the last refresh."""
+        if self.trainer.training and self.partner_views:
+            if self._partners is None:
+                self._partners = PartnerSampler(self._data.adata_manager)
+            batch[SIAMESE_KEYS.PARTNER] = self._partners(batch)
+        return batch
 
     def on_fit_start(self) -> None:
         """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
