@@ -13,7 +13,7 @@ from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.ot import sinkhorn
-from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan, _inference
+from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan
 from scsiameseclu.train._plan import floored
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -383,25 +383,6 @@ def test_large_data_are_sampled_for_the_targets(adata, monkeypatch):
     assert [len(np.unique(rows)) for rows in numbers["kept"]] == [40, 60, 60]
     assert np.array_equal(numbers["kept"][1], numbers["kept"][2])
     assert len(model.predict()) == 150
-
-
-def test_many_genes_are_limited_for_the_partition(adata, monkeypatch):
-    model = make(adata)
-    loader = model._make_data_loader(adata)
-    z, everything = _inference.decode(model.module, loader)
-    monkeypatch.setattr(_inference.widest_genes, "__defaults__", (20,))
-    widest = np.sort(np.argsort(-_sd(adata))[:20])
-    some = _inference.decode(model.module, loader)[1]
-    assert everything.shape == (150, 50)
-    assert np.array_equal(some, everything[:, widest])
-    weight = torch.tensor([0.0, 2.0, 1.0, 3.0])
-    assert _inference.widest_genes(weight, 2).tolist() == [1, 2]
-    assert _inference.widest_genes(weight, 4).tolist() == [0, 1, 2, 3]
-
-
-def _sd(adata):
-    counts = adata.X.toarray()
-    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).std(axis=0)
 
 
 @pytest.mark.parametrize(

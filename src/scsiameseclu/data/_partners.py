@@ -29,11 +29,12 @@ class PartnerSampler:
         self._dataset = manager.create_torch_dataset()
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
-        """Tensors of one partner of each cell, with the keys of ``batch``."""
+        """Tensors of one partner of each cell, with the keys and on the device of ``batch``."""
         rows = draw_partners(
             batch[SIAMESE_KEYS.CELL_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT]
         )
-        return {key: torch.as_tensor(value) for key, value in self._dataset[rows.numpy()].items()}
+        partners = self._dataset[rows.cpu().numpy()]
+        return {key: torch.as_tensor(value).to(rows.device) for key, value in partners.items()}
 
 
 def draw_partners(index: Tensor, neighbor_index: Tensor, weight: Tensor) -> Tensor:

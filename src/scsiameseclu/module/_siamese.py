@@ -359,18 +359,20 @@ class SiameseModule(BaseModuleClass):
         pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
         return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
 
-    def _clustering(self, head: ClusterHead, tensors: dict[str, Tensor], z_first: Tensor, z_second: Tensor) -> Tensor:
-        """KL(P || Q) of both views against one target.
+    def _clustering(self, head: ClusterHead, tensors: dict[str, Any], z_first: Tensor, z_second: Tensor) -> Tensor:
+        """KL(P || Q) of both views, each cell against its own target.
 
-        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of the mean
-        logits of its views.
+        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its logits.
         """
-        logits = [head(z_first), head(z_second)]
-        targets = head.targets(torch.stack(logits).detach().mean(dim=0))
-        kept = tensors.get(SIAMESE_KEYS.CLUSTER_TARGET)
-        if kept is not None:
-            targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
-        return torch.stack([losses.clustering_kl(targets, each.log_softmax(dim=1)) for each in logits]).mean()
+        divergences = []
+        for z, cells in ((z_first, tensors), (z_second, tensors.get(SIAMESE_KEYS.PARTNER, tensors))):
+            logits = head(z)
+            targets = head.targets(logits.detach())
+            kept = cells.get(SIAMESE_KEYS.CLUSTER_TARGET)
+            if kept is not None:
+                targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
+            divergences.append(losses.clustering_kl(targets, logits.log_softmax(dim=1)))
+        return torch.stack(divergences).mean()
 
     def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:
         """Z-scored log-normalised expression of the embedding genes, decoded as if all cells were of the first batch.

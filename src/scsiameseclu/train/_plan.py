@@ -49,6 +49,8 @@ class SiameseTrainingPlan(TrainingPlan):
     ----------
     module
         Module to train.
+    partner_views
+        Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell itself.
     n_pretrain_epochs
         Epochs before clustering starts.
     n_clusters
@@ -80,10 +82,10 @@ class SiameseTrainingPlan(TrainingPlan):
         self,
         module: SiameseModule,
         *,
+        partner_views: bool = True,
         n_pretrain_epochs: int = 10,
         n_clusters: int | None = None,
         n_warmup_epochs: int | None = None,
-        partner_views: bool = True,
         target_refresh_epochs: int = 1,
         marginal_momentum: float = 0.8,
         sinkhorn_iterations: int = 100,
@@ -99,8 +101,8 @@ class SiameseTrainingPlan(TrainingPlan):
         super().__init__(module, optimizer=optimizer, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
         if target_refresh_epochs < 1:
             raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")
-        self.n_pretrain_epochs = n_pretrain_epochs
         self.partner_views = partner_views
+        self.n_pretrain_epochs = n_pretrain_epochs
         self.n_clusters = n_clusters
         self.target_refresh_epochs = target_refresh_epochs
         self.marginal_momentum = marginal_momentum
@@ -125,13 +127,6 @@ class SiameseTrainingPlan(TrainingPlan):
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
 
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Add what a training batch needs besides its own rows: partners, and the targets kept since the last refresh."""
-        if self.trainer.training and self.partner_views:
-            if self._partners is None:
-                self._partners = PartnerSampler(self._data.adata_manager)
-            batch[SIAMESE_KEYS.PARTNER] = self._partners(batch)
-        return batch
 
     def on_fit_start(self) -> None:
         """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
@@ -190,7 +185,7 @@ class SiameseTrainingPlan(TrainingPlan):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Training step; stops before the optimiser sees a loss that is not finite."""
-        loss = super().training_step(self._with_targets(batch), batch_idx)
+        loss = super().training_step(self._with_partners(self._with_targets(batch)), batch_idx)
         if not torch.isfinite(loss):
             bad = [name for name, term in self._last_terms.items() if not torch.isfinite(term)]
             raise self._not_finite(f"a finite loss, found {loss.item()} (terms: {', '.join(bad) or 'none alone'})")
@@ -199,6 +194,14 @@ class SiameseTrainingPlan(TrainingPlan):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Validation step, against the same kind of target as training."""
         super().validation_step(self._with_targets(batch), batch_idx)
+
+    def _with_partners(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add one neighbour of each cell, the second view."""
+        if self.partner_views:
+            if self._partners is None:
+                self._partners = PartnerSampler(self._data.adata_manager)
+            batch[SIAMESE_KEYS.PARTNER] = self._with_targets(self._partners(batch))
+        return batch
 
     def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the targets kept since the last refresh; rows of 0 for cells that have none."""
