@@ -27,7 +27,9 @@ def test_partners_are_drawn_by_weight():
 
 
 def test_a_cell_without_neighbours_is_its_own_partner():
-    drawn = draw_partners(torch.tensor([[3], [4]]), torch.tensor([[3, 3], [8, 4]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
+    drawn = draw_partners(
+        torch.tensor([[3], [4]]), torch.tensor([[3, 3], [8, 4]]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    )
     assert drawn.tolist() == [3, 8]
 
 

@@ -194,9 +194,7 @@ class SiameseModule(BaseModuleClass):
     def forward(self, tensors: dict[str, Any], *args: Any, compute_loss: bool = True, **kwargs: Any) -> Any:
         """Pass a batch through; for a loss, the likelihood takes the place of the distribution of the counts."""
         options = {"for_loss": compute_loss, **(kwargs.pop("get_generative_input_kwargs", None) or {})}
-        return super().forward(
-            tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs
-        )
+        return super().forward(tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs)
 
     # -- forward -------------------------------------------------------------------------------------------------
 

@@ -127,7 +127,6 @@ class SiameseTrainingPlan(TrainingPlan):
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
 
-
     def on_fit_start(self) -> None:
         """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
         self.module.train()
