@@ -63,6 +63,8 @@ class SiameseModule(BaseModuleClass):
         Weight of the decorrelation part of the latent-level losses.
     kernel, temperature, sharpening, label_smoothing
         See :class:`~scsiameseclu.nn.ClusterHead`.
+    neighbor_positives
+        Whether graph neighbours are spared by the cell-level correlation, which pushes all other pairs of cells apart.
     loss_weights
         Weights that differ from the defaults of :class:`LossWeights`.
     """
@@ -96,6 +98,7 @@ class SiameseModule(BaseModuleClass):
         temperature: float = 0.1,
         sharpening: float = 1.5,
         label_smoothing: float = 0.1,
+        neighbor_positives: bool = True,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -104,6 +107,7 @@ class SiameseModule(BaseModuleClass):
         n_embedding_genes = min(n_embedding_genes, n_genes)
         self.n_latent = n_latent
         self.edge_drop_rate = edge_drop_rate
+        self.neighbor_positives = neighbor_positives
         self.off_diagonal_weight = off_diagonal_weight
         self.loss_weights = LossWeights.from_mapping(loss_weights)
         self.clustering_active = False
@@ -351,9 +355,11 @@ class SiameseModule(BaseModuleClass):
 
     def _cell_correlation(self, tensors: dict[str, Tensor], first: View, second: View) -> Tensor:
         """Cell-level correlation, mean of the two branches."""
-        positives = losses.batch_neighbor_mask(
-            tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1), tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
-        )
+        positives = None
+        if self.neighbor_positives:
+            positives = losses.batch_neighbor_mask(
+                tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1), tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
+            )
         pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
         return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
 
