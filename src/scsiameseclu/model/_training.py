@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 from scvi.model.base import UnsupervisedTrainingMixin
 
+from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
 
@@ -105,10 +106,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             batch_size=batch_size,
             early_stopping=early_stopping,
             # Processes share the cells, so that none may have a full batch.
-            datasplitter_kwargs={"drop_last": n_train > batch_size and not distributed, **(datasplitter_kwargs or {})},
+            datasplitter_kwargs={
+                "drop_last": n_train > batch_size and not distributed,
+                **self._loaded_keys(plan_options),
+                **(datasplitter_kwargs or {}),
+            },
             plan_kwargs=plan_options,
             **trainer_kwargs,
         )
+
+    def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
+        """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
+        if not plan_options.get("partner_views", True):
+            return {}
+        return {"data_and_attributes": view_keys(self.adata_manager, "first")}  # type: ignore[attr-defined]
 
     def _check_trainable(self, n_train: int, distributed: bool) -> None:
         """Refuse settings that would fail late."""
