@@ -136,7 +136,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         Parameters
         ----------
         adata
-            Cells by genes, raw counts, in memory.
+            Cells by genes, raw counts, in memory or backed (``anndata.read_h5ad(path, backed="r")``): CSR or dense counts
+            then stay on disk, and only the cells of a mini-batch are read.
         layer
             Layer with the counts; ``X`` by default.
         batch_key
@@ -163,7 +164,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         KeyError
             If a key is missing.
         NotImplementedError
-            If ``adata`` is backed.
+            If ``adata`` is backed by a CSC matrix.
         ValueError
             If the counts are negative, NaN or infinite, batch labels are missing, or there are fewer than two cells
             or genes.

@@ -161,7 +161,7 @@ class SiameseTrainingPlan(PlanHooks):
             error = self._refresh_targets()
         else:
             return
-        self.log("sinkhorn_marginal_error", error, on_step=False, on_epoch=True)
+        self._means["train"].add({"sinkhorn_marginal_error": torch.tensor(error, device=self.device)}, 1)
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means and keep a copy of the weights, to fall back on if the next epoch fails."""
