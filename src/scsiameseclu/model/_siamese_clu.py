@@ -20,7 +20,13 @@ from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._setup import check_setup_input, standard_fields
-from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
+from scsiameseclu.model._training import (
+    AUTO,
+    NO_RANDOM_ACCESS,
+    TrainingMixin,
+    check_enough_cells,
+    checked_n_clusters,
+)
 from scsiameseclu.module import SiameseModule
 
 logger = logging.getLogger(__name__)
@@ -193,6 +199,17 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> None:
+        """Refuse collections that are read in sequence (scvi-tools offers them to every model from 1.5 on).
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(NO_RANDOM_ACCESS.format("an annbatch collection"))
 
     def _fit_input(self) -> None:
         """Give the module the input statistics of the model's data."""
