@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.nn import gather_rows, n_processes, own_share
+from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 import numpy as np
 
 torch.set_num_threads(1)

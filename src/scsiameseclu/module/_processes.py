@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.nn import gather_rows, n_processes
+from scsiameseclu.nn._gather import gather_rows, n_processes
 
 _BRANCHES = ("z_expression", "z_graph")
 _NUMBERS = (SIAMESE_KEYS.CELL_INDEX, SIAMESE_KEYS.NEIGHBOR_INDEX)

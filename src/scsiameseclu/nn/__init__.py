@@ -10,7 +10,6 @@ from scsiameseclu.nn._encoders import (
     RepresentationScaler,
 )
 from scsiameseclu.nn._fusion import AdaptiveFusion
-from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 from scsiameseclu.nn._head import ClusterHead
 
 __all__ = [
@@ -23,8 +22,5 @@ __all__ = [
     "ExpressionScaler",
     "GraphEncoder",
     "RepresentationScaler",
-    "gather_rows",
-    "n_processes",
-    "own_share",
     "perturb_edges",
 ]

@@ -14,7 +14,8 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.nn import ClusterHead, gather_rows, n_processes, own_share
+from scsiameseclu.nn import ClusterHead
+from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
 from scsiameseclu.train._hooks import PlanHooks, broadcast
 from scsiameseclu.train._inference import decode, embed, principal_components
