@@ -1,6 +1,4 @@
 import signal
-import subprocess
-import sys
 
 import lightning.pytorch as pl
 import numpy as np
@@ -420,11 +418,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_one_model(tmp_path):
-    (tmp_path / "script.py").write_text(DISTRIBUTED)
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
-    )
+def test_two_processes_end_with_one_model(run_script):
+    done = run_script(DISTRIBUTED)
+    assert done.returncode == 0, done.stdout
     results = [line for line in done.stdout.splitlines() if line.startswith("result")]
     assert len(results) == 2
     assert results[0] == results[1]

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.data._loader import view_keys
 
 if TYPE_CHECKING:
     from scsiameseclu.data._loader import NeighborDataManager
 
 
 class PartnerSampler:
-    """Draws partners and looks up their rows.
+    """Draws partners and looks up what a second view needs of their rows: no labels, no kNN block.
 
     Neighbours are drawn with probability proportional to their edge weight, anew at each call, by torch's global generator. A
     cell without neighbours is its own partner.
@@ -26,10 +27,10 @@ class PartnerSampler:
     """
 
     def __init__(self, manager: NeighborDataManager) -> None:
-        self._dataset = manager.create_torch_dataset()
+        self._dataset = manager.create_torch_dataset(data_and_attributes=view_keys(manager, "second"))
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
-        """Tensors of one partner of each cell, with the keys and on the device of ``batch``."""
+        """Tensors of one partner of each cell, those that the second view is made of, on the device of ``batch``."""
         rows = draw_partners(
             batch[SIAMESE_KEYS.CELL_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT]
         )
