@@ -11,6 +11,7 @@ A run that is in the results file already is skipped.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -104,16 +105,19 @@ def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
     recorded = {option: options[option]} if option else {}
     with log.open("w") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if not line.startswith(MARK):
-                continue
-            found = json.loads(line.removeprefix(MARK))
-            method = f"{found.pop('method')}{args.tag}"
-            row = {"set": job["set"], "method": method, "seed": job["seed"], **found, **recorded}
-            with args.out.open("a") as file:
-                file.write(json.dumps({**row, "threads": args.threads, "versions": versions()}) + "\n")
-        code = process.wait()
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if not line.startswith(MARK):
+                    continue
+                found = json.loads(line.removeprefix(MARK))
+                method = f"{found.pop('method')}{args.tag}"
+                row = {"set": job["set"], "method": method, "seed": job["seed"], **found, **recorded}
+                with args.out.open("a") as file:
+                    file.write(json.dumps({**row, "threads": args.threads, "versions": versions()}) + "\n")
+            code = process.wait()
+        finally:
+            process.kill()  # nothing happens to a process that has ended; none is left behind by an interrupted benchmark
     if code:
         print(f"failed:\n{log.read_text()[-3000:]}", file=sys.stderr)
     return code
@@ -146,6 +150,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Run whatever is not in the results file yet; 1 if a run failed."""
     args = parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the running job is then stopped as well
     paths = [path.resolve() for path in sorted(args.data.glob("*.h5ad")) if has_labels(path, args.label)]
     if args.sets:
         paths = [path for path in paths if any(name in path.stem for name in args.sets)]

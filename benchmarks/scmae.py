@@ -59,8 +59,8 @@ class MaskedAutoencoder(nn.Module):
 
 def corrupt(values: torch.Tensor, probability: float = MASK_PROBABILITY) -> tuple[torch.Tensor, torch.Tensor]:
     """Values of which some come from other cells of the batch, and where the value has changed by that."""
-    swapped = torch.gather(values, 0, torch.rand_like(values).argsort(0))
-    corrupted = torch.where(torch.rand_like(values) < probability, swapped, values)
+    donors = torch.randint(len(values), values.shape)
+    corrupted = torch.where(torch.rand_like(values) < probability, values.gather(0, donors), values)
     return corrupted, corrupted != values
 
 
