@@ -104,7 +104,11 @@ def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
     option = FAMILIES[job["family"]].option
     recorded = {option: options[option]} if option else {}
     with log.open("w") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        # A group of its own: an interrupt stops training early but keeps the weights so far, and labels of half a training
+        # must not become a result. The benchmark itself is interrupted and kills the run.
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, process_group=0
+        )
         try:
             assert process.stdout is not None
             for line in process.stdout:
