@@ -37,6 +37,7 @@ def test_stability_by_hand() -> None:
     result = stability(adata, labels=labels)
     np.testing.assert_allclose(result.cell_stability, [1, 1, 1, 0.5, 1, 1, 1, 1, 1, 1])
     np.testing.assert_allclose(result.cluster_stability[["a", "b"]], [(1 + 3 / 4) / 2, (1 + 6 / 7) / 2])
+    np.testing.assert_allclose(result.cell_means[["a", "b"]], [7 / 8, 1])
     assert result.labels["r1"].tolist() == list("aaabbbbbbb")
     np.testing.assert_array_equal(adata.obs["siamese_clu_stability"], result.cell_stability)
     assert adata.obs["siamese_clu"].tolist() == list("aaaabbbbbb") and "siamese_clu_consensus" not in adata.obs

@@ -42,6 +42,8 @@ class StabilityResult:
         Mean over runs of the best Jaccard index of each judged cluster, in ``[0, 1]``; index: its name.
     cell_stability
         Share of runs that have the cell in the judged cluster, in ``[0, 1]``; index: ``obs_names``.
+    cell_means
+        Mean of ``cell_stability`` over the cells of each judged cluster; index: its name.
     consensus
         Cluster with the highest mean probability after alignment, categorical; index: ``obs_names``.
     central_run
@@ -52,6 +54,7 @@ class StabilityResult:
     ari: pd.DataFrame
     cluster_stability: pd.Series
     cell_stability: pd.Series
+    cell_means: pd.Series
     consensus: pd.Series
     central_run: str
 
@@ -172,6 +175,9 @@ def stability(
         ari=pd.DataFrame(ari, index=names, columns=names),
         cluster_stability=pd.Series(overlap[others].mean(axis=0), index=categories, name="stability"),
         cell_stability=pd.Series(agreement, index=adata.obs_names, name=stability_key(key)),
+        cell_means=pd.Series(
+            np.bincount(codes, weights=agreement) / np.bincount(codes), index=categories, name="mean cell stability"
+        ),
         consensus=pd.Series(
             pd.Categorical.from_codes(winner, categories).remove_unused_categories(),
             index=adata.obs_names,
