@@ -94,7 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
-    """Run one family in a process of its own, append a line per method as it finishes; its exit code."""
+    """Run one family in a process of its own, append a line per method; its exit code."""
     options = {"settings": args.settings, "scvi_epochs": args.scvi_epochs}
     fixed = {"label": args.label, "scib": args.scib, "threads": args.threads}
     environment = limited(args.threads)
