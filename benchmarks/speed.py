@@ -1,6 +1,6 @@
 """Time and peak memory from counts to labels, default settings, next to PCA + Leiden in the same run.
 
-    python benchmarks/speed.py [--cells 5000] [--genes 2000] [--repeats 3] [--threads 2]
+    python -m benchmarks.speed [--cells 5000] [--genes 2000] [--repeats 3] [--threads 2]
 
 Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own; the
 clock starts when the counts are in memory, peak memory is that of the whole process, imports included.

@@ -29,6 +29,10 @@ _RESUMED = (
 )
 
 
+class NonFiniteLossError(RuntimeError):
+    """The training loss, or the weights, became NaN or infinite."""
+
+
 class PlanHooks(TrainingPlan):
     """Base of the training plan with the Lightning hooks that have nothing to do with the method."""
 
@@ -39,10 +43,17 @@ class PlanHooks(TrainingPlan):
         super().__init__(module, **kwargs)
         self._means = {"train": EpochMeans(), "validation": EpochMeans()}
         self._rng_to_restore: dict[str, Any] | None = None
+        self._last_terms: dict[str, Tensor] = {}
+        self._last_good: dict[str, Tensor] = {}
+        self._n_good_epochs = 0
 
     @property
     def _data(self) -> Any:
         return self.trainer.datamodule
+
+    def on_fit_start(self) -> None:
+        """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
+        self.module.train()
 
     # -- batches -------------------------------------------------------------------------------------------------
 
@@ -52,6 +63,12 @@ class PlanHooks(TrainingPlan):
         Lightning's own way looks at every entry for anything that might be movable, which costs more than the move.
         """
         return batch if device.type == "cpu" else _moved(batch, device)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Pass through to the module; remembers the loss terms for the error message."""
+        outputs = super().forward(*args, **kwargs)
+        self._last_terms = dict(outputs[-1].extra_metrics)
+        return outputs
 
     # -- logging -------------------------------------------------------------------------------------------------
 
@@ -81,6 +98,38 @@ class PlanHooks(TrainingPlan):
     def on_validation_epoch_end(self) -> None:
         """Log the means over the cells held out."""
         self._log_means("validation")
+
+    # -- the last good weights ----------------------------------------------------------------------------------
+
+    def _not_finite(self, what: str) -> NonFiniteLossError:
+        kept = "of the last good epoch are kept" if self._n_good_epochs else "are those from before training"
+        return NonFiniteLossError(
+            f"Expected {what} in epoch {self.current_epoch}. The weights {kept}; train with a lower learning rate, "
+            "plan_kwargs={'lr': ...}, or look for extreme values in the counts."
+        )
+
+    def weights_are_finite(self) -> bool:
+        """Whether no weight or buffer of the module is NaN or infinite."""
+        floats = (value for value in self.module.state_dict().values() if value.is_floating_point())
+        return all(bool(torch.isfinite(value).all()) for value in floats)
+
+    def keep_weights(self) -> None:
+        """Copy the current weights to memory; a broken set never replaces a good copy.
+
+        Raises
+        ------
+        NonFiniteLossError
+            If a weight is NaN or infinite.
+        """
+        if not self.weights_are_finite():
+            raise self._not_finite("finite weights, found NaN or infinite ones")
+        self._last_good = {key: value.detach().cpu().clone() for key, value in self.module.state_dict().items()}
+
+    def restore_weights(self) -> bool:
+        """Go back to the last copy of the weights; whether an epoch had been completed by then."""
+        if self._last_good:
+            self.module.load_state_dict(self._last_good)
+        return self._n_good_epochs > 0
 
     # -- resuming ------------------------------------------------------------------------------------------------
 

@@ -27,10 +27,6 @@ MIN_MASS = 0.5
 """Share of its mass in the first partition that a cluster keeps at least."""
 
 
-class NonFiniteLossError(RuntimeError):
-    """The training loss, or the weights, became NaN or infinite."""
-
-
 class SiameseTrainingPlan(PlanHooks):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
@@ -113,9 +109,6 @@ class SiameseTrainingPlan(PlanHooks):
         self.max_target_cells = max_target_cells
         self.n_clusters_result: NClustersResult | None = None
         self._partners: PartnerSampler | None = None
-        self._last_terms: dict[str, Tensor] = {}
-        self._last_good: dict[str, Tensor] = {}
-        self._n_good_epochs = 0
         self._clustering_since: int | None = None
         self._warming_up = False
         self._targets: Tensor | None = None
@@ -127,10 +120,6 @@ class SiameseTrainingPlan(PlanHooks):
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
-        self.module.train()
 
     def on_train_start(self) -> None:
         """Keep a copy of the weights training starts from."""
@@ -169,12 +158,6 @@ class SiameseTrainingPlan(PlanHooks):
         super().on_train_end()
         self.finish()
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Pass through to the module; remembers the loss terms for the error message."""
-        outputs = super().forward(*args, **kwargs)
-        self._last_terms = dict(outputs[-1].extra_metrics)
-        return outputs
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Training step; stops before the optimiser sees a loss that is not finite."""
         batch = self._with_partners(self._with_targets(batch))
@@ -206,13 +189,6 @@ class SiameseTrainingPlan(PlanHooks):
             targets = self._targets[position.clamp_min(0)] * (position >= 0).unsqueeze(1)
             batch[SIAMESE_KEYS.CLUSTER_TARGET] = targets.to(self.device)
         return batch
-
-    def _not_finite(self, what: str) -> NonFiniteLossError:
-        kept = "of the last good epoch are kept" if self._n_good_epochs else "are those from before training"
-        return NonFiniteLossError(
-            f"Expected {what} in epoch {self.current_epoch}. The weights {kept}; train with a lower learning rate, "
-            "plan_kwargs={'lr': ...}, or look for extreme values in the counts."
-        )
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -365,29 +341,6 @@ class SiameseTrainingPlan(PlanHooks):
         return self._data.data_loader_cls(manager, indices=rows, batch_size=1024, data_and_attributes=keys)
 
     # -- ending --------------------------------------------------------------------------------------------------
-
-    def weights_are_finite(self) -> bool:
-        """Whether no weight or buffer of the module is NaN or infinite."""
-        floats = (value for value in self.module.state_dict().values() if value.is_floating_point())
-        return all(bool(torch.isfinite(value).all()) for value in floats)
-
-    def keep_weights(self) -> None:
-        """Copy the current weights to memory; a broken set never replaces a good copy.
-
-        Raises
-        ------
-        NonFiniteLossError
-            If a weight is NaN or infinite.
-        """
-        if not self.weights_are_finite():
-            raise self._not_finite("finite weights, found NaN or infinite ones")
-        self._last_good = {key: value.detach().cpu().clone() for key, value in self.module.state_dict().items()}
-
-    def restore_weights(self) -> bool:
-        """Go back to the last copy of the weights; whether an epoch had been completed by then."""
-        if self._last_good:
-            self.module.load_state_dict(self._last_good)
-        return self._n_good_epochs > 0
 
     @torch.no_grad()
     def finish(self) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from scvi.train import TrainRunner
 
-from scsiameseclu.train._plan import NonFiniteLossError, SiameseTrainingPlan
+from scsiameseclu.train._hooks import NonFiniteLossError
+from scsiameseclu.train._plan import SiameseTrainingPlan
 
 logger = logging.getLogger(__name__)
 
