@@ -17,7 +17,8 @@ class PartnerSampler:
     """Draws partners and looks up their rows.
 
     Neighbours are drawn with probability proportional to their edge weight, anew at each call, by torch's global generator. A
-    cell without neighbours is its own partner.
+    cell without neighbours is its own partner, and so is a cell of a query: its neighbours are landmarks of the reference,
+    which have no counts.
 
     Parameters
     ----------
@@ -30,9 +31,9 @@ class PartnerSampler:
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Tensors of one partner of each cell, with the keys of ``batch``."""
-        rows = draw_partners(
-            batch[SIAMESE_KEYS.CELL_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT]
-        )
+        neighbors = batch[SIAMESE_KEYS.NEIGHBOR_INDEX]
+        weight = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] * (neighbors < len(self._dataset))
+        rows = draw_partners(batch[SIAMESE_KEYS.CELL_INDEX], neighbors, weight)
         return {key: torch.as_tensor(value) for key, value in self._dataset[rows.numpy()].items()}
 
 
