@@ -1,7 +1,11 @@
 """Fixtures of all tests: reproducible randomness, quiet plots, and the optional development data."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
@@ -46,3 +50,33 @@ def data_dir() -> Path:
     if not any(folder.glob("*.h5ad")):
         pytest.skip(f"no development data in {folder}; set SCSIAMESECLU_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run Python code in a process of its own, in the test's folder; nothing it started outlives it, or two minutes."""
+
+    def run(code: str, *args: str, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
+        script, output = tmp_path / "script.py", tmp_path / "output.txt"
+        script.write_text(code)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+        # Output goes to a file: a pipe that a grandchild keeps open would be waited for.
+        with output.open("w") as out:
+            process = subprocess.Popen(
+                [sys.executable, str(script), *args],
+                cwd=tmp_path,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                code_returned = process.wait(timeout)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return subprocess.CompletedProcess(process.args, code_returned, output.read_text())
+
+    return run

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from scvi.distributions import NegativeBinomial
 
 from scsiameseclu import losses
 
@@ -222,3 +223,25 @@ def test_masks_that_do_not_fit_are_refused():
         losses.cell_correlation_loss(z, z, torch.ones(3, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"neighbor_index of shape \(4, k\), found \(3, 2\)"):
         losses.batch_neighbor_mask(torch.arange(4), torch.zeros(3, 2, dtype=torch.long))
+
+
+def test_negative_binomial_agrees_with_scvi_tools():
+    x = torch.tensor([[0.0, 3.0, 1.0], [12.0, 0.0, 0.0]])
+    log_rate, log_theta = torch.randn(2, 3), torch.randn(3)
+    for dispersion in (log_theta, log_theta.expand(2, 3).contiguous()):
+        expected = -NegativeBinomial(mu=log_rate.exp(), theta=dispersion.exp()).log_prob(x)
+        assert torch.allclose(losses.negative_binomial_nll(x, log_rate, dispersion), expected, atol=1e-4)
+    assert torch.isfinite(losses.negative_binomial_nll(torch.zeros(2, 3), log_rate, log_theta)).all()
+
+
+def test_negative_binomial_gradient_agrees_with_finite_differences():
+    x = torch.tensor([[0.0, 3.0], [7.0, 0.0]], dtype=torch.float64)
+    rate = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
+    theta = torch.randn(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r, t: losses.negative_binomial_nll(x, r, t), (rate, theta))
+
+
+def test_poisson_agrees_with_torch():
+    x, log_rate = torch.tensor([[0.0, 3.0, 1.0]]), torch.randn(1, 3)
+    expected = -torch.distributions.Poisson(log_rate.exp()).log_prob(x)
+    assert torch.allclose(losses.poisson_nll(x, log_rate), expected, atol=1e-5)

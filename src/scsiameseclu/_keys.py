@@ -59,3 +59,27 @@ def probs_key(key: str) -> str:
 def out_of_reference_key(key: str) -> str:
     """``obs`` column that says how unlike the reference each mapped cell is."""
     return f"{key}_out_of_reference"
+
+
+UNASSIGNED: Final = "unassigned"
+"""Category of cells and clusters that get no type."""
+
+
+def type_key(key: str) -> str:
+    """``obs`` column, and ``uns`` entry, with the types that the clusters of ``key`` were named after."""
+    return f"{key}_type"
+
+
+def predicted_key(labels_key: str) -> str:
+    """``obs`` column, and ``uns`` entry, with the types predicted from partly known labels."""
+    return f"{labels_key}_predicted"
+
+
+def stability_key(key: str) -> str:
+    """``obs`` column, and ``uns`` entry, with how often a cell stays in its cluster when the seed changes."""
+    return f"{key}_stability"
+
+
+def consensus_key(key: str) -> str:
+    """``obs`` column with the clusters that the runs agree on."""
+    return f"{key}_consensus"

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from scvi.data import AnnTorchDataset
 from scvi.dataloaders import AnnDataLoader
 
 from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
+from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -46,6 +48,49 @@ def test_a_single_row(model):
 def test_only_some_keys(model):
     dataset = model.adata_manager.create_torch_dataset(data_and_attributes=["X"])
     assert set(dataset[[0, 1]]) == {"X", SIAMESE_KEYS.CELL_INDEX}
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense", "int64"])
+def test_own_look_up_equals_that_of_scvi_tools(kind):
+    adata = synthetic(n_obs=60, n_vars=30, n_types=3, n_batches=2, seed=0)
+    adata.obs["score"] = np.linspace(0, 1, 60)
+    convert = {
+        "csr": lambda x: x,
+        "csc": lambda x: x.tocsc(),
+        "dense": lambda x: x.toarray(),
+        "int64": lambda x: x.astype(int),
+    }
+    adata.X = convert[kind](adata.X)
+    SCSiameseClu.setup_anndata(adata, n_neighbors=5, batch_key="batch", continuous_covariate_keys=["score"])
+    manager = SCSiameseClu(adata, n_clusters=3).adata_manager
+    dataset, rows = manager.create_torch_dataset(), [7, 3, 50, 3]
+    batch, expected = dataset[rows], AnnTorchDataset.__getitem__(dataset, rows)
+    assert dataset._readers is not None
+    assert set(expected) < set(batch)
+    for key, values in expected.items():
+        assert batch[key].dtype == values.dtype, key
+        assert np.array_equal(batch[key], values), key
+    other = manager.create_torch_dataset(load_sparse_tensor=True)
+    assert other._readers is None
+
+
+def test_rows_by_slice_mask_and_negative_number(model):
+    dataset = model.adata_manager.create_torch_dataset(data_and_attributes=["X"])
+    key = SIAMESE_KEYS.CELL_INDEX
+    assert dataset[slice(2, 8, 3)][key].ravel().tolist() == [2, 5]
+    assert dataset[np.arange(60) == 4][key].ravel().tolist() == [4]
+    assert dataset[[-1]][key].ravel().tolist() == [59]
+
+
+def test_each_view_loads_its_own_block_only(model):
+    first, second = (set(view_keys(model.adata_manager, view)) for view in ("first", "second"))
+    assert first ^ second == {
+        SIAMESE_KEYS.NEIGHBOR_INDEX,
+        SIAMESE_KEYS.NEIGHBOR_WEIGHT,
+        SIAMESE_KEYS.DIFFUSED_INDEX,
+        SIAMESE_KEYS.DIFFUSED_WEIGHT,
+    }
+    assert "labels" not in first | second
 
 
 def test_neighbors_of_a_query_are_landmarks_and_its_partners_itself(model):

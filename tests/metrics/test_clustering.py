@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
 
-from scsiameseclu.metrics import clustering_metrics
+from scsiameseclu.metrics import clustering_metrics, rare_type_recall
 
 
 def test_renamed_perfect_clustering_scores_one():
@@ -127,3 +127,21 @@ def test_series_of_the_same_cells_in_another_order_are_refused():
         clustering_metrics(true, pred.iloc[::-1])
     # unrelated indices say nothing about the order
     assert clustering_metrics(true, pred.reset_index(drop=True))["acc"] == 1.0
+
+
+def test_rare_type_recall_by_hand():
+    # 100 cells: A 96, B 2, C 2. Cluster 1 has one of the two B, C lies in A's cluster.
+    true = ["A"] * 96 + ["B"] * 2 + ["C"] * 2
+    pred = [0] * 97 + [1] + [0] * 2
+    assert rare_type_recall(true, pred) == pytest.approx((0.5 + 0.0) / 2)
+    assert rare_type_recall(true, true) == 1.0
+    # A is not rare below a share of 0.96
+    assert rare_type_recall(true, pred, max_fraction=0.96) == pytest.approx((1 + 0.5 + 0) / 3)
+
+
+def test_rare_type_recall_without_rare_types_is_nan():
+    assert np.isnan(rare_type_recall(["A", "B"], [0, 1]))
+    with pytest.raises(ValueError, match=r"max_fraction in \(0, 1\], found 0"):
+        rare_type_recall(["A", "B"], [0, 1], max_fraction=0)
+    with pytest.raises(ValueError, match="found 2 and 3"):
+        rare_type_recall([0, 1], [0, 1, 2])

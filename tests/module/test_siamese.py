@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from scvi import REGISTRY_KEYS
@@ -42,6 +43,37 @@ def test_training_compares_two_different_views():
         assert not torch.allclose(outputs[key], outputs["second"][key])
 
 
+def test_the_second_view_is_the_partner():
+    module, batch = make_module(swap_rate=0.0, noise_sd=0.0, edge_drop_rate=0.0).train(), make_batch()
+    order = torch.arange(12).roll(1)
+    batch[SIAMESE_KEYS.PARTNER] = {key: value[order] for key, value in batch.items()}
+    second = module.inference(**module._get_inference_input(batch))["second"]
+    del batch[SIAMESE_KEYS.PARTNER]
+    itself = module.inference(**module._get_inference_input(batch))["second"]
+    for key in ("z_expression", "z_graph", "z"):
+        assert torch.allclose(second[key], itself[key][order], atol=1e-6)
+
+
+def test_embedding_reads_the_chosen_genes_only():
+    module, batch = make_module(n_embedding_genes=4).eval(), make_batch()
+    genes = np.array([1, 3, 4, 8])
+    module.fit_input(
+        genes, np.ones(10), np.ones(10), np.full(10, 0.1), 1e4, np.random.default_rng(0).normal(size=(9, 4))
+    )
+    batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] = torch.full((12, 1), 30.0)  # so that totals do not change
+    before = module.inference(**module._get_inference_input(batch))["z"]
+    others = np.setdiff1d(np.arange(10), genes)
+    assert module.other_genes.tolist() == others.tolist()
+    batch[REGISTRY_KEYS.X_KEY][:, others] += 5.0
+    assert torch.equal(module.inference(**module._get_inference_input(batch))["z"], before)
+    batch[REGISTRY_KEYS.X_KEY][:, genes] += 5.0
+    assert not torch.allclose(module.inference(**module._get_inference_input(batch))["z"], before)
+    _, generative = module(batch, compute_loss=False)
+    assert generative["px"].get_normalized("scale").shape == (12, 10)
+    with pytest.raises(ValueError, match="n_embedding_genes of at least 2"):
+        make_module(n_embedding_genes=1)
+
+
 def test_evaluation_is_one_deterministic_view():
     module = make_module().eval()
     inputs = module._get_inference_input(make_batch())
@@ -78,7 +110,8 @@ def test_weight_zero_switches_a_term_off(term):
 
 def test_default_terms_use_counts_graph_and_clusters():
     _, _, output = make_module().train()(make_batch())
-    assert set(output.extra_metrics) == {"reconstruction", "cross_correlation", "clustering", "gate"}
+    terms = {"reconstruction", "latent_correlation", "cross_correlation", "clustering"}
+    assert set(output.extra_metrics) == {*terms, "gate"}
 
 
 @pytest.mark.parametrize(

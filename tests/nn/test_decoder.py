@@ -53,10 +53,71 @@ def test_fusion_starts_even_and_stays_between_its_inputs():
     assert (z <= torch.maximum(first, second) + 1e-6).all()
 
 
-def test_decoding_can_start_at_mean_expression():
-    decoder = CountDecoder(3, 4)
+def test_decoding_starts_at_mean_expression():
+    decoder = CountDecoder(3, 4, n_embedding_genes=2)
     decoder.scale_logits.weight.data.zero_()
+    decoder.other_logits.weight.data.zero_()
     proportions = torch.tensor([0.7, 0.2, 0.0999, 0.0001])
-    decoder.start_at(proportions)
+    decoder.assign(torch.tensor([1, 3]), proportions)
     scale = decoder(torch.randn(5, 3), torch.ones(5, 1)).get_normalized("scale")
     assert torch.allclose(scale, proportions.expand(5, 4), atol=1e-5)
+    among = decoder.embedding_scale(torch.randn(5, 3))
+    assert torch.allclose(among, torch.tensor([0.2, 0.0001]).expand(5, 2) / 0.2001, atol=1e-5)
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
+def test_likelihood_is_that_of_the_distribution(likelihood):
+    torch.manual_seed(0)
+    decoder = CountDecoder(3, 6, gene_likelihood=likelihood)
+    decoder.log_dispersion.data.normal_()
+    z, library, x = torch.randn(4, 3), torch.full((4, 1), 30.0), torch.poisson(torch.full((4, 6), 2.0))
+    nll, others = decoder.negative_log_likelihood(x, None, z, library)
+    assert others is None
+    assert torch.allclose(nll, -decoder(z, library).log_prob(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
+def test_other_genes_are_decoded_but_do_not_shape_the_embedding(likelihood):
+    torch.manual_seed(0)
+    decoder = CountDecoder(3, 6, n_embedding_genes=4, gene_likelihood=likelihood)
+    decoder.assign(torch.tensor([0, 2, 3, 5]), torch.full((6,), 1 / 6))
+    z = torch.randn(8, 3, requires_grad=True)
+    x = torch.poisson(torch.full((8, 6), 2.0))
+    library = x.sum(dim=1, keepdim=True)
+    nll, others = decoder.negative_log_likelihood(x[:, [0, 2, 3, 5]], x[:, [1, 4]], z, library)
+    assert nll.shape == (8, 4)
+    assert others.shape == (8, 2)
+    others.sum().backward(retain_graph=True)
+    assert z.grad is None
+    assert decoder.other_logits.weight.grad.abs().sum() > 0
+    assert decoder.scale_logits.weight.grad is None
+    nll.sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_embedding_genes_are_conditioned_on_their_total():
+    """Whatever the library, the expected counts of the embedding genes add up to what was observed of them."""
+    decoder = CountDecoder(3, 6, n_embedding_genes=4, gene_likelihood="poisson")
+    x, z = torch.tensor([[3.0, 0.0, 1.0, 6.0]]), torch.randn(1, 3)
+    rates = decoder.embedding_scale(z) * 10.0
+    expected = rates - x * rates.log() + torch.lgamma(x + 1)
+    for library in (10.0, 500.0):
+        nll, _ = decoder.negative_log_likelihood(x, torch.zeros(1, 2), z, torch.full((1, 1), library))
+        assert torch.allclose(nll, expected, atol=1e-4)
+
+
+def test_cells_without_counts_have_a_finite_gradient():
+    for likelihood in ("zinb", "nb", "poisson"):
+        decoder = CountDecoder(3, 6, n_embedding_genes=4, gene_likelihood=likelihood)
+        z = torch.randn(2, 3, requires_grad=True)
+        nll, others = decoder.negative_log_likelihood(torch.zeros(2, 4), torch.zeros(2, 2), z, torch.zeros(2, 1))
+        (nll.sum() + others.sum()).backward()
+        assert torch.isfinite(z.grad).all()
+
+
+def test_genes_keep_their_columns():
+    decoder = CountDecoder(3, 5, n_embedding_genes=2, dispersion="gene")
+    decoder.assign(torch.tensor([1, 4]), torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25]))
+    decoder.log_dispersion.data[:, 0] = torch.tensor([1.0, 4.0, 0.0, 2.0, 3.0])  # embedding genes first
+    px = decoder(torch.zeros(1, 3), torch.ones(1, 1))
+    assert torch.allclose(px.theta.log().squeeze(), torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]))

@@ -155,3 +155,43 @@ def test_approximate_search_finds_nearly_the_same(monkeypatch, balanced):
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.indices, found.indices, strict=True)])
     assert recall > 0.9
     np.testing.assert_array_equal(found.indices, knn(rep, 10, batch=batch).indices)  # reproducible with a seed
+
+
+def test_gpu_search_is_used_where_it_can_be(monkeypatch, caplog):
+    """With a stand-in for rapids cuML: the same graph as by brute force, whatever the block size."""
+    import sys
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    import sklearn.neighbors
+    import torch
+
+    from scsiameseclu.pp import _knn
+
+    class Search(sklearn.neighbors.NearestNeighbors):
+        def __init__(self, n_neighbors, algorithm, output_type):
+            super().__init__(n_neighbors=n_neighbors, algorithm=algorithm)
+            self.output_type = output_type
+
+        def kneighbors(self, points, return_distance):
+            blocks.append(len(points))
+            return super().kneighbors(points, return_distance=return_distance).astype(np.int32)
+
+    points, blocks = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32), []
+    expected = _knn.knn(points, 5)
+    monkeypatch.setattr(_knn, "EXACT_LIMIT", 10)
+    monkeypatch.setattr(_knn, "_GPU_BLOCK", 30)
+    for name in ("cuml", "cuml.neighbors"):
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        module.NearestNeighbors = Search
+        monkeypatch.setitem(sys.modules, name, module)
+    assert not _knn.gpu_search_available()  # no device
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with caplog.at_level("INFO", logger="scsiameseclu"):
+        found = _knn.knn(points, 5)
+    assert blocks == [30, 20]
+    assert np.array_equal(found.indices, expected.indices)
+    assert np.array_equal(found.weights, expected.weights)
+    assert "among 50" in caplog.text
+    assert "(cuML)" in caplog.text

@@ -1,6 +1,4 @@
 import signal
-import subprocess
-import sys
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,7 +11,7 @@ from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.ot import sinkhorn
-from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan, _inference
+from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan
 from scsiameseclu.train._plan import floored
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -385,25 +383,6 @@ def test_large_data_are_sampled_for_the_targets(adata, monkeypatch):
     assert len(model.predict()) == 150
 
 
-def test_many_genes_are_limited_for_the_partition(adata, monkeypatch):
-    model = make(adata)
-    loader = model._make_data_loader(adata)
-    z, everything = _inference.decode(model.module, loader)
-    monkeypatch.setattr(_inference.widest_genes, "__defaults__", (20,))
-    widest = np.sort(np.argsort(-_sd(adata))[:20])
-    some = _inference.decode(model.module, loader)[1]
-    assert everything.shape == (150, 50)
-    assert np.array_equal(some, everything[:, widest])
-    weight = torch.tensor([0.0, 2.0, 1.0, 3.0])
-    assert _inference.widest_genes(weight, 2).tolist() == [1, 2]
-    assert _inference.widest_genes(weight, 4).tolist() == [0, 1, 2, 3]
-
-
-def _sd(adata):
-    counts = adata.X.toarray()
-    return np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)).std(axis=0)
-
-
 @pytest.mark.parametrize(
     "option", [{"convolution": "attention"}, {"kernel": "student_t"}, {"gene_likelihood": "poisson"}]
 )
@@ -439,11 +418,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_one_model(tmp_path):
-    (tmp_path / "script.py").write_text(DISTRIBUTED)
-    done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=True
-    )
+def test_two_processes_end_with_one_model(run_script):
+    done = run_script(DISTRIBUTED)
+    assert done.returncode == 0, done.stdout
     results = [line for line in done.stdout.splitlines() if line.startswith("result")]
     assert len(results) == 2
     assert results[0] == results[1]

@@ -1,18 +1,35 @@
 """Mini-batches that carry the neighbour block of their cells."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import issparse
+from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.data._rows import RowReader, row_numbers, row_reader
 
 _INDEX_KEYS = (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.DIFFUSED_INDEX)
+_KNN_BLOCK = {SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_WEIGHT}
+_DIFFUSED_BLOCK = {SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_WEIGHT}
+
+
+def view_keys(manager: AnnDataManager, view: Literal["first", "second"]) -> list[str]:
+    """Registered keys that one view of a cell is made of: everything but the labels and the other view's neighbour block.
+
+    Parameters
+    ----------
+    manager
+        Manager of the data.
+    view
+        ``"first"``: with the kNN block, as for embedding a cell; ``"second"``: with the diffused block, as for a partner.
+    """
+    unused = {REGISTRY_KEYS.LABELS_KEY} | (_DIFFUSED_BLOCK if view == "first" else _KNN_BLOCK)
+    return [key for key in manager.data_registry if key not in unused]
 
 
 class NeighborDataset(AnnTorchDataset):
@@ -49,18 +66,16 @@ class NeighborDataset(AnnTorchDataset):
             for key, dtype in self.keys_and_dtypes.items()  # type: ignore[has-type]
         }
 
-    @property
-    def data(self) -> dict[str, Any]:
-        """Registered arrays; sparse ones as CSR, because cutting rows out of a CSC matrix reads all of it."""
-        if not hasattr(self, "_csr_data"):
-            self._csr_data = {key: value.tocsr() if issparse(value) else value for key, value in super().data.items()}
-        return self._csr_data
-
     def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
-        """Load the rows ``indexes`` and their neighbour blocks."""
-        batch = super().__getitem__(indexes)
-        rows = np.arange(len(self))[indexes]
-        batch[SIAMESE_KEYS.CELL_INDEX] = np.atleast_1d(rows).astype(np.int64)[:, None]
+        """Load the rows ``indexes`` and their neighbour blocks.
+
+        Arrays in memory and HDF5 files are read here, one vectorised look-up each; everything else (dask, or sparse tensors)
+        by scvi-tools.
+        """
+        rows = row_numbers(indexes, len(self))
+        readers = self._readers
+        batch = super().__getitem__(indexes) if readers is None else {key: read(rows) for key, read in readers.items()}
+        batch[SIAMESE_KEYS.CELL_INDEX] = rows[:, None]
         for index_key, rep_key in zip(_INDEX_KEYS, (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.DIFFUSED_REP), strict=True):
             if index_key in batch:
                 batch[rep_key] = self._neighbor_rep(batch[index_key])
@@ -81,6 +96,16 @@ class NeighborDataset(AnnTorchDataset):
         """Representation of the landmarks, ``(n_landmarks, d)``."""
         state = _compat.field_state(self.adata_manager.registry, SIAMESE_KEYS.CELL_GRAPH)
         return np.asarray(state["landmarks"]["rep"], dtype=np.float32)
+
+    @property
+    def _readers(self) -> dict[str, RowReader] | None:
+        """A reader for each key; None if scvi-tools has to read."""
+        if not hasattr(self, "_row_readers"):
+            readers = {key: row_reader(self.data[key], dtype) for key, dtype in self.keys_and_dtypes.items()}
+            known = {key: reader for key, reader in readers.items() if reader is not None}
+            usable = len(known) == len(readers) and not self.load_sparse_tensor
+            self._row_readers = known if usable else None
+        return self._row_readers
 
     @property
     def _representation(self) -> NDArray[np.float32]:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.data._loader import view_keys
 
 if TYPE_CHECKING:
     from scsiameseclu.data._loader import NeighborDataManager
 
 
 class PartnerSampler:
-    """Draws partners and looks up their rows.
+    """Draws partners and looks up what a second view needs of their rows: no labels, no kNN block.
 
     Neighbours are drawn with probability proportional to their edge weight, anew at each call, by torch's global generator. A
     cell without neighbours is its own partner, and so is a cell of a query: its neighbours are landmarks of the reference,
@@ -27,14 +28,15 @@ class PartnerSampler:
     """
 
     def __init__(self, manager: NeighborDataManager) -> None:
-        self._dataset = manager.create_torch_dataset()
+        self._dataset = manager.create_torch_dataset(data_and_attributes=view_keys(manager, "second"))
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
-        """Tensors of one partner of each cell, with the keys of ``batch``."""
+        """Tensors of one partner of each cell, those that the second view is made of, on the device of ``batch``."""
         neighbors = batch[SIAMESE_KEYS.NEIGHBOR_INDEX]
         weight = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] * (neighbors < len(self._dataset))
         rows = draw_partners(batch[SIAMESE_KEYS.CELL_INDEX], neighbors, weight)
-        return {key: torch.as_tensor(value) for key, value in self._dataset[rows.numpy()].items()}
+        partners = self._dataset[rows.cpu().numpy()]
+        return {key: torch.as_tensor(value).to(rows.device) for key, value in partners.items()}
 
 
 def draw_partners(index: Tensor, neighbor_index: Tensor, weight: Tensor) -> Tensor:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+from scsiameseclu.metrics._matching import codes_of, contingency_of_labels, match_groups, overlap_f1
 
 
 class ClusteringMetrics(TypedDict):
@@ -61,58 +60,55 @@ def clustering_metrics(y_true: Sequence[Any] | Any, y_pred: Sequence[Any] | Any)
     >>> clustering_metrics(["B", "B", "T", "T"], [1, 1, 0, 2])["acc"]
     0.75
     """
-    _check_same_order(y_true, y_pred)
-    true, n_true = _codes(y_true, "y_true")
-    pred, n_pred = _codes(y_pred, "y_pred")
-    if len(true) != len(pred):
-        raise ValueError(
-            f"Expected y_true and y_pred of one length, found {len(true)} and {len(pred)}; pass the same cells to both."
-        )
-    counts = np.bincount(true * n_pred + pred, minlength=n_true * n_pred).reshape(n_true, n_pred)
-    f1 = 2.0 * counts / (counts.sum(1, keepdims=True) + counts.sum(0, keepdims=True))
-    # The F1 part of the sum stays below 1, so it decides between matchings of equal accuracy and nothing else.
-    rows, columns = linear_sum_assignment(counts + f1 / (min(n_true, n_pred) + 1), maximize=True)
+    counts = contingency_of_labels(y_true, y_pred)[0]
+    f1 = overlap_f1(counts)
+    rows, columns = match_groups(counts)
+    true, pred = codes_of(y_true, "y_true")[0], codes_of(y_pred, "y_pred")[0]
     return {
-        "acc": float(counts[rows, columns].sum() / len(true)),
+        "acc": float(counts[rows, columns].sum() / counts.sum()),
         "nmi": float(normalized_mutual_info_score(true, pred)),
         "ari": float(adjusted_rand_score(true, pred)),
-        "f1_macro": float(f1[rows, columns].sum() / n_true),
-        "n_clusters": n_pred,
+        "f1_macro": float(f1[rows, columns].sum() / len(counts)),
+        "n_clusters": counts.shape[1],
     }
 
 
-def _codes(labels: Any, name: str) -> tuple[NDArray[np.int64], int]:
-    """Numbers of the labels that occur, and how many there are."""
-    values = labels if isinstance(labels, pd.Series | pd.Index | pd.Categorical | np.ndarray) else _as_array(labels)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(
-            f"Expected {name} as a non-empty one-dimensional array, found shape {tuple(values.shape)}; "
-            "pass one label per cell."
-        )
-    codes, names = pd.factorize(values)
-    if (codes < 0).any():
-        position = int(np.flatnonzero(codes < 0)[0])
-        raise ValueError(
-            f"Expected {name} without missing values, found {int((codes < 0).sum())} (the first at position "
-            f"{position}); drop the unlabelled cells from both inputs."
-        )
-    return codes.astype(np.int64), len(names)
+def rare_type_recall(y_true: Sequence[Any] | Any, y_pred: Sequence[Any] | Any, max_fraction: float = 0.02) -> float:
+    """Share of the cells of rare types that a clustering keeps in a cluster of their own.
 
+    Clusters are matched to labels one to one as in :func:`clustering_metrics`. The recall of a type is the share of its
+    cells in the matched cluster, 0 if it has none; rare types count equally, however few cells they have.
 
-def _as_array(labels: Any) -> NDArray[Any]:
-    """Array of the labels; lists stay objects, because NumPy would turn a missing value among strings into 'nan'."""
-    if hasattr(labels, "__array__"):
-        return np.asarray(labels)
-    return pd.Series(list(labels)).to_numpy()
+    Parameters
+    ----------
+    y_true
+        Known labels, length ``n``, as for :func:`clustering_metrics`.
+    y_pred
+        Cluster of each cell, in the same order.
+    max_fraction
+        Largest share of all cells that a rare type may have, in ``(0, 1]``.
 
+    Returns
+    -------
+    float
+        Mean recall of the rare types, in ``[0, 1]``; NaN if no type is rare.
 
-def _check_same_order(y_true: Any, y_pred: Any) -> None:
-    """Refuse two Series that name the same cells in a different order: scores go by position."""
-    if not (isinstance(y_true, pd.Series) and isinstance(y_pred, pd.Series)):
-        return
-    first, second = y_true.index, y_pred.index
-    if len(first) == len(second) and not first.equals(second) and first.sort_values().equals(second.sort_values()):
-        raise ValueError(
-            "Expected y_true and y_pred in the same order, found the same cells in different orders; "
-            "reindex one with the other's index."
-        )
+    Raises
+    ------
+    ValueError
+        As :func:`clustering_metrics`, or if ``max_fraction`` is out of range.
+
+    Examples
+    --------
+    >>> rare_type_recall(["T"] * 98 + ["pDC"] * 2, [0] * 99 + [1])
+    0.5
+    """
+    if not 0 < max_fraction <= 1:
+        raise ValueError(f"Expected max_fraction in (0, 1], found {max_fraction}; pass a share of the cells.")
+    counts = contingency_of_labels(y_true, y_pred)[0]
+    sizes = counts.sum(axis=1)
+    recall = np.zeros(len(sizes))
+    rows, columns = match_groups(counts)
+    recall[rows] = counts[rows, columns] / sizes[rows]
+    rare = sizes <= max_fraction * sizes.sum()
+    return float(recall[rare].mean()) if rare.any() else float("nan")

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from anndata.abc import CSCDataset
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
     CategoricalJointObsField,
@@ -37,7 +38,7 @@ def check_setup_input(
     TypeError
         If ``adata`` is not an AnnData.
     NotImplementedError
-        If it is backed.
+        If it is backed by a matrix whose rows cannot be read one by one.
     KeyError
         If a key is missing; the message lists the available ones.
     ValueError
@@ -46,8 +47,11 @@ def check_setup_input(
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.")
-    if adata.isbacked:
-        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call adata.to_memory() first.")
+    if adata.isbacked and isinstance(adata.X, CSCDataset):
+        raise NotImplementedError(
+            "Expected backed counts whose rows can be read one by one (CSR or dense), found CSC. Write them as CSR "
+            "(adata.to_memory(), adata.X = adata.X.tocsr(), adata.write_h5ad), or work in memory."
+        )
     if adata.is_view:
         raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
     if adata.n_obs < min_cells or adata.n_vars < 2:

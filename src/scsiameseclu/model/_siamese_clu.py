@@ -21,7 +21,13 @@ from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._setup import check_setup_input, standard_fields
-from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
+from scsiameseclu.model._training import (
+    AUTO,
+    NO_RANDOM_ACCESS,
+    TrainingMixin,
+    check_enough_cells,
+    checked_n_clusters,
+)
 from scsiameseclu.module import SiameseModule
 
 logger = logging.getLogger(__name__)
@@ -137,7 +143,8 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
         Parameters
         ----------
         adata
-            Cells by genes, raw counts, in memory.
+            Cells by genes, raw counts, in memory or backed (``anndata.read_h5ad(path, backed="r")``): CSR or dense counts
+            then stay on disk, and only the cells of a mini-batch are read.
         layer
             Layer with the counts; ``X`` by default.
         batch_key
@@ -164,7 +171,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
         KeyError
             If a key is missing.
         NotImplementedError
-            If ``adata`` is backed.
+            If ``adata`` is backed by a CSC matrix.
         ValueError
             If the counts are negative, NaN or infinite, batch labels are missing, or there are fewer than two cells
             or genes.
@@ -194,6 +201,17 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
         manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
+
+    @classmethod
+    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> None:
+        """Refuse collections that are read in sequence (scvi-tools offers them to every model from 1.5 on).
+
+        Raises
+        ------
+        NotImplementedError
+            Always.
+        """
+        raise NotImplementedError(NO_RANDOM_ACCESS.format("an annbatch collection"))
 
     def _fit_input(self) -> None:
         """Give the module the input statistics of the model's data."""

@@ -6,10 +6,15 @@ from typing import Any, Literal
 import numpy as np
 from scvi.model.base import UnsupervisedTrainingMixin
 
+from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
+from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner, learning_rate
 
 AUTO: Literal["auto"] = "auto"
+NO_RANDOM_ACCESS = (
+    "Expected an AnnData, in memory or backed by one file, found {}: it is read in sequence, while training looks up the "
+    "neighbours of every cell. Write the cells to one h5ad file and open it with anndata.read_h5ad(path, backed='r')."
+)
 
 
 class TrainingMixin(UnsupervisedTrainingMixin):
@@ -46,11 +51,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             already (further training, or a reference mapped to a query) gets the clustering epochs only.
         accelerator, devices
             As in scvi-tools. With several devices, give ``n_clusters`` as a number and
-            ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused.
+            ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused. Correlation losses and
+            transport targets are those of all processes' cells, whatever their number.
         train_size, validation_size, shuffle_set_split
             Split of the cells. By default all cells train, or 90 % with ``early_stopping``.
         batch_size
-            Cells per batch. The last, incomplete batch of an epoch is dropped if there is more than one.
+            Cells per batch, on each of several devices. The last, incomplete batch of an epoch is dropped if there is more
+            than one. With more than 256 cells per step, all devices together, the default learning rate grows
+            (:func:`~scsiameseclu.train.learning_rate`).
         early_stopping
             Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
             runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
@@ -59,10 +67,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         plan_kwargs
             Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
         **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`.
+            Arguments of :class:`scvi.train.Trainer`, such as ``precision="bf16-mixed"``, or
+            ``callbacks=[ResumeCheckpoint(path)]`` and, to continue a training that was killed, ``ckpt_path=path`` with the
+            same data and arguments (:class:`~scsiameseclu.train.ResumeCheckpoint`).
 
         Raises
         ------
+        NotImplementedError
+            If a data module is given.
         NonFiniteLossError
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
@@ -73,6 +85,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         An interrupt (Ctrl-C) ends the training and leaves a model that can predict. Training a trained model again
         continues with its clusters.
         """
+        if trainer_kwargs.get("datamodule") is not None:
+            raise NotImplementedError(NO_RANDOM_ACCESS.format("a data module"))
         self._validate_anndata()  # type: ignore[attr-defined]
         if train_size is None:
             train_size = 0.9 if early_stopping else 1.0
@@ -84,6 +98,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
         head = self.module.head
         plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
+        if plan_options.get("optimizer") != "Custom":
+            plan_options.setdefault("lr", learning_rate(batch_size * _n_devices(devices)))
         if head is not None and head.is_initialised:
             # A model that has its clusters starts with the clustering phase.
             n_pretrain = 0
@@ -105,10 +121,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             batch_size=batch_size,
             early_stopping=early_stopping,
             # Processes share the cells, so that none may have a full batch.
-            datasplitter_kwargs={"drop_last": n_train > batch_size and not distributed, **(datasplitter_kwargs or {})},
+            datasplitter_kwargs={
+                "drop_last": n_train > batch_size and not distributed,
+                **self._loaded_keys(plan_options),
+                **(datasplitter_kwargs or {}),
+            },
             plan_kwargs=plan_options,
             **trainer_kwargs,
         )
+
+    def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
+        """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
+        if not plan_options.get("partner_views", True):
+            return {}
+        return {"data_and_attributes": view_keys(self.adata_manager, "first")}  # type: ignore[attr-defined]
 
     def _check_trainable(self, n_train: int, distributed: bool) -> None:
         """Refuse settings that would fail late."""
@@ -133,10 +159,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         return AUTO if head is None else head.n_clusters
 
 
+def _n_devices(devices: int | list[int] | str) -> int:
+    """Devices asked for; scvi-tools takes one for ``"auto"``."""
+    return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 1 else 1
+
+
 def _is_distributed(devices: int | list[int] | str, strategy: Any) -> bool:
     """Whether several processes will train; Lightning chooses DDP for several devices without being told."""
-    several = len(devices) > 1 if isinstance(devices, list) else isinstance(devices, int) and devices > 1
-    return several or "ddp" in str(strategy)
+    return _n_devices(devices) > 1 or "ddp" in str(strategy)
 
 
 def checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:

@@ -1,5 +1,6 @@
 """Siamese network of scSiameseClu as an scvi-tools module."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from scsiameseclu import losses
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.module._processes import of_all_processes
 from scsiameseclu.module._weights import LossWeights
 from scsiameseclu.nn import (
     NORMALISED_TOTAL,
@@ -25,6 +27,9 @@ from scsiameseclu.nn import (
 )
 
 View = dict[str, Tensor]
+
+OTHERS_SHARE = 0.25
+"""Share of the cells of a training batch that the likelihood of genes outside the embedding is computed on."""
 
 
 class SiameseModule(BaseModuleClass):
@@ -63,6 +68,8 @@ class SiameseModule(BaseModuleClass):
         Weight of the decorrelation part of the latent-level losses.
     kernel, temperature, sharpening, label_smoothing
         See :class:`~scsiameseclu.nn.ClusterHead`.
+    neighbor_positives
+        Whether graph neighbours are spared by the cell-level correlation, which pushes all other pairs of cells apart.
     loss_weights
         Weights that differ from the defaults of :class:`LossWeights`.
     """
@@ -96,6 +103,7 @@ class SiameseModule(BaseModuleClass):
         temperature: float = 0.1,
         sharpening: float = 1.5,
         label_smoothing: float = 0.1,
+        neighbor_positives: bool = True,
         loss_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -104,6 +112,7 @@ class SiameseModule(BaseModuleClass):
         n_embedding_genes = min(n_embedding_genes, n_genes)
         self.n_latent = n_latent
         self.edge_drop_rate = edge_drop_rate
+        self.neighbor_positives = neighbor_positives
         self.off_diagonal_weight = off_diagonal_weight
         self.loss_weights = LossWeights.from_mapping(loss_weights)
         self.clustering_active = False
@@ -194,9 +203,12 @@ class SiameseModule(BaseModuleClass):
     def forward(self, tensors: dict[str, Any], *args: Any, compute_loss: bool = True, **kwargs: Any) -> Any:
         """Pass a batch through; for a loss, the likelihood takes the place of the distribution of the counts."""
         options = {"for_loss": compute_loss, **(kwargs.pop("get_generative_input_kwargs", None) or {})}
-        return super().forward(
-            tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs
-        )
+        return super().forward(tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs)
+
+    @staticmethod
+    def _of_genes(counts: Tensor, genes: Tensor) -> Tensor:
+        """Columns of a count matrix; the matrix itself where that is all of them, which are in order."""
+        return counts if genes.numel() == counts.shape[1] else counts.index_select(1, genes)
 
     # -- forward -------------------------------------------------------------------------------------------------
 
@@ -255,7 +267,7 @@ class SiameseModule(BaseModuleClass):
         cont: Tensor | None,
     ) -> View:
         """Both branches and their fusion, for one view."""
-        expression = self.expression_scaler(x[:, self.embedding_genes], library)
+        expression = self.expression_scaler(self._of_genes(x, self.embedding_genes), library)
         if corrupted:
             expression = self.augmentation(expression)[0]
             weight = perturb_edges(weight, self.edge_drop_rate)
@@ -278,14 +290,19 @@ class SiameseModule(BaseModuleClass):
 
         Without ``counts``: the distribution ``px`` of the counts of all genes; ``transform_batch`` replaces the batch of every
         cell. With ``counts``: their negative log-likelihood ``nll`` per embedding gene and ``others_nll`` per other gene (see
-        :meth:`~scsiameseclu.nn.CountDecoder.negative_log_likelihood`), or nothing if that loss is switched off.
+        :meth:`~scsiameseclu.nn.CountDecoder.negative_log_likelihood`), or nothing if that loss is switched off. In training
+        the other genes, from which no gradient reaches the embedding, are evaluated on the first quarter of the batch's cells
+        only, which are in random order: the same loss in the mean, with more noise, at a quarter of the cost.
         """
         if counts is not None:
             if self.loss_weights.reconstruction == 0.0:
                 return {}
-            x_others = counts[:, self.other_genes] if self.other_genes.numel() else None
+            x_others = None
+            if self.other_genes.numel():
+                n_rows = math.ceil(len(counts) * OTHERS_SHARE) if self.training else len(counts)
+                x_others = self._of_genes(counts[:n_rows], self.other_genes)
             nll, others_nll = self.decoder.negative_log_likelihood(
-                counts[:, self.embedding_genes], x_others, z, library, categories, cont
+                self._of_genes(counts, self.embedding_genes), x_others, z, library, categories, cont
             )
             return {"nll": nll, "others_nll": others_nll}
         if transform_batch is not None:
@@ -308,6 +325,10 @@ class SiameseModule(BaseModuleClass):
         first: View = inference_outputs
         second: View = inference_outputs.get("second", first)
         weights = self.loss_weights
+        everyone, partners, numbers = first, second, tensors
+        if self.training:  # in validation, processes may have different numbers of batches
+            cell_level = weights.cell_correlation > 0.0
+            everyone, partners, numbers = of_all_processes(tensors, first, second, numbers=cell_level)
         terms: dict[str, Tensor] = {}
         n_cells = tensors[REGISTRY_KEYS.X_KEY].shape[0]
         nll = torch.zeros(n_cells, device=first["z"].device)
@@ -317,16 +338,16 @@ class SiameseModule(BaseModuleClass):
             terms["reconstruction"] = generative_outputs["nll"].mean()
             nll = generative_outputs["nll"].sum(dim=1)
         if weights.cell_correlation > 0.0:
-            terms["cell_correlation"] = self._cell_correlation(tensors, first, second)
+            terms["cell_correlation"] = self._cell_correlation(numbers, everyone, partners)
         if weights.latent_correlation > 0.0:
             terms["latent_correlation"] = 0.5 * (
-                self._latent(first["z_expression"], second["z_expression"])
-                + self._latent(first["z_graph"], second["z_graph"])
+                self._latent(everyone["z_expression"], partners["z_expression"])
+                + self._latent(everyone["z_graph"], partners["z_graph"])
             )
         if weights.cross_correlation > 0.0:
             terms["cross_correlation"] = 0.5 * (
-                self._latent(first["z_expression"], second["z_graph"])
-                + self._latent(second["z_expression"], first["z_graph"])
+                self._latent(everyone["z_expression"], partners["z_graph"])
+                + self._latent(partners["z_expression"], everyone["z_graph"])
             )
         if weights.propagation > 0.0:
             terms["propagation"] = losses.propagation_loss(self._embed_alone(tensors), first["z_graph"])
@@ -338,7 +359,9 @@ class SiameseModule(BaseModuleClass):
         if others_nll is not None:
             # Trains a part of the decoder that sends nothing back, so that its weight means nothing.
             total = total + others_nll.mean()
-            nll = nll + others_nll.detach().sum(dim=1)
+            per_cell = others_nll.detach().sum(dim=1)
+            # In training, cells that were left out count as the mean of those that were not.
+            nll = nll + (per_cell if len(per_cell) == n_cells else per_cell.mean())
         metrics["gate"] = first["gate"].detach().mean()
         return LossOutput(loss=total, reconstruction_loss=nll, extra_metrics=metrics, n_obs_minibatch=n_cells)
 
@@ -353,24 +376,28 @@ class SiameseModule(BaseModuleClass):
 
     def _cell_correlation(self, tensors: dict[str, Tensor], first: View, second: View) -> Tensor:
         """Cell-level correlation, mean of the two branches."""
-        positives = losses.batch_neighbor_mask(
-            tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1), tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
-        )
+        positives = None
+        if self.neighbor_positives:
+            positives = losses.batch_neighbor_mask(
+                tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1), tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
+            )
         pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
         return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
 
-    def _clustering(self, head: ClusterHead, tensors: dict[str, Tensor], z_first: Tensor, z_second: Tensor) -> Tensor:
-        """KL(P || Q) of both views against one target.
+    def _clustering(self, head: ClusterHead, tensors: dict[str, Any], z_first: Tensor, z_second: Tensor) -> Tensor:
+        """KL(P || Q) of both views, each cell against its own target.
 
-        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of the mean
-        logits of its views.
+        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its logits.
         """
-        logits = [head(z_first), head(z_second)]
-        targets = head.targets(torch.stack(logits).detach().mean(dim=0))
-        kept = tensors.get(SIAMESE_KEYS.CLUSTER_TARGET)
-        if kept is not None:
-            targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
-        return torch.stack([losses.clustering_kl(targets, each.log_softmax(dim=1)) for each in logits]).mean()
+        divergences = []
+        for z, cells in ((z_first, tensors), (z_second, tensors.get(SIAMESE_KEYS.PARTNER, tensors))):
+            logits = head(z)
+            targets = head.targets(logits.detach())
+            kept = cells.get(SIAMESE_KEYS.CLUSTER_TARGET)
+            if kept is not None:
+                targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
+            divergences.append(losses.clustering_kl(targets, logits.log_softmax(dim=1)))
+        return torch.stack(divergences).mean()
 
     def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:
         """Z-scored log-normalised expression of the embedding genes, decoded as if all cells were of the first batch.

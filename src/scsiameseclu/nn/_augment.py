@@ -36,7 +36,8 @@ class ExpressionAugmentation(nn.Module):
             swapped = torch.rand(x.shape, device=x.device, generator=generator) < self.swap_rate
             x = torch.where(swapped, x[_donors(x.shape[0], x.device, generator)], x)
         if self.noise_sd > 0.0:
-            x = x * (1.0 + self.noise_sd * torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator))
+            noise = torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator)
+            x = noise.mul_(self.noise_sd).add_(1.0).mul_(x)
         return x, swapped
 
 

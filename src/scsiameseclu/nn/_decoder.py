@@ -154,14 +154,15 @@ class CountDecoder(nn.Module):
         Parameters
         ----------
         x, x_others
-            Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of their columns.
+            Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of their columns; the
+            latter may be those of the first cells of the batch only, ``(n_rows, n_genes - n_embedding_genes)``.
         z, library, categories, cont
             As for :meth:`forward`.
 
         Returns
         -------
-        Per cell and embedding gene, ``(batch, n_embedding_genes)``, and per cell and other gene, without gradient into ``z``; None
-        if there are no other genes.
+        Per cell and embedding gene, ``(batch, n_embedding_genes)``, and per cell and other gene, ``(n_rows, n_others)``, without
+        gradient into ``z``; None if there are no other genes.
         """
         hidden = self.px_decoder(z, *categories, cont=cont)
         logits = self.scale_logits(hidden)
@@ -173,10 +174,12 @@ class CountDecoder(nn.Module):
         nll = self._nll(x, logits.log_softmax(dim=-1), total, log_theta[..., :n], dropout)
         if x_others is None or self.other_logits is None:
             return nll, None
-        hidden = hidden.detach()
-        everything = torch.cat([logits.detach(), self.other_logits(hidden)], dim=-1).log_softmax(dim=-1)
+        rows = len(x_others)
+        hidden = hidden[:rows].detach()
+        everything = torch.cat([logits[:rows].detach(), self.other_logits(hidden)], dim=-1).log_softmax(dim=-1)
         dropout = None if self.other_dropout_logits is None else self.other_dropout_logits(hidden)
-        return nll, self._nll(x_others, everything[:, n:], library, log_theta[..., n:], dropout)
+        log_theta = log_theta[n:] if log_theta.ndim == 1 else log_theta[:rows, n:]
+        return nll, self._nll(x_others, everything[:, n:], library[:rows], log_theta, dropout)
 
     def _nll(self, x: Tensor, log_scale: Tensor, total: Tensor, log_theta: Tensor, dropout: Tensor | None) -> Tensor:
         log_rate = log_scale + total.clamp_min(_MIN_RATE).log()

@@ -1,7 +1,21 @@
-"""Plots of training, embedding and confidence. Every function returns its matplotlib figure and never shows it."""
+"""Plots of training, embedding, confidence and agreement. Every function returns its matplotlib figure and never shows it."""
 
+from scsiameseclu.pl._annotation import annotation_overlap
 from scsiameseclu.pl._confidence import confidence
 from scsiameseclu.pl._embedding import embedding
+from scsiameseclu.pl._latent import latent_correlation
+from scsiameseclu.pl._n_clusters import n_clusters_search
+from scsiameseclu.pl._reliability import reliability
+from scsiameseclu.pl._stability import stability
 from scsiameseclu.pl._training import training_curves
 
-__all__ = ["confidence", "embedding", "training_curves"]
+__all__ = [
+    "annotation_overlap",
+    "confidence",
+    "embedding",
+    "latent_correlation",
+    "n_clusters_search",
+    "reliability",
+    "stability",
+    "training_curves",
+]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +17,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+logger = logging.getLogger(__name__)
+
 EXACT_LIMIT = 30_000
 """Up to this many cells every pair is compared; above, pynndescent approximates."""
 
 _CHUNK = 4096
 _SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
 _SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
+_GPU_BLOCK = 65_536
 _MIN_WEIGHT = 1e-8  # keeps an edge whose membership underflows
 _N_BISECTIONS = 64
 _MIN_SIGMA = 1e-3  # umap-learn's MIN_K_DIST_SCALE
@@ -33,7 +39,7 @@ def knn(
 ) -> NeighborGraph:
     """Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
-    Exact up to 30,000 cells, pynndescent above. A cell is removed from its own list by row number, so duplicated cells
+    Exact up to 30,000 cells, pynndescent above; exact at any size where rapids cuML and a CUDA device are there. A cell is removed from its own list by row number, so duplicated cells
     neither lose a neighbour nor keep themselves; ties are ordered by row number.
 
     Parameters
@@ -188,16 +194,46 @@ def _nearest_members(
     points: NDArray[np.float32], members: NDArray[np.int64], k: int, random_state: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The ``k`` members nearest to every cell (itself excluded), sorted; infinite distance where there are too few."""
+    start = time.perf_counter()
     width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
     if len(points) * len(members) <= EXACT_LIMIT**2:
-        candidates = search_exact(points[members], points, width)
+        method, candidates = "exact", search_exact(points[members], points, width)
+    elif gpu_search_available():
+        method, candidates = "cuML", _search_gpu(points, members, width)
     else:
-        candidates = _search_approximate(points, members, width, random_state)
+        method, candidates = "pynndescent", _search_approximate(points, members, width, random_state)
+    logger.info(
+        "Found %d neighbours of %d cells among %d in %.1f s (%s).",
+        k,
+        len(points),
+        len(members),
+        time.perf_counter() - start,
+        method,
+    )
     indices = np.where(candidates >= 0, members[candidates], -1)
     distances = exact_distances(points, points, indices)
     own_row = np.arange(len(indices))[:, None]
     distances[(indices == own_row) | (indices < 0)] = np.inf
     return sort_rows(indices, distances, k)
+
+
+def gpu_search_available() -> bool:
+    """Whether rapids cuML is installed and torch sees a CUDA device. cuML is imported only if so, and only when it is needed."""
+    import torch
+
+    return importlib.util.find_spec("cuml") is not None and torch.cuda.is_available()
+
+
+def _search_gpu(points: NDArray[np.float32], members: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Brute force in blocks of cells, so that only the points and one block's distances are in the GPU's memory."""
+    from cuml.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=width, algorithm="brute", output_type="numpy").fit(points[members])
+    blocks = [
+        np.asarray(search.kneighbors(points[start : start + _GPU_BLOCK], return_distance=False), dtype=np.int64)
+        for start in range(0, len(points), _GPU_BLOCK)
+    ]
+    return np.concatenate(blocks)
 
 
 def centred(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,5 +1,8 @@
 """Tools: whole analyses in one call."""
 
+from scsiameseclu.tl._annotate import annotate
+from scsiameseclu.tl._classify import classify
 from scsiameseclu.tl._cluster import cluster
+from scsiameseclu.tl._stability import StabilityResult, stability
 
-__all__ = ["cluster"]
+__all__ = ["StabilityResult", "annotate", "classify", "cluster", "stability"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scsiameseclu.module import SiameseModule
 
+
 @torch.no_grad()
 def embed(module: SiameseModule, loader: Any) -> Tensor:
     """Embed every cell of a loader in evaluation mode, ``(n, n_latent)``, on the module's device."""

@@ -8,20 +8,16 @@ import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
-from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
 from scsiameseclu.pp import knn
 
 N_NEIGHBORS = 15
-OVERSPLIT = 2
-MASS_EXPONENT = 0.75
+N_STARTS = 30
 AUTO_RESOLUTION = 0.1
 CURVE_RESOLUTIONS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MAX_CLUSTERS = 50
 _MAX_SCAN_CELLS = 2_000
-_MAX_LEIDEN_RUNS = 20
-_RESOLUTIONS = (1e-3, 32.0)
 
 
 @dataclass(frozen=True)
@@ -53,10 +49,7 @@ class NClustersResult:
 
 
 def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state: int = 0) -> NDArray[np.int64]:
-    """Partition cells into ``n_clusters`` groups: Leiden communities, twice as many as asked for, merged.
-
-    Communities of the kNN graph follow the shape of the data but tend to be of one size, so that large types come out in
-    pieces. Pieces are merged by :func:`merge_groups`, which looks at distances instead of edges.
+    """Partition cells into ``n_clusters`` groups: the best of many k-means runs.
 
     Parameters
     ----------
@@ -65,7 +58,7 @@ def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state
     n_clusters
         Number of clusters.
     random_state
-        Seed of Leiden.
+        Seed of the starts. With this many of them the result hardly depends on it.
 
     Returns
     -------
@@ -76,70 +69,10 @@ def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state
     ValueError
         If there are fewer cells than clusters.
     """
-    n_obs = len(points)
-    if n_obs < n_clusters:
-        raise ValueError(f"Expected at least {n_clusters} cells for {n_clusters} clusters, found {n_obs}.")
-    connectivities = _connectivities(points, random_state)
-    groups = _leiden_at(connectivities, min(OVERSPLIT * n_clusters, n_obs), n_clusters, random_state)
-    if groups.max() + 1 < n_clusters:
-        # No resolution that was tried gives enough communities: duplicated cells, or very few cells.
-        return KMeans(n_clusters, n_init=10, random_state=random_state).fit_predict(points).astype(np.int64)
-    return merge_groups(points, groups, n_clusters)
-
-
-def merge_groups(
-    points: NDArray[np.float32], groups: NDArray[np.int64], n_clusters: int, mass_exponent: float = MASS_EXPONENT
-) -> NDArray[np.int64]:
-    r"""Merge groups of cells pairwise, the closest pair first, until ``n_clusters`` are left.
-
-    Groups :math:`i, j` with sizes :math:`n` and mean positions :math:`m` are
-
-    .. math:: d_{ij} = \Bigl(\frac{n_i n_j}{n_i + n_j}\Bigr)^{\gamma} \lVert m_i - m_j \rVert^2
-
-    apart. :math:`\gamma = 1` is Ward's criterion, which prefers to keep the halves of a large cluster over a small cluster
-    far away; :math:`\gamma = 0` is centroid linkage, which keeps every outlier.
-
-    Parameters
-    ----------
-    points
-        Cells, ``(n_obs, n_dims)``.
-    groups
-        Group of each cell, ``0 .. n_groups - 1``, ``(n_obs,)``.
-    n_clusters
-        Number of clusters, at most the number of groups.
-    mass_exponent
-        :math:`\gamma`.
-
-    Returns
-    -------
-    Cluster of each cell, ``(n_obs,)``.
-    """
-    sizes = np.bincount(groups).astype(np.float64)
-    totals = [np.bincount(groups, weights=axis) for axis in np.asarray(points, np.float64).T]
-    means = np.stack(totals, axis=1) / sizes[:, None]
-    cluster = np.arange(len(sizes))
-    alive = np.ones(len(sizes), dtype=bool)
-
-    def apart(first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.float64]:
-        mass = sizes[first][:, None] * sizes[second] / (sizes[first][:, None] + sizes[second])
-        return mass**mass_exponent * cdist(means[first], means[second], "sqeuclidean")
-
-    everyone = np.arange(len(sizes))
-    distance = apart(everyone, everyone)
-    np.fill_diagonal(distance, np.inf)
-    for _ in range(len(sizes) - n_clusters):
-        kept, gone = sorted(np.unravel_index(distance.argmin(), distance.shape))
-        share = sizes[gone] / (sizes[kept] + sizes[gone])
-        means[kept] += share * (means[gone] - means[kept])
-        sizes[kept] += sizes[gone]
-        alive[gone] = False
-        cluster[cluster == gone] = kept
-        row = apart(np.array([kept]), everyone)[0]
-        row[~alive] = np.inf
-        row[kept] = np.inf
-        distance[kept], distance[:, kept] = row, row
-        distance[gone], distance[:, gone] = np.inf, np.inf
-    return np.unique(cluster, return_inverse=True)[1][groups].astype(np.int64)
+    if len(points) < n_clusters:
+        raise ValueError(f"Expected at least {n_clusters} cells for {n_clusters} clusters, found {len(points)}.")
+    search = KMeans(n_clusters, n_init=N_STARTS, random_state=random_state)
+    return search.fit_predict(points).astype(np.int64)
 
 
 def choose_n_clusters(points: NDArray[np.float32], random_state: int = 0) -> NClustersResult:
@@ -189,27 +122,3 @@ def _leiden(connectivities: sparse.csr_matrix, resolution: float, random_state: 
         directed=False,
     )
     return cells.obs["leiden"].cat.codes.to_numpy().astype(np.int64)
-
-
-def _leiden_at(connectivities: sparse.csr_matrix, n_groups: int, at_least: int, random_state: int) -> NDArray[np.int64]:
-    """Leiden communities at the resolution, found by bisection, that comes closest to ``n_groups``.
-
-    Of the resolutions tried, one with ``at_least`` communities is preferred to a closer one with fewer.
-    """
-
-    def badness(groups: NDArray[np.int64]) -> tuple[bool, int]:
-        n_found = int(groups.max()) + 1
-        return n_found < at_least, abs(n_found - n_groups)
-
-    low, high = _RESOLUTIONS
-    best: NDArray[np.int64] | None = None
-    for _ in range(_MAX_LEIDEN_RUNS):
-        resolution = float(np.sqrt(low * high))
-        groups = _leiden(connectivities, resolution, random_state)
-        n_found = int(groups.max()) + 1
-        if best is None or badness(groups) < badness(best):
-            best = groups
-        if n_found == n_groups:
-            break
-        low, high = (resolution, high) if n_found < n_groups else (low, resolution)
-    return np.zeros(connectivities.shape[0], dtype=np.int64) if best is None else best

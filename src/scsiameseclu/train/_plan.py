@@ -6,18 +6,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 from scvi import settings
-from scvi.module.base import LossOutput
-from scvi.train import TrainingPlan
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
+from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
+from scsiameseclu.train._hooks import PlanHooks, broadcast
 from scsiameseclu.train._inference import decode, embed, principal_components
 from scsiameseclu.train._partition import NClustersResult, choose_n_clusters, initial_partition
 
@@ -31,7 +31,7 @@ class NonFiniteLossError(RuntimeError):
     """The training loss, or the weights, became NaN or infinite."""
 
 
-class SiameseTrainingPlan(TrainingPlan):
+class SiameseTrainingPlan(PlanHooks):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
@@ -49,6 +49,8 @@ class SiameseTrainingPlan(TrainingPlan):
     ----------
     module
         Module to train.
+    partner_views
+        Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell itself.
     n_pretrain_epochs
         Epochs before clustering starts.
     n_clusters
@@ -80,10 +82,10 @@ class SiameseTrainingPlan(TrainingPlan):
         self,
         module: SiameseModule,
         *,
+        partner_views: bool = True,
         n_pretrain_epochs: int = 10,
         n_clusters: int | None = None,
         n_warmup_epochs: int | None = None,
-        partner_views: bool = True,
         target_refresh_epochs: int = 1,
         marginal_momentum: float = 0.8,
         sinkhorn_iterations: int = 100,
@@ -99,8 +101,8 @@ class SiameseTrainingPlan(TrainingPlan):
         super().__init__(module, optimizer=optimizer, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
         if target_refresh_epochs < 1:
             raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")
-        self.n_pretrain_epochs = n_pretrain_epochs
         self.partner_views = partner_views
+        self.n_pretrain_epochs = n_pretrain_epochs
         self.n_clusters = n_clusters
         self.target_refresh_epochs = target_refresh_epochs
         self.marginal_momentum = marginal_momentum
@@ -121,17 +123,10 @@ class SiameseTrainingPlan(TrainingPlan):
         self._first_masses: Tensor | None = None
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
+        self.shares_work = True
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
-
-    def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Add what a training batch needs besides its own rows: partners, and the targets kept since the last refresh."""
-        if self.trainer.training and self.partner_views:
-            if self._partners is None:
-                self._partners = PartnerSampler(self._data.adata_manager)
-            batch[SIAMESE_KEYS.PARTNER] = self._partners(batch)
-        return batch
 
     def on_fit_start(self) -> None:
         """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
@@ -139,10 +134,17 @@ class SiameseTrainingPlan(TrainingPlan):
 
     def on_train_start(self) -> None:
         """Keep a copy of the weights training starts from."""
+        self._seed_process()
         self.keep_weights()
 
     def on_train_epoch_start(self) -> None:
         """Start the clustering phase when it is due, and refresh its targets."""
+        resumed = self._restore_rng()
+        self._enter_epoch()
+        if resumed:
+            self._draw_for_loader()
+
+    def _enter_epoch(self) -> None:
         if self.current_epoch < self.n_pretrain_epochs and not _is_placed(self.module):
             return
         if self._clustering_since is None:
@@ -154,10 +156,11 @@ class SiameseTrainingPlan(TrainingPlan):
             error = self._refresh_targets()
         else:
             return
-        self.log("sinkhorn_marginal_error", error, on_step=False, on_epoch=True)
+        self._means["train"].add({"sinkhorn_marginal_error": torch.tensor(error, device=self.device)}, 1)
 
     def on_train_epoch_end(self) -> None:
-        """Keep a copy of the weights, to fall back on if the next epoch fails."""
+        """Log the epoch's means and keep a copy of the weights, to fall back on if the next epoch fails."""
+        self._log_means("train")
         self.keep_weights()
         self._n_good_epochs += 1
 
@@ -172,25 +175,12 @@ class SiameseTrainingPlan(TrainingPlan):
         self._last_terms = dict(outputs[-1].extra_metrics)
         return outputs
 
-    def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
-        """Log as scvi-tools does, but the loss terms outside of inference mode.
-
-        The base method runs in inference mode, and what is logged there cannot be averaged over processes.
-        """
-        terms, loss_output.extra_metrics = loss_output.extra_metrics or {}, {}
-        super().compute_and_log_metrics(loss_output, metrics, mode)
-        loss_output.extra_metrics = terms
-        self.log_dict(
-            {f"{name}_{mode}": term for name, term in terms.items()},
-            on_step=self.on_step,
-            on_epoch=self.on_epoch,
-            batch_size=loss_output.n_obs_minibatch,
-            sync_dist=self.use_sync_dist,
-        )
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Training step; stops before the optimiser sees a loss that is not finite."""
-        loss = super().training_step(self._with_targets(batch), batch_idx)
+        batch = self._with_partners(self._with_targets(batch))
+        _, _, loss_output = self.forward(batch, loss_kwargs=self.loss_kwargs)
+        loss = loss_output.loss
+        self.compute_and_log_metrics(loss_output, self.train_metrics, "train")
         if not torch.isfinite(loss):
             bad = [name for name, term in self._last_terms.items() if not torch.isfinite(term)]
             raise self._not_finite(f"a finite loss, found {loss.item()} (terms: {', '.join(bad) or 'none alone'})")
@@ -198,7 +188,16 @@ class SiameseTrainingPlan(TrainingPlan):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Validation step, against the same kind of target as training."""
-        super().validation_step(self._with_targets(batch), batch_idx)
+        _, _, loss_output = self.forward(self._with_targets(batch), loss_kwargs=self.loss_kwargs)
+        self.compute_and_log_metrics(loss_output, self.val_metrics, "validation")
+
+    def _with_partners(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Add one neighbour of each cell, the second view."""
+        if self.partner_views:
+            if self._partners is None:
+                self._partners = PartnerSampler(self._data.adata_manager)
+            batch[SIAMESE_KEYS.PARTNER] = self._with_targets(self._partners(batch))
+        return batch
 
     def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the targets kept since the last refresh; rows of 0 for cells that have none."""
@@ -248,7 +247,7 @@ class SiameseTrainingPlan(TrainingPlan):
         """Partition (a sample of) the training cells, put one centre on each part; the cells and their part."""
         seed = _seed()
         rows = self._sample_rows(self.max_init_cells)
-        z, expression = decode(self.module, self._loader(rows))
+        z, expression = self._decode(rows)
         self._check_finite(z)
         self._check_finite(torch.as_tensor(expression))
         # On the first process only, so that all processes of a distributed run share one partition.
@@ -258,7 +257,7 @@ class SiameseTrainingPlan(TrainingPlan):
             result = choose_n_clusters(points, seed) if self.n_clusters is None else None
             n_clusters = result.n_clusters if result is not None else self.n_clusters
             state = [(result, n_clusters, initial_partition(points, int(n_clusters or 0), seed))]
-        self.n_clusters_result, n_clusters, parts = _broadcast(state)[0]
+        self.n_clusters_result, n_clusters, parts = broadcast(state)[0]
         if self.n_clusters_result is not None:
             logger.info("Chose %d clusters: %s.", n_clusters, self.n_clusters_result.criterion)
         head = self.module.head
@@ -273,7 +272,7 @@ class SiameseTrainingPlan(TrainingPlan):
         head = _head(self.module)
         others = self._validation_rows()
         if len(others):
-            nearest = head(embed(self.module, self._loader(others))).argmax(dim=1)
+            nearest = head(self._embed(others)).argmax(dim=1)
             rows, labels = np.concatenate([rows, others]), torch.cat([labels, nearest])
         self._keep_targets(rows, head.smoothed_one_hot(labels))
 
@@ -309,15 +308,31 @@ class SiameseTrainingPlan(TrainingPlan):
         if not self._warming_up:
             rows, others = self._sample_rows(self.max_target_cells), self._validation_rows()
             if len(others):
-                logits = torch.cat([logits, head(embed(self.module, self._loader(others)))])
+                logits = torch.cat([logits, head(self._embed(others))])
             self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
         return result.marginal_error
 
     def _embed_training_cells(self) -> Tensor:
         """Embed the training cells (a fixed sample of them above ``max_target_cells``) without augmentation."""
-        z = embed(self.module, self._loader(self._sample_rows(self.max_target_cells)))
+        z = self._embed(self._sample_rows(self.max_target_cells))
         self._check_finite(z)
         return z
+
+    def _embed(self, rows: NDArray[np.int64]) -> Tensor:
+        """Embed cells, ``(len(rows), n_latent)``; every process of a distributed run its share of them."""
+        if not self._splits(rows):
+            return embed(self.module, self._loader(rows))
+        return gather_rows(embed(self.module, self._loader(own_share(rows))))
+
+    def _decode(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.float32]]:
+        """Embed and decode cells; every process of a distributed run its share of them."""
+        if not self._splits(rows):
+            return decode(self.module, self._loader(rows))
+        z, expression = decode(self.module, self._loader(own_share(rows)))
+        return gather_rows(z), gather_rows(torch.as_tensor(expression, device=z.device)).cpu().numpy()
+
+    def _splits(self, rows: NDArray[np.int64]) -> bool:
+        return self.shares_work and 1 < n_processes() <= len(rows)
 
     def _check_finite(self, values: Tensor) -> None:
         """Refuse values that PCA or Sinkhorn would choke on."""
@@ -333,10 +348,6 @@ class SiameseTrainingPlan(TrainingPlan):
     def _count_occupied(self) -> int:
         return int((self._cluster_sizes() > 0).sum())
 
-    @property
-    def _data(self) -> Any:
-        return self.trainer.datamodule
-
     def _sample_rows(self, at_most: int) -> NDArray[np.int64]:
         """Rows of the training cells in order, or of a fixed random sample of them."""
         rows = np.sort(np.asarray(self._data.train_idx))
@@ -349,7 +360,9 @@ class SiameseTrainingPlan(TrainingPlan):
         return np.sort(np.asarray(self._data.val_idx, dtype=np.int64))[: self.max_target_cells]
 
     def _loader(self, rows: NDArray[np.int64]) -> Any:
-        return self._data.data_loader_cls(self._data.adata_manager, indices=rows, batch_size=1024)
+        manager = self._data.adata_manager
+        keys = view_keys(manager, "first")
+        return self._data.data_loader_cls(manager, indices=rows, batch_size=1024, data_and_attributes=keys)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -434,10 +447,3 @@ def _head(module: SiameseModule) -> ClusterHead:
 
 def _seed() -> int:
     return 0 if settings.seed is None else int(settings.seed)
-
-
-def _broadcast(state: list[Any]) -> list[Any]:
-    """Give the first process's objects to all; a no-op in a single process."""
-    if dist.is_available() and dist.is_initialized():
-        dist.broadcast_object_list(state, src=0)
-    return state

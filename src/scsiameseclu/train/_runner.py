@@ -47,6 +47,8 @@ class SiameseTrainRunner(TrainRunner):
     def _rescue(self) -> None:
         """Do what the base class does after a complete training."""
         self.model.module.to(self.device)
+        # Another process of a distributed run may be gone; waiting for its share would never end.
+        self.training_plan.shares_work = False
         self.training_plan.finish()
         self.model.train_indices = self.data_splitter.train_idx
         self.model.validation_indices = self.data_splitter.val_idx

@@ -8,6 +8,24 @@ CLUSTER_CELLS = 24_000
 _PRETRAIN_RANGE = (10, 100)
 _CLUSTER_RANGE = (6, 24)
 
+BASE_BATCH = 256
+BASE_LEARNING_RATE = 1e-3
+MAX_LEARNING_RATE = 4e-3
+
+
+def learning_rate(n_cells_per_step: int) -> float:
+    """Learning rate for a number of cells per step: 0.001 up to 256 cells, above growing with the square root, at most 0.004.
+
+    The square root keeps the size of the noise in Adam's steps as the batch grows (Malladi et al., NeurIPS 2022). The bound has
+    not been tuned.
+
+    Parameters
+    ----------
+    n_cells_per_step
+        Batch size times the number of processes.
+    """
+    return min(BASE_LEARNING_RATE * math.sqrt(max(n_cells_per_step / BASE_BATCH, 1.0)), MAX_LEARNING_RATE)
+
 
 @dataclass(frozen=True)
 class Schedule:

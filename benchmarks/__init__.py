@@ -1,0 +1,1 @@
+"""Benchmarks: methods x data sets x seeds, see README.md."""

@@ -1,0 +1,125 @@
+"""One family on one data set with one seed, in a process of its own: started by ``benchmarks.run``.
+
+Reads a job as JSON from the command line and writes one line ``ROW {...}`` per method as soon as it is done.
+"""
+
+import importlib
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.methods import FAMILIES, METHODS, Options
+
+MARK = "ROW "
+
+
+class PeakMemory:
+    """Highest resident memory of this process since :meth:`restart`, where the system can tell (Linux), else ever."""
+
+    def restart(self) -> None:
+        """Forget the peak so far: each method of a family is then charged for what it holds, not for its elder siblings."""
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pass
+
+    def gigabytes(self) -> float:
+        """The peak in GiB."""
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+            kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
+            return int(kilobytes) / (1 << 20)
+        except (OSError, StopIteration):
+            import resource
+
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
+
+
+def run_family(job: dict[str, Any]) -> Any:
+    """Yield one row per method. Labels leave the data before any method sees it."""
+    import anndata as ad
+
+    family = FAMILIES[job["family"]]
+    for name in family.imports:
+        importlib.import_module(name)
+    _limit_torch(job["threads"])
+    if any("leiden" in method for method in job["methods"]):
+        from benchmarks.partitions import warm_up
+
+        warm_up()
+
+    adata = ad.read_h5ad(job["path"])
+    labels = adata.obs[job["label"]]
+    labelled = labels.notna().to_numpy()
+    truth = labels[labelled].astype(str).to_numpy()
+    del adata.obs[job["label"]], labels
+    n_types = len(set(truth))
+    about = {"n_obs": adata.n_obs, "n_vars": adata.n_vars, "n_types": n_types}
+    options = Options(job["seed"], n_types, job["scvi_epochs"], job["settings"])
+
+    memory = PeakMemory()
+    memory.restart()
+    start = time.perf_counter()
+    embedding = family.embed(adata, options)
+    shared_seconds, shared_peak = time.perf_counter() - start, memory.gigabytes()
+    del adata
+    of_embedding: dict[str, Any] | None = None
+    for method in job["methods"]:
+        memory.restart()
+        start = time.perf_counter()
+        partition = METHODS[method].partition
+        found = embedding.labels if partition is None else partition(embedding.values, n_types, job["seed"])
+        seconds = shared_seconds + time.perf_counter() - start
+        peak = max(shared_peak, memory.gigabytes())
+        if of_embedding is None:  # scored after the clock and the memory of the first method have been read
+            of_embedding = _score_embedding(embedding.values[labelled], truth, job["scib"])
+        from benchmarks.scoring import score_labels
+
+        yield {
+            "method": method,
+            "family": job["family"],
+            "k_given": METHODS[method].knows_k,
+            **about,
+            **score_labels(truth, found[labelled]),
+            **of_embedding,
+            "seconds": round(seconds, 2),
+            "peak_gb": round(peak, 3),
+            **embedding.info,
+        }
+
+
+def _score_embedding(values: Any, truth: Any, scib: bool) -> dict[str, Any]:
+    from benchmarks import scoring
+
+    scores: dict[str, Any] = {"silhouette": scoring.silhouette(values, truth)}
+    return {**scores, **scoring.bio_conservation(values, truth)} if scib else scores
+
+
+def _limit_torch(threads: int) -> None:
+    """The environment limits the rest; torch counts for itself, and is not imported for families that do without."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: a score that does not exist is null."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    return value
+
+
+def main() -> None:
+    """Run the job given on the command line."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    for row in run_family(json.loads(sys.argv[1])):
+        print(MARK + json.dumps({name: _plain(value) for name, value in row.items()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""Rows of all processes of a distributed run; without one, everything in here does nothing."""
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def n_processes() -> int:
+    """Number of processes that train together, 1 outside of a distributed run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def own_share(rows: NDArray[Any]) -> NDArray[Any]:
+    """Part of some work that falls to this process: parts differ in length by at most one, and follow the ranks."""
+    return rows if n_processes() == 1 else np.array_split(rows, n_processes())[dist.get_rank()]
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all processes in the order of their ranks.
+
+    Parameters
+    ----------
+    tensor
+        Shape ``(n_own, ...)``; the number of rows may differ between processes, the rest of the shape must not.
+
+    Returns
+    -------
+    Shape ``(n_all, ...)``, the same on every process. A loss of it that every process computes has, averaged over the processes
+    as :class:`torch.nn.parallel.DistributedDataParallel` does, exactly the gradient a single process would have had.
+    """
+    return tensor if n_processes() == 1 else _GatherRows.apply(tensor)
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        sizes = [torch.zeros(1, dtype=torch.long, device=tensor.device) for _ in range(n_processes())]
+        dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
+        lengths = [int(size) for size in sizes]
+        ctx.start, ctx.length = sum(lengths[: dist.get_rank()]), len(tensor)
+        # Collectives want one shape everywhere.
+        padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total[ctx.start : ctx.start + ctx.length]

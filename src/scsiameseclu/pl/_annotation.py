@@ -1,0 +1,66 @@
+"""Clusters against labels."""
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu.pl._heatmap import draw_heatmap
+
+__all__ = ["annotation_overlap"]
+
+
+def annotation_overlap(
+    adata: AnnData,
+    labels_key: str,
+    *,
+    key: str = DEFAULT_KEY,
+    figsize: tuple[float, float] | None = None,
+) -> Figure:
+    """Draw what share of the cells of every cluster has every label, as a heat map.
+
+    Labels are ordered so that large shares lie along the diagonal. Cells without a cluster or without a label are left out.
+
+    Parameters
+    ----------
+    adata
+        Cells with clusters and labels.
+    labels_key
+        Column of ``obs`` with the labels: known types, or those of :func:`~scsiameseclu.tl.annotate`.
+    key
+        Column of ``obs`` with the clusters.
+    figsize
+        Width and height of the figure, in inches.
+
+    Returns
+    -------
+    The figure, with a heat map (clusters x labels, rows sum to 1) and a colour bar.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing; the message lists the columns there are.
+    ValueError
+        If no cell has both.
+    """
+    missing = [name for name in (key, labels_key) if name not in adata.obs]
+    if missing:
+        raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}.")
+    counts = pd.crosstab(adata.obs[key].to_numpy(), adata.obs[labels_key].to_numpy())
+    if isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
+        counts = counts.reindex([name for name in adata.obs[key].cat.categories if name in counts.index])
+    if counts.empty:
+        raise ValueError(f"Expected cells with both {key!r} and {labels_key!r}, found none.")
+    shares = counts.to_numpy(dtype=float) / counts.to_numpy().sum(axis=1, keepdims=True)
+    order = np.argsort(shares.argmax(axis=0), kind="stable")
+
+    n_rows, n_columns = shares.shape
+    figure, ax = plt.subplots(figsize=figsize or (0.45 * n_columns + 2.4, 0.32 * n_rows + 2.0), layout="constrained")
+    names = [f"{name} ({size})" for name, size in zip(counts.index, counts.to_numpy().sum(axis=1), strict=True)]
+    columns = [str(counts.columns[i]) for i in order]
+    draw_heatmap(ax, shares[:, order], names, columns, limits=(0.0, 1.0), label="share of the cluster")
+    ax.set_xlabel(labels_key)
+    ax.set_ylabel(f"{key} (cells)")
+    return figure

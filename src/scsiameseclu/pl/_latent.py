@@ -1,0 +1,114 @@
+"""Correlations in an embedding: do its dimensions repeat each other, have its cells become alike?"""
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY
+from scsiameseclu.pl._heatmap import draw_heatmap
+
+__all__ = ["latent_correlation"]
+
+
+def latent_correlation(
+    adata: AnnData,
+    *,
+    between: Literal["dimensions", "cells"] = "dimensions",
+    use_rep: str = ADATA_KEYS.LATENT,
+    key: str = DEFAULT_KEY,
+    max_cells: int = 500,
+    random_state: int = 0,
+    figsize: tuple[float, float] = (4.6, 4.0),
+) -> Figure:
+    """Draw Pearson correlations between the dimensions of an embedding, or between cells ordered by cluster.
+
+    Between dimensions, anything off the diagonal is redundancy. Between cells, an embedding that keeps clusters apart
+    shows blocks, and an over-smoothed one is high everywhere (the comparison in the paper's figure of collapse).
+
+    Parameters
+    ----------
+    adata
+        Cells with an embedding.
+    between
+        ``"dimensions"`` or ``"cells"``.
+    use_rep
+        Entry of ``obsm`` with the embedding.
+    key
+        Column of ``obs`` that groups the cells; for ``between="cells"``. Cells without a group are left out.
+    max_cells
+        Largest number of cells to draw, sampled evenly from all groups in proportion to their size; for
+        ``between="cells"``.
+    random_state
+        Seed of the sample.
+    figsize
+        Width and height of the figure, in inches.
+
+    Returns
+    -------
+    The figure, with one heat map and a colour bar. Constant dimensions, and cells that are the same in all dimensions,
+    have correlation 0 with all others.
+
+    Raises
+    ------
+    KeyError
+        If the embedding or the groups are missing.
+    ValueError
+        If ``between`` is unknown or ``max_cells`` below 2.
+    """
+    if between not in ("dimensions", "cells"):
+        raise ValueError(f"Expected between to be 'dimensions' or 'cells', found {between!r}.")
+    if max_cells < 2:
+        raise ValueError(f"Expected max_cells of at least 2, found {max_cells}.")
+    if use_rep not in adata.obsm:
+        raise KeyError(
+            f"Expected an embedding in obsm[{use_rep!r}], found {sorted(adata.obsm)}: call write_to_adata() first."
+        )
+    latent = np.asarray(adata.obsm[use_rep], dtype=np.float64)
+    figure, ax = plt.subplots(figsize=figsize, layout="constrained")
+    if between == "dimensions":
+        names = [str(i) for i in range(latent.shape[1])]
+        draw_heatmap(
+            ax, _correlation(latent.T), names, names, limits=(-1, 1), label="correlation", cmap="RdBu_r", write=False
+        )
+        ax.set_title(f"{latent.shape[1]} dimensions of {use_rep}", fontsize="small")
+        return figure
+    if key not in adata.obs:
+        plt.close(figure)
+        raise KeyError(f"Expected groups in obs[{key!r}], found {list(adata.obs.columns)}.")
+    groups = pd.Categorical(adata.obs[key]).remove_unused_categories()
+    rows = _ordered_sample(groups.codes.astype(np.int64), max_cells, random_state)
+    draw_heatmap(
+        ax, _correlation(latent[rows]), [], [], limits=(-1, 1), label="correlation", cmap="RdBu_r", write=False
+    )
+    sizes = np.bincount(groups.codes[rows], minlength=len(groups.categories))
+    ends = np.cumsum(sizes)
+    for end in ends[:-1]:
+        ax.axhline(end - 0.5, color="black", linewidth=0.5)
+        ax.axvline(end - 0.5, color="black", linewidth=0.5)
+    ax.set_yticks(ends - sizes / 2 - 0.5, groups.categories.astype(str), fontsize="x-small")
+    ax.set_ylabel(key)
+    ax.set_title(f"{len(rows)} cells in {use_rep}", fontsize="small")
+    return figure
+
+
+def _correlation(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Pearson correlation of the rows; 0 for constant ones, 1 on the diagonal."""
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    units = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    correlation = units @ units.T
+    np.fill_diagonal(correlation, 1.0)
+    return correlation
+
+
+def _ordered_sample(codes: NDArray[np.int64], max_cells: int, random_state: int) -> NDArray[np.int64]:
+    """Rows ordered by group, every n-th of them, after shuffling within groups."""
+    shuffled = np.random.default_rng(random_state).permutation(np.flatnonzero(codes >= 0))
+    ordered = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    n_cells = min(max_cells, len(ordered))
+    return ordered[np.arange(n_cells) * len(ordered) // max(n_cells, 1)]

@@ -1,0 +1,81 @@
+"""How the number of clusters was found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+__all__ = ["n_clusters_search"]
+
+
+class _HasSearch(Protocol):
+    @property
+    def n_clusters_search_(self) -> Mapping[str, Any] | None: ...
+
+
+@dataclass(frozen=True)
+class _Curve:
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    x_name: str
+    y_name: str
+    criterion: str
+    n_clusters: int | None
+
+
+def n_clusters_search(model: "_HasSearch | Mapping[str, Any]", *, figsize: tuple[float, float] = (3.8, 3.0)) -> Figure:
+    """Draw the curve from which ``n_clusters="auto"`` took the number of clusters.
+
+    Parameters
+    ----------
+    model
+        A trained model, its ``n_clusters_search_``, or ``uns[key]["n_clusters_search"]``.
+    figsize
+        Width and height of the figure, in inches.
+
+    Returns
+    -------
+    The figure, with one panel: the criterion, and the number of clusters that was chosen.
+
+    Raises
+    ------
+    ValueError
+        If no number of clusters was searched for, or the record holds no curve.
+    """
+    curve = _read_search(model if isinstance(model, Mapping) else getattr(model, "n_clusters_search_", None))
+    figure, ax = plt.subplots(figsize=figsize, layout="constrained")
+    ax.plot(curve.x, curve.y, marker="o", markersize=4, linewidth=1.2)
+    if curve.x_name == "resolution":
+        ax.set_xscale("log")
+    if curve.n_clusters is not None:
+        line = ax.axhline if curve.y_name == "number of communities" else ax.axvline
+        line(curve.n_clusters, color="grey", linestyle=":", linewidth=1)
+    chosen = "" if curve.n_clusters is None else f"{curve.n_clusters} clusters: "
+    ax.set_title(f"{chosen}{curve.criterion}", fontsize="small", wrap=True)
+    ax.set(xlabel=curve.x_name, ylabel=curve.y_name)
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _read_search(search: Mapping[str, Any] | None) -> _Curve:
+    """Take the curve out of a record, of which there are two forms: communities by resolution, or scores by value."""
+    if search is None:
+        raise ValueError('Expected a search, found none: train a model with n_clusters="auto" first.')
+    if {"resolutions", "n_communities"} <= set(search):
+        x, y, names = search["resolutions"], search["n_communities"], ("resolution", "number of communities")
+    elif {"values", "scores"} <= set(search):
+        x, y, names = search["values"], search["scores"], ("number of clusters", "score")
+    else:
+        raise ValueError(f"Expected 'values' and 'scores' in the record of the search, found {sorted(search)}.")
+    n_clusters = search.get("n_clusters")
+    return _Curve(
+        np.asarray(x, dtype=np.float64),
+        np.asarray(y, dtype=np.float64),
+        *names,
+        str(search.get("criterion", "")),
+        None if n_clusters is None else int(n_clusters),
+    )

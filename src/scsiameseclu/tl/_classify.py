@@ -1,0 +1,257 @@
+"""Cell types of unlabelled cells, from labelled ones near them in the embedding."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+
+from scsiameseclu._keys import ADATA_KEYS, UNASSIGNED, confidence_key, predicted_key, probs_key
+from scsiameseclu.metrics import expected_calibration_error
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["classify"]
+
+logger = logging.getLogger(__name__)
+N_FOLDS = 5
+METHODS = ("logistic", "knn")
+
+
+def classify(
+    adata: AnnData,
+    labels_key: str,
+    *,
+    use_rep: str = ADATA_KEYS.LATENT,
+    method: Literal["logistic", "knn"] = "logistic",
+    reference: AnnData | None = None,
+    reference_rep: str | None = None,
+    unlabeled_category: str = "Unknown",
+    n_neighbors: int = 10,
+    threshold: float = 0.5,
+    key_added: str | None = None,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    r"""Predict cell types from partly labelled cells, or from a labelled reference, on an embedding.
+
+    ``"logistic"`` is multinomial logistic regression on the standardised embedding. ``"knn"`` weighs the labels of the
+    nearest labelled cells,
+
+    .. math:: p_{it} \propto \frac{1}{T} + \sum_{j \in \mathcal N_i} e^{-2 (d_{ij}^2 - d_{i1}^2) / \bar d_i^2} \, [y_j = t],
+
+    with :math:`d_{i1}` the distance of the nearest, :math:`\bar d_i^2` the mean squared distance of all neighbours and
+    :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau` that
+    gives the labels of held-out labelled cells the highest likelihood (5-fold cross-validation). Labelled cells get that
+    held-out prediction: it never comes from their own label, so that a confident disagreement points at a wrong label.
+
+    The confidence is the probability among the known types. It does not see that a cell belongs to a type without any
+    labelled cell.
+
+    Parameters
+    ----------
+    adata
+        Cells with an embedding. Only ``obs``, ``obsm`` and ``uns`` are changed.
+    labels_key
+        Column of ``obs`` with the labels, of ``reference`` if that is given. Missing values, ``unlabeled_category`` and
+        ``"unassigned"`` are no labels.
+    use_rep
+        Entry of ``obsm`` with the embedding, ``(n_obs, d)``.
+    method
+        ``"logistic"`` or ``"knn"``. The first needs fewer labels, the second follows types of any shape.
+    reference
+        Labelled cells, embedded by the same model. All cells of ``adata`` are then predicted, and its own labels are not
+        looked at.
+    reference_rep
+        Embedding of the reference. ``None``: ``use_rep``.
+    unlabeled_category
+        Label of unlabelled cells.
+    n_neighbors
+        Labelled neighbours of each cell, at most as many as there are; for ``"knn"``.
+    threshold
+        Cells with a lower confidence are ``"unassigned"``, in ``[0, 1]``.
+    key_added
+        Where to write. ``None``: ``f"{labels_key}_predicted"``.
+    random_state
+        Seed of the split for cross-validation.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Probabilities, float32 ``(n_obs, n_types)``, rows sum to 1; index: ``obs_names``, columns: types.
+
+    Raises
+    ------
+    KeyError
+        If the labels or an embedding do not exist.
+    ValueError
+        If fewer than two types have labelled cells, none has two, the embeddings do not fit each other or are not finite,
+        or an argument is out of range.
+
+    Notes
+    -----
+    Writes ``obs[key_added]``, categorical; ``obs[f"{key_added}_confidence"]``, float32; ``obsm[f"{key_added}_probs"]``,
+    float32; and ``uns[key_added]`` with ``"params"``, ``"types"`` (columns of the probabilities), ``"temperature"``, and
+    ``"accuracy"`` and ``"calibration_error"`` of the held-out predictions. The latter two come from the cells that the
+    temperature was chosen on, one number from all of them.
+
+    Temperature scaling: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+
+    Examples
+    --------
+    >>> probabilities = scsiameseclu.tl.classify(adata, "partial_labels")
+    >>> adata.obs["partial_labels_predicted"].value_counts()
+    """
+    if method not in METHODS:
+        raise ValueError(f"Expected method to be one of {list(METHODS)}, found {method!r}.")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"Expected threshold in [0, 1], found {threshold}; pass a probability.")
+    if n_neighbors < 1:
+        raise ValueError(f"Expected n_neighbors of at least 1, found {n_neighbors}.")
+    key_added = predicted_key(labels_key) if key_added is None else key_added
+    source = adata if reference is None else reference
+    points = _embedding(adata, use_rep, "adata")
+    source_points = points if reference is None else _embedding(reference, reference_rep or use_rep, "reference")
+    if points.shape[1] != source_points.shape[1]:
+        raise ValueError(
+            f"Expected embeddings of the same dimension, found {points.shape[1]} and {source_points.shape[1]} (reference); "
+            "embed both with one model."
+        )
+    labels = _labels(source, labels_key, unlabeled_category)
+    labelled = np.flatnonzero(labels.codes >= 0)
+    codes, types = labels.codes[labelled].astype(np.int64), labels.categories.to_numpy(dtype=str)
+    train = source_points[labelled]
+
+    held_out = np.zeros((len(labelled), len(types)))
+    for fold, rest in _folds(codes, random_state):
+        held_out[fold] = _predict(method, train[rest], codes[rest], len(types), train[fold], n_neighbors)
+    # A type with one labelled cell is unknown where that cell is held out: no temperature can mend that.
+    fair = np.bincount(codes)[codes] > 1
+    temperature = _fit_temperature(held_out[fair], codes[fair])
+    probs = np.zeros((adata.n_obs, len(types)))
+    unknown = np.ones(adata.n_obs, dtype=bool)
+    if reference is None:
+        unknown[labelled] = False
+        probs[labelled] = held_out
+    if unknown.any():
+        probs[unknown] = _predict(method, train, codes, len(types), points[unknown], n_neighbors)
+    probs, held_out = _sharpened(probs, temperature).astype(np.float32), _sharpened(held_out, temperature)
+
+    confidence = probs.max(axis=1)
+    names = np.where(confidence >= threshold, types[probs.argmax(axis=1)], UNASSIGNED)
+    present = set(names)
+    adata.obs[key_added] = pd.Categorical(names, [each for each in (*types, UNASSIGNED) if each in present])
+    adata.obs[confidence_key(key_added)] = confidence
+    adata.obsm[probs_key(key_added)] = probs
+    correct = held_out.argmax(axis=1) == codes
+    adata.uns[key_added] = {
+        "params": {
+            "labels_key": labels_key,
+            "use_rep": use_rep,
+            "method": method,
+            "n_neighbors": n_neighbors,
+            "threshold": threshold,
+            "n_labelled": len(labelled),
+            "from_reference": reference is not None,
+        },
+        "types": types,
+        "temperature": temperature,
+        "accuracy": float(correct.mean()),
+        "calibration_error": expected_calibration_error(held_out.max(axis=1), correct),
+    }
+    logger.info("Held-out accuracy %.3f on %d labelled cells.", correct.mean(), len(labelled))
+    return pd.DataFrame(probs, index=adata.obs_names, columns=types)
+
+
+def _embedding(adata: AnnData, key: str, name: str) -> NDArray[np.float64]:
+    if key not in adata.obsm:
+        raise KeyError(
+            f"Expected an embedding in {name}.obsm[{key!r}], found {sorted(adata.obsm)}: call write_to_adata() first, or "
+            "name another one."
+        )
+    points = np.asarray(adata.obsm[key], dtype=np.float64)
+    if points.ndim != 2 or not np.isfinite(points).all():
+        raise ValueError(
+            f"Expected a finite embedding of shape (n_obs, d) in {name}.obsm[{key!r}], found shape {points.shape} or NaN or "
+            "infinite values; check how it was computed."
+        )
+    return points
+
+
+def _labels(source: AnnData, key: str, unlabeled_category: str) -> pd.Categorical:
+    """Labels as strings; code -1 for cells without one."""
+    if key not in source.obs:
+        raise KeyError(f"`labels_key`: expected a column of obs, found {key!r}. Available: {list(source.obs.columns)}.")
+    given = pd.Categorical(source.obs[key])
+    given = given.rename_categories(given.categories.astype(str))
+    known = [each for each in given.categories if each not in (unlabeled_category, UNASSIGNED)]
+    labels = given.set_categories(known).remove_unused_categories()
+    sizes = np.bincount(labels.codes[labels.codes >= 0], minlength=1)
+    if len(labels.categories) < 2 or sizes.max() < 2:
+        raise ValueError(
+            f"Expected at least two types in obs[{key!r}], one of them with two labelled cells, found "
+            f"{dict(zip(labels.categories, sizes.tolist(), strict=False))}; label more cells."
+        )
+    return labels
+
+
+def _folds(codes: NDArray[np.int64], random_state: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Held-out and other cells of each fold; every type is spread over the folds, whatever its size."""
+    n_folds = min(N_FOLDS, int(np.bincount(codes).max()))
+    shuffled = np.random.default_rng(random_state).permutation(len(codes))
+    by_type = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    fold_of = np.empty(len(codes), dtype=np.int64)
+    fold_of[by_type] = np.arange(len(codes)) % n_folds
+    return [(np.flatnonzero(fold_of == fold), np.flatnonzero(fold_of != fold)) for fold in range(n_folds)]
+
+
+def _predict(
+    method: str,
+    train: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    n_types: int,
+    points: NDArray[np.float64],
+    n_neighbors: int,
+) -> NDArray[np.float64]:
+    """Probabilities before calibration, ``(n_points, n_types)``."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.neighbors import NearestNeighbors
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    present = np.unique(codes)
+    probs = np.zeros((len(points), n_types))
+    if method == "logistic" and len(present) > 1:
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(train, codes)
+        probs[:, present] = fitted.predict_proba(points)
+        return probs
+    if method == "logistic":  # a fold without the only other type
+        probs[:, present] = 1.0
+        return probs
+    distance, neighbor = NearestNeighbors(n_neighbors=min(n_neighbors, len(train))).fit(train).kneighbors(points)
+    scale = np.mean(distance**2, axis=1, keepdims=True)
+    weight = np.exp(-2 * (distance**2 - distance[:, :1] ** 2) / np.where(scale > 0, scale, 1.0))
+    rows = np.repeat(np.arange(len(points)), neighbor.shape[1])
+    np.add.at(probs, (rows, codes[neighbor].ravel()), weight.ravel())
+    probs += 1.0 / n_types
+    return probs / probs.sum(axis=1, keepdims=True)
+
+
+def _sharpened(probs: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    logits = np.log(np.maximum(probs, 1e-12)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
+    """Temperature with the highest likelihood of the labels, between 0.1 and 10."""
+
+    def loss(log_temperature: float) -> Any:
+        own = _sharpened(probs, float(np.exp(log_temperature)))[np.arange(len(codes)), codes]
+        return -np.log(np.maximum(own, 1e-12)).mean()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded").x))

@@ -1,0 +1,249 @@
+"""Which clusters, and which cells, come out the same when the seed changes?"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import adjusted_rand_score
+
+from scsiameseclu._keys import DEFAULT_KEY, consensus_key, probs_key, stability_key
+from scsiameseclu.metrics._matching import contingency, match_groups
+from scsiameseclu.tl._cluster import cluster
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Literal
+
+    from anndata import AnnData
+    from numpy.typing import NDArray
+
+__all__ = ["StabilityResult", "stability"]
+
+logger = logging.getLogger(__name__)
+_RUN_KEY = "siamese_clu_run"
+
+
+@dataclass(frozen=True)
+class StabilityResult:
+    """Outcome of :func:`stability`.
+
+    Attributes
+    ----------
+    labels
+        Clusters of every run after alignment, categorical, ``(n_obs, n_runs)``: named like the judged clusters they were
+        matched to, missing where a cluster has no counterpart.
+    ari
+        Adjusted Rand index of every pair of runs, ``(n_runs, n_runs)``.
+    cluster_stability
+        Mean over runs of the best Jaccard index of each judged cluster, in ``[0, 1]``; index: its name.
+    cell_stability
+        Share of runs that have the cell in the judged cluster, in ``[0, 1]``; index: ``obs_names``.
+    cell_means
+        Mean of ``cell_stability`` over the cells of each judged cluster; index: its name.
+    consensus
+        Cluster with the highest mean probability after alignment, categorical; index: ``obs_names``.
+    central_run
+        Name of the run with the highest mean ARI to the others.
+    """
+
+    labels: pd.DataFrame
+    ari: pd.DataFrame
+    cluster_stability: pd.Series
+    cell_stability: pd.Series
+    cell_means: pd.Series
+    consensus: pd.Series
+    central_run: str
+
+
+def stability(
+    adata: AnnData,
+    n_clusters: int | Literal["auto"] = "auto",
+    seeds: Iterable[int] = range(5),
+    *,
+    key: str = DEFAULT_KEY,
+    labels: pd.DataFrame | None = None,
+    write_consensus: bool = False,
+    **cluster_kwargs: Any,
+) -> StabilityResult:
+    r"""Judge clusters by what several seeds agree on; no labels of cells are used.
+
+    Judged are the clusters in ``obs[key]``. If there is no such column, it is the run closest to all others that is judged,
+    and its clusters are written there. The clusters of every run are matched to the judged ones one to one (Hungarian
+    method, most cells in common). Then
+
+    * a cell is as stable as the share of runs that have it in the same cluster;
+    * a cluster :math:`C` is as stable as :math:`\operatorname{mean}_r \max_{D \in r} |C \cap D| / |C \cup D|`; Hennig calls
+      a cluster below 0.6 doubtful and below 0.5 dissolved.
+
+    A judged run is not compared with itself. Memory grows with cells times clusters.
+
+    Parameters
+    ----------
+    adata
+        Cells as for :func:`~scsiameseclu.tl.cluster`, or with ``labels``.
+    n_clusters
+        Number of clusters of every run; ``"auto"``: estimated in every run, so that it counts among what may change.
+    seeds
+        One run each, at least two. ``scvi.settings.seed`` is put back afterwards.
+    key
+        Column of ``obs`` with the clusters to judge, and stem of the names under which results are written.
+    labels
+        Clusters of runs that were made already, one column per run, indexed by ``obs_names``; nothing is trained then, and
+        ``n_clusters`` and ``seeds`` are not used.
+    write_consensus
+        Write the consensus clusters into ``obs``.
+    **cluster_kwargs
+        Further arguments of :func:`~scsiameseclu.tl.cluster` for every run, but ``key_added``.
+
+    Returns
+    -------
+    StabilityResult
+        Agreement of runs, stability of clusters and cells, consensus.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two different runs, or ``labels`` or ``obs[key]`` have missing values or belong to other
+        cells; and as :func:`~scsiameseclu.tl.cluster`.
+    TypeError
+        If ``key_added`` is given.
+
+    Notes
+    -----
+    Writes ``obs[f"{key}_stability"]``, float32; ``uns[f"{key}_stability"]`` with ``"params"``, ``"ari"`` (float64,
+    ``(n_runs, n_runs)``), ``"clusters"`` and ``"cluster_stability"``; with ``write_consensus``,
+    ``obs[f"{key}_consensus"]``.
+
+    Hennig, Cluster-wise assessment of cluster stability, Computational Statistics & Data Analysis 52:258 (2007); there the
+    cells are resampled, here the seed changes.
+
+    Examples
+    --------
+    >>> model = scsiameseclu.tl.cluster(adata, n_clusters=8)
+    >>> result = scsiameseclu.tl.stability(adata, n_clusters=8, seeds=range(1, 4))
+    >>> result.cluster_stability
+    """
+    if "key_added" in cluster_kwargs:
+        raise TypeError("Expected no key_added, found one; name the column of the results with `key`.")
+    if labels is None:
+        runs, names, probs = _train(adata, n_clusters, list(seeds), cluster_kwargs)
+    else:
+        runs, names = _given_runs(adata, labels)
+        probs = [np.eye(codes.max() + 1, dtype=np.float32)[codes] for codes in runs]
+
+    ari = np.eye(len(runs))
+    for i, first in enumerate(runs):
+        for j in range(i):
+            ari[i, j] = ari[j, i] = adjusted_rand_score(first, runs[j])
+    central = int(ari.sum(axis=0).argmax())
+    if key in adata.obs:
+        judged = _categorical(adata.obs[key], f"obs[{key!r}]")
+        others = list(range(len(runs)))
+    else:
+        logger.info(
+            "No column %r: judging the most central run, %s, and writing its clusters there.", key, names[central]
+        )
+        judged = pd.Categorical.from_codes(runs[central], [str(i) for i in range(runs[central].max() + 1)])
+        others = [i for i in range(len(runs)) if i != central]
+
+    codes, n_judged = judged.codes.astype(np.int64), len(judged.categories)
+    aligned, overlap = [], np.zeros((len(runs), n_judged))
+    mean_probs = np.zeros((adata.n_obs, n_judged), dtype=np.float32)
+    for r, (run, soft) in enumerate(zip(runs, probs, strict=True)):
+        counts = contingency(codes, run, n_judged, soft.shape[1])
+        overlap[r] = (counts / (counts.sum(1, keepdims=True) + counts.sum(0, keepdims=True) - counts)).max(axis=1)
+        used = np.flatnonzero(counts.sum(axis=0))  # the head may have clusters without a cell
+        rows, columns = match_groups(counts[:, used])
+        new_code = np.full(soft.shape[1], -1)
+        new_code[used[columns]] = rows
+        aligned.append(new_code[run])
+        mean_probs[:, rows] += soft[:, used[columns]] / len(runs)
+
+    agreement = np.mean([aligned[r] == codes for r in others], axis=0).astype(np.float32)
+    # Where no run has a counterpart of the cluster, there is nothing to agree on.
+    winner = np.where(mean_probs.max(axis=1) > 0, mean_probs.argmax(axis=1), codes)
+    categories = judged.categories
+    result = StabilityResult(
+        labels=pd.DataFrame(
+            {name: pd.Categorical.from_codes(run, categories) for name, run in zip(names, aligned, strict=True)},
+            index=adata.obs_names,
+        ),
+        ari=pd.DataFrame(ari, index=names, columns=names),
+        cluster_stability=pd.Series(overlap[others].mean(axis=0), index=categories, name="stability"),
+        cell_stability=pd.Series(agreement, index=adata.obs_names, name=stability_key(key)),
+        cell_means=pd.Series(
+            np.bincount(codes, weights=agreement) / np.bincount(codes), index=categories, name="mean cell stability"
+        ),
+        consensus=pd.Series(
+            pd.Categorical.from_codes(winner, categories).remove_unused_categories(),
+            index=adata.obs_names,
+            name=consensus_key(key),
+        ),
+        central_run=names[central],
+    )
+    _write(adata, result, judged, key, write_consensus)
+    return result
+
+
+def _write(adata: AnnData, result: StabilityResult, judged: pd.Categorical, key: str, write_consensus: bool) -> None:
+    if key not in adata.obs:
+        adata.obs[key] = judged
+    adata.obs[stability_key(key)] = result.cell_stability.to_numpy()
+    if write_consensus:
+        adata.obs[consensus_key(key)] = result.consensus.array
+    adata.uns[stability_key(key)] = {
+        "params": {"n_runs": len(result.ari), "central_run": result.central_run},
+        "ari": result.ari.to_numpy(),
+        "clusters": result.cluster_stability.index.to_numpy(dtype=str),
+        "cluster_stability": result.cluster_stability.to_numpy(),
+    }
+
+
+def _train(
+    adata: AnnData, n_clusters: int | Literal["auto"], seeds: list[int], cluster_kwargs: dict[str, Any]
+) -> tuple[list[NDArray[np.int64]], list[str], list[NDArray[np.float32]]]:
+    """Codes of the cells, name and probabilities of one run per seed; everything is written into a copy."""
+    from scvi import settings
+
+    if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"Expected at least two different seeds, found {seeds}; runs with one seed are equal.")
+    cells, before = adata.copy(), settings.seed
+    runs, probs = [], []
+    try:
+        for seed in seeds:
+            settings.seed = seed
+            cluster(cells, n_clusters, _RUN_KEY, **cluster_kwargs)
+            soft = np.asarray(cells.obsm[probs_key(_RUN_KEY)])
+            runs.append(soft.argmax(axis=1).astype(np.int64))
+            probs.append(soft.copy())
+    finally:
+        settings.seed = before
+    return runs, [f"seed {seed}" for seed in seeds], probs
+
+
+def _given_runs(adata: AnnData, labels: pd.DataFrame) -> tuple[list[NDArray[np.int64]], list[str]]:
+    if not isinstance(labels, pd.DataFrame) or labels.shape[1] < 2:
+        raise ValueError(
+            f"Expected labels as a DataFrame with a column for each of at least two runs, found "
+            f"{type(labels).__name__} of shape {np.shape(labels)}."
+        )
+    if not labels.index.equals(adata.obs_names):
+        raise ValueError(
+            f"Expected labels indexed by obs_names, found other cells or another order ({len(labels)} rows, {adata.n_obs} "
+            "cells); reindex them with adata.obs_names."
+        )
+    columns: Sequence[Any] = list(labels.columns)
+    runs = [_categorical(labels.iloc[:, i], f"labels[{name!r}]") for i, name in enumerate(columns)]
+    return [run.codes.astype(np.int64) for run in runs], [str(name) for name in columns]
+
+
+def _categorical(values: Any, name: str) -> pd.Categorical:
+    """Clusters named by strings, in their order."""
+    clusters = pd.Categorical(values).remove_unused_categories()
+    if missing := int((clusters.codes < 0).sum()):
+        raise ValueError(f"Expected a cluster for every cell in {name}, found {missing} cells without; name them too.")
+    return clusters.rename_categories(clusters.categories.astype(str))

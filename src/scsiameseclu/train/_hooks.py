@@ -1,0 +1,177 @@
+"""What the training plan does besides training: batches to devices, logging, checkpoints."""
+
+import logging
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from scvi.module.base import LossOutput
+from scvi.train import TrainingPlan
+from torch import Tensor
+
+from scsiameseclu.module import SiameseModule
+from scsiameseclu.train._metrics import EpochMeans
+from scsiameseclu.train._partition import NClustersResult
+from scsiameseclu.train._resume import fill_history, history_state, rng_state, set_rng_state
+
+logger = logging.getLogger(__name__)
+
+_STATE_KEY = "scsiameseclu"
+# Attributes of the plan that a resumed training needs as they were.
+_RESUMED = (
+    "_clustering_since",
+    "_warming_up",
+    "_targets",
+    "_target_rows",
+    "_first_masses",
+    "_first_clusters",
+    "_n_occupied",
+)
+
+
+class PlanHooks(TrainingPlan):
+    """Base of the training plan with the Lightning hooks that have nothing to do with the method."""
+
+    module: SiameseModule
+    n_clusters_result: NClustersResult | None
+
+    def __init__(self, module: SiameseModule, **kwargs: Any) -> None:
+        super().__init__(module, **kwargs)
+        self._means = {"train": EpochMeans(), "validation": EpochMeans()}
+        self._rng_to_restore: dict[str, Any] | None = None
+
+    @property
+    def _data(self) -> Any:
+        return self.trainer.datamodule
+
+    # -- batches -------------------------------------------------------------------------------------------------
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move the tensors of a batch, a dictionary of tensors and of such dictionaries; nothing to do on a CPU.
+
+        Lightning's own way looks at every entry for anything that might be movable, which costs more than the move.
+        """
+        return batch if device.type == "cpu" else _moved(batch, device)
+
+    # -- logging -------------------------------------------------------------------------------------------------
+
+    def compute_and_log_metrics(self, loss_output: LossOutput, metrics: dict[str, Any], mode: str) -> None:
+        """Add a batch to the means of the epoch, under the names that scvi-tools uses."""
+        n_cells = loss_output.n_obs_minibatch
+        reconstruction = loss_output.reconstruction_loss_sum.detach() / n_cells
+        nothing = torch.zeros_like(reconstruction)  # there is no prior, hence no divergence from it
+        terms = {f"{name}_{mode}": term for name, term in (loss_output.extra_metrics or {}).items()}
+        values = {
+            f"{mode}_loss": loss_output.loss,
+            f"elbo_{mode}": reconstruction,
+            f"reconstruction_loss_{mode}": reconstruction,
+            f"kl_local_{mode}": nothing,
+            f"kl_global_{mode}": nothing,
+            **terms,
+        }
+        self._means[mode].add(values, n_cells)
+        if mode == "train" and self.on_step:
+            self.trainer.logger.log_metrics({"train_loss_step": loss_output.loss.detach()}, step=self.global_step)
+
+    def _log_means(self, mode: str) -> None:
+        for name, mean in self._means[mode].pop().items():
+            # The mean is that of all processes already; Lightning wants to be told to average nevertheless.
+            self.log(name, mean, on_epoch=True, prog_bar=name == "train_loss", sync_dist=self.use_sync_dist)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the cells held out."""
+        self._log_means("validation")
+
+    # -- resuming ------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what resuming needs besides weights and optimiser: split, phase, targets, history, random generators."""
+        result = self.n_clusters_result
+        history = history_state(getattr(self.trainer.logger, "history", {}))
+        for name, mean in self._means["train"].current().items():
+            # The epoch that ends with this checkpoint is not in the log yet.
+            epochs, values = history.setdefault(name, [[], []])
+            epochs.append(self.current_epoch)
+            values.append(float(mean))
+        checkpoint[_STATE_KEY] = {
+            **{name.removeprefix("_"): getattr(self, name) for name in _RESUMED},
+            "clustering_active": self.module.clustering_active,
+            "n_clusters_result": None if result is None else result.to_state(),
+            "split": {
+                name: torch.as_tensor(getattr(self._data, name)) for name in ("train_idx", "val_idx", "test_idx")
+            },
+            "history": history,
+            "rng": rng_state() if self._rng_to_restore is None else self._rng_to_restore,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over the state of the checkpoint; runs before the weights are loaded, and makes room for them.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint was written by another model, or for other data.
+        """
+        state = checkpoint.get(_STATE_KEY)
+        if state is None:
+            raise ValueError("Expected a checkpoint of SCSiameseClu.train, found another; see ResumeCheckpoint.")
+        n_obs, n_found = self._data.adata_manager.adata.n_obs, sum(len(rows) for rows in state["split"].values())
+        if n_obs != n_found:
+            raise ValueError(
+                f"Expected a checkpoint for {n_obs} cells, found one for {n_found}. Resume with the data it was written for."
+            )
+        for name, rows in state["split"].items():
+            setattr(self._data, name, rows.numpy())
+        for name in _RESUMED:
+            setattr(self, name, state[name.removeprefix("_")])
+        self._n_good_epochs = 1
+        self.module.clustering_active = state["clustering_active"]
+        if state["n_clusters_result"] is not None:
+            found = state["n_clusters_result"]
+            values = dict(zip(found["resolutions"], found["n_communities"], strict=True))
+            self.n_clusters_result = NClustersResult(found["n_clusters"], found["criterion"], values)
+        centers = checkpoint["state_dict"].get("module.head.centers")
+        if centers is not None and (self.module.head is None or self.module.head.n_clusters != len(centers)):
+            self.module.build_head(len(centers))
+        if self.trainer.is_global_zero and hasattr(self.trainer.logger, "history"):
+            fill_history(self.trainer.logger.history, state["history"])
+        self._rng_to_restore = state["rng"]
+
+    def _restore_rng(self) -> bool:
+        """Go back to the random numbers of the checkpoint, once; whether there was one to go back to."""
+        state, self._rng_to_restore = self._rng_to_restore, None
+        if state is None:
+            return False
+        set_rng_state(state)
+        self._seed_process()
+        return True
+
+    def _seed_process(self) -> None:
+        """Give every process but the first its own random numbers: with equal seeds all would corrupt their cells alike."""
+        if self.global_rank > 0:
+            torch.manual_seed(torch.initial_seed() + 1009 * self.global_rank + self.current_epoch)
+
+    def _draw_for_loader(self) -> None:
+        """Draw the random number that renewing the loader's iterator would have drawn, if Lightning does not renew it.
+
+        In the first epoch after resuming, Lightning keeps the iterator it made before the generators were put back.
+        """
+        loop = self.trainer.fit_loop
+        if getattr(loop, "is_resuming", False) or loop.epoch_loop.restarting:
+            torch.empty((), dtype=torch.int64).random_()
+
+
+def broadcast(state: list[Any]) -> list[Any]:
+    """Give the first process's objects to all; a no-op in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(state, src=0)
+    return state
+
+
+def _moved(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        key: value.to(device, non_blocking=device.type == "cuda")
+        if isinstance(value, Tensor)
+        else _moved(value, device)
+        for key, value in batch.items()
+    }

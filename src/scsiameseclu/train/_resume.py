@@ -1,0 +1,88 @@
+"""Checkpoints to resume training from, and the state of the random generators in them."""
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+
+
+class ResumeCheckpoint(pl.Callback):
+    """Write a checkpoint that ``model.train(..., ckpt_path=path)`` resumes from.
+
+    One file, replaced at the end of every ``every_n_epochs``-th epoch in one step, so that a process killed at any time leaves a
+    whole file. It holds tensors and plain values only and is read without executing pickles.
+
+    Parameters
+    ----------
+    path
+        File to write; its folder is created.
+    every_n_epochs
+        Epochs between two checkpoints.
+
+    Raises
+    ------
+    ValueError
+        If ``every_n_epochs`` is below 1.
+
+    Examples
+    --------
+    >>> checkpoint = ResumeCheckpoint("run.ckpt")
+    >>> model.train(callbacks=[checkpoint])  # killed
+    >>> model.train(callbacks=[checkpoint], ckpt_path="run.ckpt")  # in a new process, same data and arguments
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every_n_epochs: int = 1) -> None:
+        super().__init__()
+        if every_n_epochs < 1:
+            raise ValueError(f"Expected every_n_epochs of at least 1, found {every_n_epochs}.")
+        self.path, self.every_n_epochs = Path(path), every_n_epochs
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the checkpoint if it is due."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        partial = self.path.with_name(f"{self.path.name}.partial")
+        if trainer.is_global_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        trainer.save_checkpoint(partial)
+        if trainer.is_global_zero:
+            os.replace(partial, self.path)
+
+
+def rng_state() -> dict[str, Any]:
+    """State of the random generators of Python, numpy and torch, made of tensors and plain values."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.as_tensor(keys.astype(np.int64)), *rest),  # type: ignore[union-attr]
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Go back to a state from :func:`rng_state`; that of GPUs only if as many are there."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
+
+
+def history_state(history: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """Epochs and values of each logged quantity, as lists."""
+    return {name: [list(map(int, f.index)), list(map(float, f.iloc[:, 0]))] for name, f in history.items()}
+
+
+def fill_history(history: dict[str, pd.DataFrame], state: dict[str, Any]) -> None:
+    """Put back what :func:`history_state` returned."""
+    for name, (epochs, values) in state.items():
+        index = pd.Index(epochs, name="epoch")
+        history[name] = pd.DataFrame({name: pd.Series(values, index=index, dtype=object)})

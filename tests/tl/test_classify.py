@@ -1,0 +1,164 @@
+import numpy as np
+import pandas as pd
+import pytest
+from anndata import AnnData, read_h5ad
+
+from scsiameseclu.metrics import expected_calibration_error
+from scsiameseclu.tl import classify
+
+TYPES = np.array(["B", "NK/T", "pDC"])
+METHODS = ["logistic", "knn"]
+
+
+def _cells(n_obs: int = 300, spread: float = 1.0, seed: int = 0) -> AnnData:
+    """Three types around the corners of a triangle."""
+    rng = np.random.default_rng(seed)
+    codes = np.arange(n_obs) % 3
+    latent = 4 * np.eye(3)[codes] + spread * rng.normal(size=(n_obs, 3))
+    return AnnData(
+        np.ones((n_obs, 2), dtype=np.float32),
+        obs=pd.DataFrame({"type": TYPES[codes]}, index=[f"c{i}" for i in range(n_obs)]),
+        obsm={"X_siamese_clu": latent.astype(np.float32)},
+    )
+
+
+def _hide(adata: AnnData, share: float, seed: int = 0) -> np.ndarray:
+    """Keep some labels in ``obs["part"]``; return which are hidden."""
+    hidden = np.random.default_rng(seed).random(adata.n_obs) >= share
+    adata.obs["part"] = adata.obs["type"].astype(object).mask(hidden)
+    return hidden
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hidden_labels_are_found_and_written_where_promised(method: str) -> None:
+    adata = _cells()
+    hidden = _hide(adata, 0.1)
+    probs = classify(adata, "part", method=method)
+    assert probs.shape == (300, 3) and probs.index.equals(adata.obs_names) and list(probs.columns) == list(TYPES)
+    np.testing.assert_allclose(probs.sum(axis=1), 1, atol=1e-6)
+    predicted = adata.obs["part_predicted"]
+    assert (predicted == adata.obs["type"])[hidden].mean() > 0.95
+    np.testing.assert_array_equal(adata.obs["part_predicted_confidence"], probs.max(axis=1))
+    np.testing.assert_array_equal(adata.obsm["part_predicted_probs"], probs)
+    assert adata.obsm["part_predicted_probs"].dtype == np.float32
+    record = adata.uns["part_predicted"]
+    assert record["accuracy"] > 0.9 and record["params"]["n_labelled"] == (~hidden).sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_confidence_is_the_share_of_right_predictions(method: str) -> None:
+    adata = _cells(3000, spread=2.5)
+    hidden = _hide(adata, 0.3)
+    probs = classify(adata, "part", method=method)
+    right = probs.columns[probs.to_numpy().argmax(1)] == adata.obs["type"]
+    assert 0.6 < right[hidden].mean() < 0.95
+    assert expected_calibration_error(probs.max(axis=1)[hidden], right[hidden]) < 0.05
+    assert adata.uns["part_predicted"]["calibration_error"] < 0.06
+
+
+def test_low_confidence_is_unassigned() -> None:
+    adata = _cells(spread=2.5)
+    _hide(adata, 0.3)
+    classify(adata, "part", threshold=0.8)
+    predicted, sure = adata.obs["part_predicted"], adata.obs["part_predicted_confidence"] >= 0.8
+    assert 0.1 < sure.mean() < 0.9
+    assert ((predicted == "unassigned") == ~sure).all()
+    assert predicted.cat.categories.tolist() == [*TYPES, "unassigned"]
+    classify(adata, "part", threshold=0, key_added="all")
+    assert "unassigned" not in adata.obs["all"].cat.categories
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_wrong_label_is_not_believed(method: str) -> None:
+    adata = _cells(spread=0.5)
+    adata.obs["type"] = adata.obs["type"].astype(object)
+    adata.obs.iloc[0, 0] = "pDC"  # a B cell
+    classify(adata, "type", method=method)
+    assert adata.obs["type_predicted"].iloc[0] == "B"
+    assert (adata.obs["type_predicted"] == adata.obs["type"]).sum() == 299
+
+
+def test_every_kind_of_missing_label() -> None:
+    adata = _cells()
+    hidden = _hide(adata, 0.2)
+    expected = classify(adata, "part")
+    for name in ("Unknown", "unassigned"):
+        adata.obs["named"] = adata.obs["part"].fillna(name).astype("category")
+        pd.testing.assert_frame_equal(classify(adata, "named"), expected)
+    adata.obs["named"] = adata.obs["part"].fillna("?")
+    pd.testing.assert_frame_equal(classify(adata, "named", unlabeled_category="?"), expected)
+    adata.obs["number"] = np.where(hidden, np.nan, np.arange(300) % 3)
+    assert list(classify(adata, "number").columns) == ["0.0", "1.0", "2.0"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_reference_labels_queries_whose_own_labels_are_not_looked_at(method: str) -> None:
+    reference, query = _cells(300, seed=1), _cells(90, seed=2)
+    reference.obsm["X_ref"] = reference.obsm["X_siamese_clu"]
+    truth = query.obs["type"].copy()
+    query.obs["type"] = "wrong"
+    before = reference.copy()
+    classify(query, "type", reference=reference, reference_rep="X_ref", method=method)
+    assert (query.obs["type_predicted"].astype(str) == truth).mean() > 0.95
+    assert reference.obs.equals(before.obs) and list(reference.obsm) == list(before.obsm) and not reference.uns
+    reference.obsm["X_ref"] = reference.obsm["X_ref"][:, :2]
+    with pytest.raises(ValueError, match=r"same dimension, found 3 and 2 \(reference\)"):
+        classify(query, "type", reference=reference, reference_rep="X_ref")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_types_with_one_labelled_cell(method: str) -> None:
+    adata = _cells(60, spread=0.3)
+    adata.obs["part"] = adata.obs["type"].astype(object).where(np.arange(60).astype(bool) & (np.arange(60) < 12))
+    adata.obs.iloc[:, adata.obs.columns.get_loc("part")] = [
+        label if label != "B" or i == 3 else None for i, label in enumerate(adata.obs["part"])
+    ]
+    probs = classify(adata, "part", method=method)
+    assert np.isfinite(probs.to_numpy()).all()
+    assert (adata.obs["part_predicted"] == adata.obs["type"])[12:].mean() > 0.6
+    two = adata[np.isin(np.arange(60), [3, 4, 7, 10, 20, 30])].copy()
+    assert np.isfinite(classify(two, "part", method=method).to_numpy()).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_seed_same_result_and_duplicated_cells(method: str) -> None:
+    adata = _cells()
+    _hide(adata, 0.3)
+    pd.testing.assert_frame_equal(classify(adata, "part", method=method), classify(adata, "part", method=method))
+    adata.obsm["X_siamese_clu"][:] = 1.0
+    np.testing.assert_allclose(classify(adata, "part", method=method, n_neighbors=1000).max(axis=1), 1 / 3, atol=0.1)
+
+
+def test_everything_survives_a_file(tmp_path) -> None:
+    adata = _cells()
+    _hide(adata, 0.3)
+    classify(adata, "part")
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    read = read_h5ad(tmp_path / "cells.h5ad")
+    assert read.uns["part_predicted"]["types"].tolist() == list(TYPES)
+    assert (read.obs["part_predicted"].astype(str) == adata.obs["part_predicted"].astype(str)).all()
+
+
+def test_bad_arguments_are_refused_and_nothing_is_written() -> None:
+    adata = _cells()
+    columns = list(adata.obs)
+    with pytest.raises(KeyError, match="`labels_key`: expected a column of obs, found 'nothing'. Available: "):
+        classify(adata, "nothing")
+    with pytest.raises(KeyError, match=r"adata.obsm\['X_other'\], found \['X_siamese_clu'\]: call write_to_adata"):
+        classify(adata, "type", use_rep="X_other")
+    with pytest.raises(ValueError, match=r"one of \['logistic', 'knn'\], found 'svm'"):
+        classify(adata, "type", method="svm")
+    with pytest.raises(ValueError, match=r"threshold in \[0, 1\], found 50"):
+        classify(adata, "type", threshold=50)
+    with pytest.raises(ValueError, match="n_neighbors of at least 1, found 0"):
+        classify(adata, "type", n_neighbors=0)
+    adata.obs["few"] = pd.Series(["B", "pDC"], index=adata.obs_names[:2])
+    with pytest.raises(ValueError, match=r"found {'B': 1, 'pDC': 1}; label more cells"):
+        classify(adata, "few")
+    adata.obs["one"] = "B"
+    with pytest.raises(ValueError, match=r"at least two types in obs\['one'\]"):
+        classify(adata, "one")
+    adata.obsm["X_siamese_clu"][5, 0] = np.nan
+    with pytest.raises(ValueError, match="finite embedding"):
+        classify(adata, "type")
+    assert list(adata.obs) == [*columns, "few", "one"] and list(adata.obsm) == ["X_siamese_clu"]

@@ -1,0 +1,79 @@
+"""Options for large data: precision, batch size, sources of data that are refused."""
+
+import numpy as np
+import pytest
+import torch
+
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.train import SiameseTrainingPlan, learning_rate
+from scsiameseclu.train._metrics import EpochMeans
+
+QUICK = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture
+def model():
+    adata = synthetic(n_obs=150, n_vars=50, n_types=3, seed=0)
+    SCSiameseClu.setup_anndata(adata)
+    return SCSiameseClu(adata, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
+
+
+def test_trains_in_mixed_precision(model):
+    used = []
+    model.module.expression_encoder.project.register_forward_hook(lambda m, i, z: used.append((m.training, z.dtype)))
+    model.train(max_epochs=4, precision="bf16-mixed", **QUICK)
+    assert (True, torch.bfloat16) in used
+    assert (False, torch.float32) in used  # targets are solved for in full precision
+    history = np.concatenate([frame.to_numpy(float).ravel() for frame in model.history.values()])
+    assert np.isfinite(history).all()
+    assert np.isfinite(model.get_latent_representation()).all()
+    assert model.get_latent_representation().dtype == np.float32
+
+
+@pytest.mark.parametrize(("options", "expected"), [({}, 1e-3), ({"batch_size": 1024}, 2e-3), ({"lr": 5e-4}, 5e-4)])
+def test_learning_rate_grows_with_the_batch(model, monkeypatch, options, expected):
+    class Rate(Exception):
+        pass
+
+    def stop(plan):
+        raise Rate(plan.lr)
+
+    monkeypatch.setattr(SiameseTrainingPlan, "on_fit_start", stop)
+    plan = {name: options[name] for name in options if name == "lr"}
+    rest = {name: options[name] for name in options if name != "lr"}
+    with pytest.raises(Rate) as error:
+        model.train(max_epochs=1, plan_kwargs=plan, **rest, **QUICK)
+    assert error.value.args[0] == pytest.approx(expected)
+
+
+def test_learning_rate_rule():
+    assert learning_rate(1) == learning_rate(256) == 1e-3
+    assert learning_rate(1024) == pytest.approx(2e-3)
+    assert learning_rate(10**6) == 4e-3
+
+
+def test_means_weigh_batches_by_their_cells():
+    means = EpochMeans()
+    means.add({"a": torch.tensor(1.0), "b": torch.tensor(4.0)}, 30)
+    means.add({"a": torch.tensor(5.0), "b": torch.tensor(4.0)}, 10)
+    means.add({"c": torch.tensor(7.0)}, 1)
+    assert {name: float(mean) for name, mean in means.current().items()} == {"a": 2.0, "b": 4.0, "c": 7.0}
+    assert means.pop()
+    assert means.pop() == {}
+
+
+def test_other_genes_cost_a_quarter_in_training_only(model):
+    (batch,) = model._make_data_loader(model.adata, batch_size=150)
+    for training, rows in ((True, 38), (False, 150)):
+        _, outputs, loss = model.module.train(training)(batch)
+        assert outputs["others_nll"].shape == (rows, 10)
+        assert outputs["nll"].shape == (150, 40)
+        assert loss.reconstruction_loss["reconstruction_loss"].shape == (150,)
+
+
+def test_sources_without_random_access_are_refused(model):
+    with pytest.raises(NotImplementedError, match=r"found an annbatch collection.*backed"):
+        SCSiameseClu.setup_annbatch("collection")
+    with pytest.raises(NotImplementedError, match=r"found a data module.*backed"):
+        model.train(datamodule=object())
