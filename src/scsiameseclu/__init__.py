@@ -9,11 +9,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scsiameseclu import losses, metrics, module, nn, ot, pl, pp, presets, tl, train
+    from scsiameseclu import hub, losses, metrics, module, nn, ot, pl, pp, presets, tl, train
     from scsiameseclu.data import datasets
     from scsiameseclu.model import SCSiameseClu
 
-__all__ = ["SCSiameseClu", "datasets", "losses", "metrics", "module", "nn", "ot", "pl", "pp", "presets", "tl", "train"]
+__all__ = ["SCSiameseClu", "datasets", "hub", "losses", "metrics", "module", "nn", "ot", "pl", "pp", "presets", "tl", "train"]
 
 try:
     __version__ = version("scsiameseclu")

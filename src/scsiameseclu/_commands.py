@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scsiameseclu._keys import ADATA_KEYS, confidence_key
+from scsiameseclu._keys import ADATA_KEYS, confidence_key, out_of_reference_key
 
 if TYPE_CHECKING:
     import argparse
@@ -75,6 +75,7 @@ def predict(arguments: argparse.Namespace) -> str:
     model = _load(arguments.model, adata, arguments.accelerator)
     model.write_to_adata(key_added=arguments.key_added)
     copy_results(model.adata, adata, arguments.key_added)
+    adata.obs[out_of_reference_key(arguments.key_added)] = model.get_out_of_reference_score().to_numpy()
     facts = {"data": str(arguments.input), "model": str(arguments.model), "n_clusters": model.n_clusters}
     metrics = _write_results(adata, arguments, facts, time.perf_counter() - started)
     return _report(adata, arguments, metrics, _RESULTS)
@@ -162,7 +163,10 @@ def _write_results(
     }
     if arguments.labels_key is not None:
         metrics["scores"] = _score(adata.obs[arguments.labels_key], labels)
-    pd.DataFrame({"cluster": labels, "confidence": confidence}).to_csv(out / "pred.csv", index_label="cell")
+    table = pd.DataFrame({"cluster": labels, "confidence": confidence})
+    if "model" in facts:  # cells mapped to a model
+        table["out_of_reference"] = adata.obs[out_of_reference_key(key)]
+    table.to_csv(out / "pred.csv", index_label="cell")
     np.save(out / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
     np.save(out / "embedding.npy", adata.obsm[ADATA_KEYS.LATENT])
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -222,7 +226,7 @@ def _read(path: Path) -> AnnData:
 
 
 def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") -> SCSiameseClu:
-    """Load a model: on its own, or with other cells whose genes are brought into the order of the model."""
+    """Load a model: on its own, or mapped to other cells."""
     from scsiameseclu.model import SCSiameseClu
 
     try:
@@ -233,8 +237,7 @@ def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") 
         ) from error
     if query is None:
         return model
-    cells = SCSiameseClu.prepare_query_anndata(query, str(folder), inplace=False)
-    return SCSiameseClu.load(str(folder), adata=cells, accelerator=accelerator)
+    return SCSiameseClu.load_query_data(query, model, accelerator=accelerator)
 
 
 def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:

@@ -3,12 +3,15 @@
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.data._constants import _FIELD_REGISTRIES_KEY, _SCVI_UUID_KEY, _STATE_REGISTRY_KEY
 from scvi.model.base import BaseModelClass
 
-__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister"]
+__all__ = ["batch_codes", "batch_names", "field_state", "forget_borrowed_identity", "is_transferred", "reregister"]
+
+_OWN_GRAPH = "own_graph"  # keyword of CellGraphField.transfer_field
 
 
 def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
@@ -24,13 +27,18 @@ def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
 
 def is_transferred(manager: AnnDataManager) -> bool:
     """Whether the data were registered with another data set's registry (loading, query), not on their own."""
-    return getattr(manager, "_source_registry", None) is not None
+    kwargs = getattr(manager, "_transfer_kwargs", None) or {}
+    return getattr(manager, "_source_registry", None) is not None and not kwargs.get(_OWN_GRAPH)
 
 
 def reregister(manager: AnnDataManager) -> None:
-    """Register every field again, with what is known from the first time (categories, projection) kept."""
+    """Register every field again, with what is known from the first time (categories, projection) kept.
+
+    Data that were set up on their own stay so: the cell graph is built among them.
+    """
     if manager._source_registry is None:
         manager._source_registry = deepcopy(manager.registry)
+        manager._transfer_kwargs = {_OWN_GRAPH: True}
     adata, manager.adata = manager.adata, None
     manager.register_fields(adata, manager._source_registry, **manager._transfer_kwargs)
 
@@ -53,3 +61,9 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
     if unknown:
         raise ValueError(f"`transform_batch`: expected categories among {known}, found {unknown}.")
     return [known.index(batch) for batch in batches]
+
+
+def batch_names(manager: AnnDataManager) -> Any:
+    """Batch category of every cell, object ``(n_obs,)``."""
+    known = np.asarray(field_state(manager.registry, "batch")["categorical_mapping"], dtype=object)
+    return known[np.asarray(manager.get_from_registry("batch")).ravel()]

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 DEFAULT_KEY: Final = "siamese_clu"
 """Default ``key_added`` of everything that writes cluster labels."""
 
-GRAPH_VERSION: Final = 1
+GRAPH_VERSION: Final = 2
 """Version of the neighbour-table convention; part of the fingerprint, so that old tables are never reused."""
 
 
@@ -54,6 +54,11 @@ def confidence_key(key: str) -> str:
 def probs_key(key: str) -> str:
     """``obsm`` entry with the cluster probabilities of each cell."""
     return f"{key}_probs"
+
+
+def out_of_reference_key(key: str) -> str:
+    """``obs`` column that says how unlike the reference each mapped cell is."""
+    return f"{key}_out_of_reference"
 
 
 UNASSIGNED: Final = "unassigned"

@@ -110,23 +110,45 @@ def test_counts_changed_between_set_ups(adata, manager):
     ],
     ids=["subset", "permuted", "concatenated", "query"],
 )
-def test_other_cells_get_their_own_graph_in_the_same_space(adata, manager, derive):
+def test_other_cells_find_their_neighbors_in_the_reference(adata, manager, derive):
     target = derive(adata)
     assert not field_of(manager).is_current(target, state_of(manager))
     manager.transfer_fields(target)
     assert field_of(manager).is_current(target, state_of(manager))
 
     index = target.obsm[ADATA_KEYS.NEIGHBOR_INDEX]
-    rep = target.obsm[ADATA_KEYS.GRAPH_REP]
-    distances = np.linalg.norm(rep[:, None] - rep[None], axis=2)
-    np.fill_diagonal(distances, np.inf)
+    assert index.min() >= target.n_obs
+    assert index.max() < target.n_obs + 90
+    rep, reference = target.obsm[ADATA_KEYS.GRAPH_REP], adata.obsm[ADATA_KEYS.GRAPH_REP]
+    distances = np.linalg.norm(rep[:, None] - reference[None], axis=2)
+    itself = target.obs_names.to_numpy()[:, None] == adata.obs_names.to_numpy()
+    distances[itself] = np.inf
     np.testing.assert_allclose(
-        np.take_along_axis(distances, index, axis=1), np.sort(distances, axis=1)[:, :K], rtol=1e-4
+        np.take_along_axis(distances, index - target.n_obs, axis=1), np.sort(distances, axis=1)[:, :K], rtol=1e-4
     )
-    shared = target.obs_names.intersection(adata.obs_names)
-    np.testing.assert_allclose(
-        target[shared].obsm[ADATA_KEYS.GRAPH_REP], adata[shared].obsm[ADATA_KEYS.GRAPH_REP], atol=1e-4
-    )
+    for i, j in np.argwhere(itself):
+        np.testing.assert_array_equal(index[i] - target.n_obs, adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX][j])
+        for key in (ADATA_KEYS.NEIGHBOR_WEIGHT, ADATA_KEYS.GRAPH_REP):
+            np.testing.assert_allclose(target.obsm[key][i], adata.obsm[key][j], atol=1e-4)
+
+
+def test_the_reference_given_without_its_graph_gets_the_same_again(adata, manager):
+    bare = make_adata()
+    manager.transfer_fields(bare)
+    assert same_tables(adata, bare)
+
+
+def test_tables_of_two_models_take_turns(adata, manager):
+    """The same cells as the data of one model and as a query of another: no table of the one is read by the other."""
+    query = make_adata(seed=3)
+    own = register(query)
+    before = query.copy()
+    mapped = manager.transfer_fields(query)
+    assert query.obsm[ADATA_KEYS.NEIGHBOR_INDEX].min() >= 90
+    assert not field_of(own).is_current(query, state_of(own), own_graph=True)
+    own.validate()
+    assert same_tables(query, before)
+    assert not field_of(mapped).is_current(query, state_of(mapped))
 
 
 def test_a_copy_is_not_rebuilt(adata, manager, caplog):
@@ -148,25 +170,27 @@ def test_own_set_up_of_a_query_does_not_leak_into_the_model(adata, manager):
     assert not np.allclose(own, query.obsm[ADATA_KEYS.GRAPH_REP])
 
 
-def test_fewer_cells_than_neighbors_are_padded(adata, manager):
-    target = adata[:3].copy()
+def test_a_small_reference_leaves_padding(adata):
+    manager = register(adata[:3].copy())
+    target = adata[2:6].copy()
     manager.transfer_fields(target)
     index = target.obsm[ADATA_KEYS.NEIGHBOR_INDEX]
-    assert index.shape == (3, K)
-    np.testing.assert_array_equal((index != np.arange(3)[:, None]).sum(axis=1), 2)
-    lonely = adata[:1].copy()
-    manager.transfer_fields(lonely)
-    np.testing.assert_array_equal(lonely.obsm[ADATA_KEYS.DIFFUSED_INDEX], np.zeros((1, K)))
+    assert index.shape == (4, K)
+    np.testing.assert_array_equal((index >= 4).sum(axis=1), 2)
+    assert (index[:, 2:] == np.arange(4)[:, None]).all()
+    assert not target.obsm[ADATA_KEYS.NEIGHBOR_WEIGHT][:, 2:].any()
 
 
 def test_changes_in_place_are_noticed_and_repaired(adata, manager):
     field, state = field_of(manager), state_of(manager)
     assert field.is_current(adata, state)
     adata._inplace_subset_obs(np.arange(10, 60))
-    assert not field.is_current(adata, state)
-    assert field.transfer_field(state, adata)["n_neighbors"] == K
-    assert field.is_current(adata, state)
+    assert not field.is_current(adata, state, own_graph=True)
+    repaired = field.transfer_field(state, adata, own_graph=True)
+    assert field.is_current(adata, repaired, own_graph=True)
     assert adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX].max() < 50
+    assert repaired["landmarks"]["rep"].shape == (50, 5)
+    assert state["landmarks"]["rep"].shape == (90, 5)
 
 
 def test_state_is_plain_and_the_same_after_a_transfer(adata, manager):
@@ -207,6 +231,11 @@ def test_foreign_graph(adata, caplog):
     assert "lacks" in caplog.text
     assert field_of(manager).is_current(query, state_of(manager))
     assert (query.obsm[ADATA_KEYS.NEIGHBOR_WEIGHT] > 0).all()
+    # A graph of the query's own says nothing of neighbours in the reference.
+    other = make_adata(seed=5)
+    sc.pp.neighbors(other, n_neighbors=10, use_rep="X_mine")
+    manager.transfer_fields(other)
+    assert other.obsm[ADATA_KEYS.NEIGHBOR_INDEX].min() >= 90
 
 
 def test_foreign_graph_cut_to_pieces_is_replaced(adata):
@@ -217,13 +246,13 @@ def test_foreign_graph_cut_to_pieces_is_replaced(adata):
     assert (few.obsm[ADATA_KEYS.NEIGHBOR_WEIGHT] > 0).all()
 
 
-def test_new_batches_are_balanced_too(adata):
+def test_cells_of_new_batches_have_neighbors_in_all_batches_of_the_reference(adata):
     manager = register(adata, batch_key="batch")
     query = make_adata(seed=4)
     query.obs["batch"] = np.where(np.arange(90) % 3 == 0, "new", "newer")
     manager.transfer_fields(query, extend_categories=True)
-    is_new = (query.obs["batch"] == "new").to_numpy()
-    np.testing.assert_array_equal(is_new[query.obsm[ADATA_KEYS.NEIGHBOR_INDEX]].sum(axis=1), np.full(90, 3))
+    is_a = (adata.obs["batch"] == "a").to_numpy()
+    np.testing.assert_array_equal(is_a[query.obsm[ADATA_KEYS.NEIGHBOR_INDEX] - 90].sum(axis=1), np.full(90, 3))
     query.obs["batch"] = query.obs["batch"].astype(object)
     query.obs.iloc[0, query.obs.columns.get_loc("batch")] = np.nan
     with pytest.raises(ValueError, match="1 missing"):

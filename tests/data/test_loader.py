@@ -6,6 +6,7 @@ from scvi.dataloaders import AnnDataLoader
 
 from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
@@ -90,3 +91,16 @@ def test_each_view_loads_its_own_block_only(model):
         SIAMESE_KEYS.DIFFUSED_WEIGHT,
     }
     assert "labels" not in first | second
+
+
+def test_neighbors_of_a_query_are_landmarks_and_its_partners_itself(model):
+    query = synthetic(n_obs=40, n_vars=30, n_types=3, seed=1)
+    manager = model.adata_manager.transfer_fields(query)
+    rows = [3, 30]
+    batch = {key: torch.as_tensor(value) for key, value in manager.create_torch_dataset()[rows].items()}
+    index = query.obsm[ADATA_KEYS.NEIGHBOR_INDEX][rows]
+    assert index.min() >= 40
+    assert np.allclose(batch[SIAMESE_KEYS.NEIGHBOR_REP], model.adata.obsm[ADATA_KEYS.GRAPH_REP][index - 40])
+    assert np.allclose(batch[SIAMESE_KEYS.DIFFUSED_REP], batch[SIAMESE_KEYS.NEIGHBOR_REP])
+    partner = PartnerSampler(manager)(batch)
+    assert partner[SIAMESE_KEYS.CELL_INDEX].tolist() == [[3], [30]]

@@ -12,6 +12,7 @@ MODULES = {
     "tl": "scsiameseclu.tl",
     "pl": "scsiameseclu.pl",
     "metrics": "scsiameseclu.metrics",
+    "hub": "scsiameseclu.hub",
     "presets": "scsiameseclu.presets",
     "~data.datasets": "scsiameseclu.data.datasets",
     "module": "scsiameseclu.module",

@@ -102,16 +102,3 @@ def test_works_beside_scvi_on_the_same_data(adata, small, quick):
     scvi.model.SCVI.setup_anndata(adata)
     scvi.model.SCVI(adata, n_latent=2).train(max_epochs=1, **quick)
     assert np.allclose(model.predict(soft=True), before, atol=1e-5)
-
-
-def test_reference_mapped_to_a_query(trained, quick):
-    query = trained.adata[:50].copy()
-    query.obs["batch"] = "new"
-    mapped = SCSiameseClu.load_query_data(query, trained, accelerator="cpu")
-    before = mapped.predict()
-    truth = trained.predict().to_numpy()[:50]
-    assert (before.to_numpy() == truth).mean() > 0.8
-    centers = mapped.module.head.centers.clone()
-    mapped.train(max_epochs=2, **quick)
-    assert torch.equal(mapped.module.head.centers, centers)
-    assert mapped.is_trained

@@ -101,7 +101,7 @@ def test_one_batch_is_the_plain_graph(points):
     ],
 )
 def test_batch_quotas(sizes, k, expected):
-    np.testing.assert_array_equal(_knn._batch_quotas(np.array(sizes), k), expected)
+    np.testing.assert_array_equal(_knn.batch_quotas(np.array(sizes), k), expected)
 
 
 def test_batches_of_single_cells_fall_back_to_the_plain_graph(points):

@@ -11,12 +11,15 @@ from scvi.data.fields import BaseAnnDataField, MuDataObsmField, MuDataWrapper, O
 
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.pp._counts import check_counts, get_counts
+from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
+from scsiameseclu.pp._landmarks import Landmarks
 from scsiameseclu.pp._neighbors import (
     GraphSettings,
     build_graph,
     covers_all_cells,
     graph_is_current,
     resolve_seed,
+    source_digest,
     stored_projection,
     write_graph,
 )
@@ -39,14 +42,19 @@ _TABLES = (
 
 
 class CellGraphField(BaseAnnDataField):
-    """Builds the cell graph at set-up and rebuilds it for every other AnnData the model meets.
+    """Builds the cell graph at set-up, and finds the neighbours of all other cells the model meets in that reference.
 
     The field carries no array into a mini-batch itself: it writes tables to :attr:`~anndata.AnnData.obsm`, which the
     :class:`~scvi.data.fields.ObsmField` companions from :func:`cell_graph_fields` register. It must stand before them.
 
     Row numbers of neighbours are valid for one set of cells in one order only, so a stored graph is used again only if its
-    fingerprint matches the data; otherwise (copy of a subset, permutation, concatenation, query, changed counts) the graph is built
-    anew in the same space: by the projection fitted at set-up, or from ``obsm[use_rep]`` of the new data.
+    fingerprint matches the data. Otherwise:
+
+    * the cells of the set-up, given without their graph, get the same graph again;
+    * all others (query, subset, permutation, concatenation, changed counts) get neighbours among the
+      :class:`~scsiameseclu.pp.Landmarks` of the set-up, each cell on its own, in the same space: by the projection fitted
+      at set-up, or in ``obsm[use_rep]`` of the new data. The index of landmark *j* is ``n_obs + j``, so that it can never be
+      taken for a cell.
 
     Parameters
     ----------
@@ -135,12 +143,27 @@ class CellGraphField(BaseAnnDataField):
             "n_rep": int(adata.obsm[ADATA_KEYS.GRAPH_REP].shape[1]),
             "projection": None if projection is None else projection.to_state(),
             "gene_names": None if projection is None else list(adata.var_names[projection.gene_indices].astype(str)),
+            **_reference_state(adata, self.settings),
         }
 
-    def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
-        """Give ``adata_target`` a graph made as the state says, unless it has exactly that already.
+    def transfer_field(
+        self, state_registry: dict[str, Any], adata_target: AnnData, own_graph: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Give ``adata_target`` its neighbours in the reference, unless it has exactly those already.
 
-        Cells of a target with no more than ``n_neighbors`` cells get padded rows.
+        Cells get padded rows if the reference has no more than ``n_neighbors`` cells.
+
+        Parameters
+        ----------
+        state_registry
+            State left by the set-up.
+        adata_target
+            Cells to find neighbours for.
+        own_graph
+            The cells *are* the data of the set-up, changed in place since: give them a graph of their own, and take the
+            landmarks from them.
+        **kwargs
+            Ignored.
 
         Raises
         ------
@@ -152,36 +175,47 @@ class CellGraphField(BaseAnnDataField):
         super().transfer_field(state_registry, adata_target, **kwargs)
         self.validate_field(adata_target)
         projection = _projection(state_registry)
-        settings = _settings_for(state_registry, adata_target)
-        _check_target(state_registry, settings, projection, adata_target)
-        if graph_is_current(adata_target, settings, projection):
+        _check_target(state_registry, projection, adata_target)
+        settings, landmarks = _plan(state_registry, adata_target, own_graph)
+        if graph_is_current(adata_target, settings, projection, landmarks):
             return dict(state_registry)
-        if settings.neighbors_key != self.settings.neighbors_key:
+        if self.settings.neighbors_key is not None and settings.neighbors_key is None:
             logger.warning(
-                "The model was set up with the graph uns[%r], which the given data lacks or which leaves some of its cells "
-                "without neighbours: neighbours are searched in the model's representation instead.",
+                "The model was set up with the graph uns[%r], which the given data lacks or which says nothing of neighbours "
+                "in the reference: neighbours are searched in the model's representation instead.",
                 self.settings.neighbors_key,
             )
-        logger.info(
-            "Building the cell graph of %d cells: the data has none, or one of other cells.", adata_target.n_obs
-        )
-        write_graph(adata_target, build_graph(adata_target, settings, projection), settings)
+        if landmarks is None:
+            logger.info("Building the cell graph of %d cells.", adata_target.n_obs)
+            write_graph(adata_target, build_graph(adata_target, settings, projection), settings)
+            return {**state_registry, **_reference_state(adata_target, settings)} if own_graph else dict(state_registry)
+        logger.info("Finding the neighbours of %d cells among %d landmarks.", adata_target.n_obs, len(landmarks))
+        blocks = landmark_blocks(adata_target, settings, landmarks, projection)
+        write_landmark_blocks(adata_target, blocks, settings, landmarks, projection)
         return dict(state_registry)
 
-    def is_current(self, adata: AnnData, state_registry: Mapping[str, Any] | None = None) -> bool:
-        """Whether the graph stored in ``adata`` belongs to its cells and data as they are now.
+    def is_current(
+        self, adata: AnnData, state_registry: Mapping[str, Any] | None = None, own_graph: bool = False
+    ) -> bool:
+        """Whether the neighbours stored in ``adata`` belong to its cells and data as they are now.
 
         Parameters
         ----------
         adata
             Data that was registered before and may have been changed in place since.
         state_registry
-            State of the model, to compare its projection and settings as well. If ``False`` is returned,
+            State of the model, to compare its projection, settings and landmarks as well. If ``False`` is returned,
             ``transfer_field(state_registry, adata)`` repairs the tables.
+        own_graph
+            As for :meth:`transfer_field`.
         """
         if state_registry is None:
             return graph_is_current(adata, self.settings)
-        return graph_is_current(adata, _settings_for(state_registry, adata), _projection(state_registry))
+        try:
+            settings, landmarks = _plan(state_registry, adata, own_graph)
+        except KeyError:  # something named at set-up is gone: whoever repairs the tables will say what
+            return False
+        return graph_is_current(adata, settings, _projection(state_registry), landmarks)
 
     def get_summary_stats(self, state_registry: Mapping[str, Any]) -> dict[str, int]:
         """Number of neighbours."""
@@ -219,26 +253,38 @@ def cell_graph_fields(*, mod_key: str | None = None, **settings: Any) -> list[Ba
     ]
 
 
-def _settings_for(state: Mapping[str, Any], adata: AnnData) -> GraphSettings:
-    """Settings in the state, without the foreign graph where ``adata`` cannot offer it."""
+def _reference_state(adata: AnnData, settings: GraphSettings) -> dict[str, Any]:
+    """What later cells need of these: the landmarks, and a mark to know these cells by."""
+    batch = None if settings.batch_key is None else adata.obs[settings.batch_key]
+    rep = adata.obsm[ADATA_KEYS.GRAPH_REP]
+    landmarks = Landmarks.choose(rep, batch, settings.n_neighbors, settings.random_state)
+    return {"landmarks": landmarks.to_state(), "source": source_digest(adata, settings)}
+
+
+def _plan(state: Mapping[str, Any], adata: AnnData, own_graph: bool) -> tuple[GraphSettings, Landmarks | None]:
+    """Settings for the neighbours of ``adata``, and the landmarks to find them among; None for the cells of the set-up.
+
+    A foreign graph serves where it is there and the cells are those of the set-up: it knows no neighbours in the reference.
+    """
     settings = GraphSettings(**{field.name: state[field.name] for field in fields(GraphSettings)})
-    if settings.neighbors_key is None or covers_all_cells(adata, settings.neighbors_key):
-        return settings
-    return replace(settings, neighbors_key=None)
+    without = replace(settings, neighbors_key=None)
+    if settings.neighbors_key is not None and not covers_all_cells(adata, settings.neighbors_key):
+        settings = without
+    if own_graph or state["source"] == source_digest(adata, settings):
+        return settings, None
+    return without, Landmarks.from_state(state["landmarks"])
 
 
 def _projection(state: Mapping[str, Any]) -> Projection | None:
     return None if state["projection"] is None else Projection.from_state(state["projection"])
 
 
-def _check_target(
-    state: Mapping[str, Any], settings: GraphSettings, projection: Projection | None, adata: AnnData
-) -> None:
+def _check_target(state: Mapping[str, Any], projection: Projection | None, adata: AnnData) -> None:
     if projection is None:
-        rep = adata.obsm.get(settings.use_rep)
+        rep = adata.obsm.get(state["use_rep"])
         if rep is not None and rep.shape[1] != state["n_rep"]:  # a missing one is reported by the builder
             raise ValueError(
-                f"obsm[{settings.use_rep!r}]: expected {state['n_rep']} columns as at set-up, found {rep.shape[1]}. "
+                f"obsm[{state['use_rep']!r}]: expected {state['n_rep']} columns as at set-up, found {rep.shape[1]}. "
                 "Compute it with the same model as for the reference."
             )
         return

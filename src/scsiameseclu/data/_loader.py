@@ -9,6 +9,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
+from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._rows import RowReader, row_numbers, row_reader
 
@@ -36,7 +37,8 @@ class NeighborDataset(AnnTorchDataset):
 
     Besides the registered tensors a mini-batch of ``B`` cells has
 
-    * ``SIAMESE_KEYS.NEIGHBOR_REP`` and ``DIFFUSED_REP``: float32 ``(B, k, d)``, looked up with the index tables, and
+    * ``SIAMESE_KEYS.NEIGHBOR_REP`` and ``DIFFUSED_REP``: float32 ``(B, k, d)``, looked up with the index tables (an index of
+      ``n_obs`` or more means a landmark of the reference), and
     * ``SIAMESE_KEYS.CELL_INDEX``: int64 ``(B, 1)``, the row numbers of the cells.
 
     The look-up is one fancy index into an in-memory table, so the block costs about as much as reading the rows.
@@ -76,8 +78,24 @@ class NeighborDataset(AnnTorchDataset):
         batch[SIAMESE_KEYS.CELL_INDEX] = rows[:, None]
         for index_key, rep_key in zip(_INDEX_KEYS, (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.DIFFUSED_REP), strict=True):
             if index_key in batch:
-                batch[rep_key] = self._representation[batch[index_key]]
+                batch[rep_key] = self._neighbor_rep(batch[index_key])
         return batch
+
+    def _neighbor_rep(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Representation of neighbours: of cells below ``n_obs``, of landmarks of the reference from there on."""
+        is_cell = index < len(self)
+        if is_cell.all():
+            return self._representation[index]
+        block = np.empty((*index.shape, self._representation.shape[1]), dtype=np.float32)
+        block[is_cell] = self._representation[index[is_cell]]
+        block[~is_cell] = self._landmark_rep[index[~is_cell] - len(self)]
+        return block
+
+    @property
+    def _landmark_rep(self) -> NDArray[np.float32]:
+        """Representation of the landmarks, ``(n_landmarks, d)``."""
+        state = _compat.field_state(self.adata_manager.registry, SIAMESE_KEYS.CELL_GRAPH)
+        return np.asarray(state["landmarks"]["rep"], dtype=np.float32)
 
     @property
     def _readers(self) -> dict[str, RowReader] | None:

@@ -18,7 +18,8 @@ class PartnerSampler:
     """Draws partners and looks up what a second view needs of their rows: no labels, no kNN block.
 
     Neighbours are drawn with probability proportional to their edge weight, anew at each call, by torch's global generator. A
-    cell without neighbours is its own partner.
+    cell without neighbours is its own partner, and so is a cell of a query: its neighbours are landmarks of the reference,
+    which have no counts.
 
     Parameters
     ----------
@@ -31,9 +32,9 @@ class PartnerSampler:
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Tensors of one partner of each cell, those that the second view is made of, on the device of ``batch``."""
-        rows = draw_partners(
-            batch[SIAMESE_KEYS.CELL_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_INDEX], batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT]
-        )
+        neighbors = batch[SIAMESE_KEYS.NEIGHBOR_INDEX]
+        weight = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] * (neighbors < len(self._dataset))
+        rows = draw_partners(batch[SIAMESE_KEYS.CELL_INDEX], neighbors, weight)
         partners = self._dataset[rows.cpu().numpy()]
         return {key: torch.as_tensor(value).to(rows.device) for key, value in partners.items()}
 

@@ -86,20 +86,26 @@ class PredictionMixin:
 
     @overload
     def predict(
-        self, adata: Any = ..., indices: Any = ..., soft: Literal[False] = ..., batch_size: Any = ...
+        self, adata: Any = ..., indices: Any = ..., soft: Literal[False] = ..., batch_size: Any = ..., **options: Any
     ) -> pd.Series: ...
     @overload
     def predict(
-        self, adata: Any = ..., indices: Any = ..., *, soft: Literal[True], batch_size: Any = ...
+        self, adata: Any = ..., indices: Any = ..., *, soft: Literal[True], batch_size: Any = ..., **options: Any
     ) -> pd.DataFrame: ...
     @overload
-    def predict(self, adata: Any, indices: Any, soft: bool, batch_size: Any = ...) -> pd.Series | pd.DataFrame: ...
+    def predict(
+        self, adata: Any, indices: Any, soft: bool, batch_size: Any = ..., **options: Any
+    ) -> pd.Series | pd.DataFrame: ...
     def predict(
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
         soft: bool = False,
         batch_size: int | None = None,
+        *,
+        min_confidence: float | None = None,
+        max_out_of_reference: float | None = None,
+        unassigned_label: str = "unassigned",
     ) -> pd.Series | pd.DataFrame:
         """Assign cells to clusters.
 
@@ -113,6 +119,13 @@ class PredictionMixin:
             Return probabilities instead of labels.
         batch_size
             Cells per batch; ``scvi.settings.batch_size`` by default. Does not change the result.
+        min_confidence
+            Leave cells whose highest probability is below this unassigned. By default all cells are assigned.
+        max_out_of_reference
+            Leave cells unassigned whose :meth:`get_out_of_reference_score` is above this, such as 0.99. By default all cells
+            are assigned.
+        unassigned_label
+            Category of unassigned cells; it comes last, and is there only if one of the two limits is given.
 
         Returns
         -------
@@ -124,13 +137,37 @@ class PredictionMixin:
         ------
         RuntimeError
             If the model has no clusters yet.
+        ValueError
+            If a limit is outside [0, 1] or given with ``soft=True``, or ``unassigned_label`` is the name of a cluster.
         """
         self._check_clusters()
+        limits = {"min_confidence": min_confidence, "max_out_of_reference": max_out_of_reference}
+        self._check_limits(limits, soft, unassigned_label)
         adata, rows, _, probs = self._infer(adata, indices, batch_size)
         names = adata.obs_names[rows]
         if soft:
             return pd.DataFrame(probs, index=names, columns=self._cluster_names())
-        return pd.Series(self._labels(probs), index=names, name=DEFAULT_KEY)
+        labels = self._labels(probs)
+        if min_confidence is not None or max_out_of_reference is not None:
+            labels = labels.add_categories([unassigned_label])
+            unsure = np.zeros(len(rows), dtype=bool)
+            if min_confidence is not None and probs is not None:
+                unsure |= probs.max(axis=1) < min_confidence
+            if max_out_of_reference is not None:
+                unsure |= self._novelty(adata, rows) > max_out_of_reference  # type: ignore[attr-defined]
+            labels[unsure] = unassigned_label
+        return pd.Series(labels, index=names, name=DEFAULT_KEY)
+
+    def _check_limits(self, limits: dict[str, float | None], soft: bool, unassigned_label: str) -> None:
+        """Refuse limits that cannot be meant."""
+        given = {name: value for name, value in limits.items() if value is not None}
+        for name, value in given.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}`: expected a number between 0 and 1, found {value}.")
+        if given and soft:
+            raise ValueError(f"Expected soft=False with {', '.join(given)}: probabilities leave no cell unassigned.")
+        if given and unassigned_label in self._cluster_names():
+            raise ValueError(f"`unassigned_label`: expected another name than a cluster's, found {unassigned_label!r}.")
 
     def _cluster_names(self) -> list[str]:
         return [str(k) for k in range(self.module.head.n_clusters)]  # type: ignore[union-attr]

@@ -28,6 +28,8 @@ def check_setup_input(
     size_factor_key: str | None,
     categorical_covariate_keys: Sequence[str] | None,
     continuous_covariate_keys: Sequence[str] | None,
+    *,
+    min_cells: int = 2,
 ) -> None:
     """Refuse data the model cannot be set up on.
 
@@ -40,7 +42,7 @@ def check_setup_input(
     KeyError
         If a key is missing; the message lists the available ones.
     ValueError
-        If it is a view, there are fewer than two cells or genes, the counts are negative, NaN or infinite, batch labels
+        If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or infinite, batch labels
         are missing, size factors are not positive, or continuous covariates not finite.
     """
     if not isinstance(adata, AnnData):
@@ -52,8 +54,8 @@ def check_setup_input(
         )
     if adata.is_view:
         raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
-    if adata.n_obs < 2 or adata.n_vars < 2:
-        raise ValueError(f"Expected at least 2 cells and 2 genes, found {adata.n_obs} and {adata.n_vars}.")
+    if adata.n_obs < min_cells or adata.n_vars < 2:
+        raise ValueError(f"Expected at least {min_cells} cells and 2 genes, found {adata.n_obs} and {adata.n_vars}.")
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}.")
     covariates = [*(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from anndata import AnnData
 from scvi import REGISTRY_KEYS, settings
-from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
@@ -19,6 +19,7 @@ from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._prediction import PredictionMixin
+from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._setup import check_setup_input, standard_fields
 from scsiameseclu.model._training import (
     AUTO,
@@ -32,7 +33,7 @@ from scsiameseclu.module import SiameseModule
 logger = logging.getLogger(__name__)
 
 
-class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin, BaseModelClass):
+class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, BaseModelClass):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
     After scSiameseClu (Xu et al., IJCAI 2025): two augmented views of every cell, an expression and a graph encoder with
@@ -181,9 +182,10 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         """
         setup_method_args = cls._get_setup_method_args(**locals())
         columns = (batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
-        # Cells that meet a model later need no labels.
-        required = (batch_key, None if kwargs.get("source_registry") is not None else labels_key, *columns[2:])
-        check_setup_input(adata, layer, *required)
+        # Cells that meet a model later need no labels, and one of them is enough.
+        is_query = kwargs.get("source_registry") is not None
+        required = (batch_key, None if is_query else labels_key, *columns[2:])
+        check_setup_input(adata, layer, *required, min_cells=1 if is_query else 2)
         fields = [
             *cell_graph_fields(
                 layer=layer,
@@ -237,8 +239,9 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin,
         manager = self.get_anndata_manager(adata, required=True)
         graph = next((field for field in manager.fields if isinstance(field, CellGraphField)), None)
         state = _compat.field_state(manager.registry, SIAMESE_KEYS.CELL_GRAPH)
-        if graph is not None and not graph.is_current(adata, state):
-            logger.info("The data changed since set-up; rebuilding the cell graph.")
+        own_graph = not _compat.is_transferred(manager)
+        if graph is not None and not graph.is_current(adata, state, own_graph):
+            logger.info("The data changed since set-up; finding the neighbours again.")
             _compat.reregister(manager)
         return adata
 

@@ -4,11 +4,13 @@ from scsiameseclu.pp._counts import check_counts
 from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._knn import fuzzy_weights, knn
+from scsiameseclu.pp._landmarks import Landmarks
 from scsiameseclu.pp._neighbors import graph_from_scanpy, neighbor_graph
 from scsiameseclu.pp._preprocess import preprocess
 from scsiameseclu.pp._projection import Projection, highly_variable
 
 __all__ = [
+    "Landmarks",
     "NeighborGraph",
     "Projection",
     "check_counts",

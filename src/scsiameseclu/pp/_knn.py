@@ -23,6 +23,8 @@ EXACT_LIMIT = 30_000
 """Up to this many cells every pair is compared; above, pynndescent approximates."""
 
 _CHUNK = 4096
+_SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
+_SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
 _GPU_BLOCK = 65_536
 _MIN_WEIGHT = 1e-8  # keeps an edge whose membership underflows
 _N_BISECTIONS = 64
@@ -66,11 +68,11 @@ def knn(
     if n_neighbors < 1:
         raise ValueError(f"`n_neighbors`: expected at least 1, found {n_neighbors}.")
     # Distances do not change, and the expansion |x|^2 - 2xy + |y|^2 used by the exact search loses fewer digits.
-    points = points - points.mean(axis=0)
+    points = centred(points, points)
     if batch is None:
         indices, distances = _nearest_members(points, np.arange(len(points)), n_neighbors, random_state)
     else:
-        indices, distances = _batch_balanced(points, _batch_codes(batch, len(points)), n_neighbors, random_state)
+        indices, distances = _batch_balanced(points, batch_codes(batch, len(points)), n_neighbors, random_state)
     return _padded_graph(indices, distances, n_neighbors)
 
 
@@ -112,12 +114,14 @@ def _fuzzy_block(distances: NDArray[Any], is_edge: NDArray[np.bool_], overall_me
     low, high, sigma = np.zeros_like(rho), np.full_like(rho, np.inf), np.ones_like(rho)
     for _ in range(_N_BISECTIONS):
         error = np.exp(-excess / sigma).sum(axis=1, keepdims=True) - target
-        if np.all(np.abs(error) < 1e-5):
+        # Each row stops by itself, so that its weights do not depend on the other rows.
+        unsolved = np.abs(error) >= 1e-5
+        if not unsolved.any():
             break
         high = np.where(error > 0, sigma, high)
         low = np.where(error > 0, low, sigma)
-        sigma = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)
-        sigma = np.maximum(sigma, np.finfo(np.float64).tiny)
+        step = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)
+        sigma = np.where(unsolved, np.maximum(step, np.finfo(np.float64).tiny), sigma)
 
     row_mean = _mean_distance(distances, is_edge)[0]
     sigma = np.maximum(sigma, _MIN_SIGMA * np.where(rho > 0, row_mean, overall_mean))
@@ -146,7 +150,7 @@ def _check_rep(rep: ArrayLike) -> NDArray[np.float32]:
     return points
 
 
-def _batch_codes(batch: Sequence[Any] | pd.Series | NDArray[Any], n_obs: int) -> NDArray[np.int64]:
+def batch_codes(batch: Sequence[Any] | pd.Series | NDArray[Any], n_obs: int) -> NDArray[np.int64]:
     codes = pd.factorize(np.asarray(batch), sort=True)[0].astype(np.int64)
     if len(codes) != n_obs:
         raise ValueError(f"`batch`: expected one label for each of {n_obs} cells, found {len(codes)}.")
@@ -161,7 +165,7 @@ def _batch_balanced(
     points: NDArray[np.float32], codes: NDArray[np.int64], k: int, random_state: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-    quotas = _batch_quotas(np.array([len(rows) for rows in members]), k)
+    quotas = batch_quotas(np.array([len(rows) for rows in members]), k)
     found = [
         _nearest_members(points, rows, int(quota), random_state)
         for rows, quota in zip(members, quotas, strict=True)
@@ -172,7 +176,7 @@ def _batch_balanced(
     return np.hstack([indices for indices, _ in found]), np.hstack([distances for _, distances in found])
 
 
-def _batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+def batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Deal ``k`` neighbours to the batches round by round, largest batch first, while they have cells left."""
     capacity = sizes - 1  # a cell of the batch itself has one candidate fewer
     quotas = np.zeros_like(sizes)
@@ -193,7 +197,7 @@ def _nearest_members(
     start = time.perf_counter()
     width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
     if len(points) * len(members) <= EXACT_LIMIT**2:
-        method, candidates = "exact", _search_exact(points, members, width)
+        method, candidates = "exact", search_exact(points[members], points, width)
     elif gpu_search_available():
         method, candidates = "cuML", _search_gpu(points, members, width)
     else:
@@ -207,8 +211,10 @@ def _nearest_members(
         method,
     )
     indices = np.where(candidates >= 0, members[candidates], -1)
-    distances = _exact_distances(points, indices)
-    return _sort_rows(indices, distances, k)
+    distances = exact_distances(points, points, indices)
+    own_row = np.arange(len(indices))[:, None]
+    distances[(indices == own_row) | (indices < 0)] = np.inf
+    return sort_rows(indices, distances, k)
 
 
 def gpu_search_available() -> bool:
@@ -230,11 +236,17 @@ def _search_gpu(points: NDArray[np.float32], members: NDArray[np.int64], width: 
     return np.concatenate(blocks)
 
 
-def _search_exact(points: NDArray[np.float32], members: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+def centred(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:
+    """``points`` moved so that the mean of ``reference`` is the origin."""
+    return points - reference.mean(axis=0)
+
+
+def search_exact(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
+    """Rows of the ``width`` points nearest to every query and of some more; all pairs are compared, in float32."""
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=width, algorithm="brute").fit(points[members])
-    return search.kneighbors(points, return_distance=False)
+    search = NearestNeighbors(n_neighbors=min(width + _SPARE, len(points)), algorithm="brute").fit(points)
+    return search.kneighbors(queries, return_distance=False)
 
 
 def _search_approximate(
@@ -248,19 +260,25 @@ def _search_approximate(
     return index.query(points, k=width)[0].astype(np.int64)
 
 
-def _exact_distances(points: NDArray[np.float32], indices: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Distances in float64, so that duplicates are at exactly 0; infinite for the cell itself and for failed searches."""
+def exact_distances(
+    points: NDArray[np.float32], queries: NDArray[np.float32], indices: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Distances from each query to the points in its row of ``indices``, in float64; duplicates are at exactly 0.
+
+    Points that have to be the same may differ by the rounding of the matrix product they come from, which depends on the
+    block of cells they were computed in.
+    """
     distances = np.empty(indices.shape)
     for start in range(0, len(indices), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        difference = points[indices[rows]] - points[rows, None, :].astype(np.float64)
+        difference = points[indices[rows]] - queries[rows, None, :].astype(np.float64)
         distances[rows] = np.sqrt(np.einsum("ijd,ijd->ij", difference, difference))
-    own_row = np.arange(len(indices))[:, None]
-    distances[(indices == own_row) | (indices < 0)] = np.inf
+    typical = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1).mean())
+    distances[distances <= _SAME * typical] = 0.0
     return distances
 
 
-def _sort_rows(
+def sort_rows(
     indices: NDArray[np.int64], distances: NDArray[np.float64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The ``k`` first of each row by (distance, row number)."""
@@ -269,7 +287,7 @@ def _sort_rows(
 
 
 def _padded_graph(indices: NDArray[np.int64], distances: NDArray[np.float64], k: int) -> NeighborGraph:
-    indices, distances = _sort_rows(indices, distances, k)
+    indices, distances = sort_rows(indices, distances, k)
     n_obs, found = indices.shape
     table = np.tile(np.arange(n_obs, dtype=np.int64)[:, None], (1, k))
     padded = np.zeros((n_obs, k), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The cell graph of an AnnData: build it, store it, and tell whether a stored one still belongs to the data."""
+"""The cell graph of an AnnData, or its neighbours in a reference: build, store, and tell whether a stored one still fits."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from numpy.typing import NDArray
+
+    from scsiameseclu.pp._landmarks import Landmarks
 
 logger = logging.getLogger(__name__)
 
@@ -124,19 +126,12 @@ def neighbor_graph(
 def build_graph(adata: AnnData, settings: GraphSettings, projection: Projection | None = None) -> CellGraph:
     """Compute representation, neighbours and diffused neighbours; ``projection`` replaces fitting a new one."""
     start = time.perf_counter()
-    if settings.use_rep is not None:
-        rep, projection = _obsm_rep(adata, settings.use_rep), None
-    else:
-        counts = get_counts(adata, settings.layer)
-        sizes = _obs_column(adata, settings.size_factor_key)
-        if projection is None:
-            projection = Projection.fit(counts, settings.n_pcs, random_state=settings.random_state, size_factors=sizes)
-        rep = projection.transform(counts, sizes)
+    rep, projection = representation(adata, settings, projection)
     projected = time.perf_counter()
     if settings.neighbors_key is not None:
         graph = graph_from_scanpy(adata, settings.neighbors_key, settings.n_neighbors)
     else:
-        batch = _obs_column(adata, settings.batch_key)
+        batch = obs_column(adata, settings.batch_key)
         graph = knn(rep, settings.n_neighbors, settings.random_state, batch=batch)
     if not graph.is_edge.all():
         lonely = int((~graph.is_edge).any(axis=1).sum())
@@ -153,6 +148,19 @@ def build_graph(adata: AnnData, settings: GraphSettings, projection: Projection 
     return CellGraph(rep, graph, diffused, projection)
 
 
+def representation(
+    adata: AnnData, settings: GraphSettings, projection: Projection | None
+) -> tuple[NDArray[np.float32], Projection | None]:
+    """Representation of the cells, and the projection behind it, fitted here if none is given."""
+    if settings.use_rep is not None:
+        return _obsm_rep(adata, settings.use_rep), None
+    counts = get_counts(adata, settings.layer)
+    sizes = obs_column(adata, settings.size_factor_key)
+    if projection is None:
+        projection = Projection.fit(counts, settings.n_pcs, random_state=settings.random_state, size_factors=sizes)
+    return projection.transform(counts, sizes), projection
+
+
 def write_graph(adata: AnnData, built: CellGraph, settings: GraphSettings) -> None:
     """Store a built graph in ``adata``."""
     adata.obsm[ADATA_KEYS.GRAPH_REP] = built.rep
@@ -162,9 +170,16 @@ def write_graph(adata: AnnData, built: CellGraph, settings: GraphSettings) -> No
     adata.obsm[ADATA_KEYS.DIFFUSED_WEIGHT] = built.diffused.weights
     adata.obsp[ADATA_KEYS.CONNECTIVITIES] = built.graph.connectivities()
     adata.obsp[ADATA_KEYS.DISTANCES] = built.graph.distance_matrix()
-    record: dict[str, Any] = {
-        "connectivities_key": ADATA_KEYS.CONNECTIVITIES,
-        "distances_key": ADATA_KEYS.DISTANCES,
+    record = graph_record(settings, fingerprint(adata, settings, built.projection))
+    record["connectivities_key"], record["distances_key"] = ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES
+    if built.projection is not None:
+        record["projection"] = built.projection.to_state()
+    adata.uns[ADATA_KEYS.NEIGHBORS] = record
+
+
+def graph_record(settings: GraphSettings, mark: str) -> dict[str, Any]:
+    """What stays in ``uns``: scanpy's parameters, our settings, and the fingerprint."""
+    return {
         "params": {
             "n_neighbors": settings.n_neighbors,
             "method": "umap",
@@ -174,11 +189,8 @@ def write_graph(adata: AnnData, built: CellGraph, settings: GraphSettings) -> No
         },
         # Keys that were not given are left out: h5ad files of older anndata cannot hold None.
         "settings": {name: value for name, value in asdict(settings).items() if value is not None},
-        "fingerprint": fingerprint(adata, settings, built.projection),
+        "fingerprint": mark,
     }
-    if built.projection is not None:
-        record["projection"] = built.projection.to_state()
-    adata.uns[ADATA_KEYS.NEIGHBORS] = record
 
 
 def stored_projection(adata: AnnData) -> Projection | None:
@@ -187,11 +199,17 @@ def stored_projection(adata: AnnData) -> Projection | None:
     return None if state is None else Projection.from_state(state)
 
 
-def graph_is_current(adata: AnnData, settings: GraphSettings, projection: Projection | None = None) -> bool:
+def graph_is_current(
+    adata: AnnData,
+    settings: GraphSettings,
+    projection: Projection | None = None,
+    landmarks: Landmarks | None = None,
+) -> bool:
     """Whether the stored graph was built from exactly these cells, this data and these settings.
 
     Detects subsets, permutations, concatenations, copied tables, changed counts or representations, other settings and, if
-    ``projection`` is given, another projection.
+    ``projection`` is given, another projection. With ``landmarks``: whether the stored tables name neighbours among exactly
+    these; without: neighbours among the cells themselves.
     """
     record = adata.uns.get(ADATA_KEYS.NEIGHBORS)
     if record is None or "fingerprint" not in record or ADATA_KEYS.GRAPH_REP not in adata.obsm:
@@ -200,23 +218,50 @@ def graph_is_current(adata: AnnData, settings: GraphSettings, projection: Projec
         table = adata.obsm.get(key)
         if table is None or table.shape[1] != settings.n_neighbors or table.dtype != np.int64:
             return False
-        if table.min() < 0 or table.max() >= adata.n_obs:
+        if table.min() < 0 or table.max() >= adata.n_obs + (0 if landmarks is None else len(landmarks)):
             return False
     if ADATA_KEYS.NEIGHBOR_WEIGHT not in adata.obsm or ADATA_KEYS.DIFFUSED_WEIGHT not in adata.obsm:
         return False
     try:
-        expected = fingerprint(adata, settings, stored_projection(adata) if projection is None else projection)
+        expected = fingerprint(
+            adata, settings, stored_projection(adata) if projection is None else projection, landmarks
+        )
     except KeyError:  # something the graph was built from is gone: whoever rebuilds it will say what
         return False
     return bool(record["fingerprint"] == expected)
 
 
-def fingerprint(adata: AnnData, settings: GraphSettings, projection: Projection | None = None) -> str:
+def fingerprint(
+    adata: AnnData,
+    settings: GraphSettings,
+    projection: Projection | None = None,
+    landmarks: Landmarks | None = None,
+) -> str:
     """SHA-1 of everything a stored graph depends on, in hexadecimal.
 
-    Covers the version of the convention, the settings, the names and number of cells, the stored representation, the projection, and
-    the source: gene names with the totals per cell and gene (exact sums, far cheaper than the matrix), or the representation or graph
-    named in the settings, plus batches and size factors.
+    Covers the stored representation, the projection, the source (:func:`source_digest`) and, for neighbours among landmarks, the
+    landmarks and the table.
+
+    Raises
+    ------
+    KeyError
+        If a source is missing.
+    """
+    state = hashlib.sha1(source_digest(adata, settings).encode(), usedforsecurity=False)
+    state.update(np.ascontiguousarray(adata.obsm[ADATA_KEYS.GRAPH_REP], dtype=np.float32).tobytes())
+    state.update(b"" if projection is None else projection.digest.encode())
+    if landmarks is not None:
+        state.update(landmarks.digest.encode())
+        state.update(np.ascontiguousarray(adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX]).tobytes())
+    return state.hexdigest()
+
+
+def source_digest(adata: AnnData, settings: GraphSettings) -> str:
+    """SHA-1 of what a graph is built from, in hexadecimal: tells the cells of a reference from any others.
+
+    Covers the version of the convention, the settings, the names and number of cells, and gene names with the totals per cell
+    and gene (exact sums, far cheaper than the matrix), or the representation or graph named in the settings, plus batches and
+    size factors.
 
     Raises
     ------
@@ -226,8 +271,6 @@ def fingerprint(adata: AnnData, settings: GraphSettings, projection: Projection 
     state = hashlib.sha1(usedforsecurity=False)
     state.update(repr((GRAPH_VERSION, adata.n_obs, sorted(asdict(settings).items()))).encode())
     state.update("\0".join(adata.obs_names.astype(str)).encode())
-    state.update(np.ascontiguousarray(adata.obsm[ADATA_KEYS.GRAPH_REP], dtype=np.float32).tobytes())
-    state.update(b"" if projection is None else projection.digest.encode())
     for part in _source_parts(adata, settings):
         state.update(part)
     return state.hexdigest()
@@ -243,7 +286,7 @@ def _source_parts(adata: AnnData, settings: GraphSettings) -> Iterator[bytes]:
         connectivities = _scanpy_connectivities(adata, settings.neighbors_key)
         yield from (getattr(connectivities, name).tobytes() for name in ("indptr", "indices", "data"))
     for key in (settings.batch_key, settings.size_factor_key):
-        column = _obs_column(adata, key)
+        column = obs_column(adata, key)
         if column is not None:
             yield "\0".join(map(str, column)).encode()  # `astype(str)` keeps missing values as floats
 
@@ -314,7 +357,7 @@ def _obsm_rep(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     return np.ascontiguousarray(rep.toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
 
 
-def _obs_column(adata: AnnData, key: str | None) -> pd.Series | None:
+def obs_column(adata: AnnData, key: str | None) -> pd.Series | None:
     if key is None:
         return None
     if key not in adata.obs:

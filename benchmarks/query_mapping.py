@@ -1,0 +1,294 @@
+"""How well, and how fast, new cells are mapped to a trained model.
+
+    python benchmarks/query_mapping.py --data DIR --out results.jsonl [--tasks cells batches speed] [--seeds 0 1 2] [--sets ...]
+    python benchmarks/query_mapping.py --out results.jsonl --table
+
+Every ``*.h5ad`` file of DIR with raw counts in ``X`` and labels in ``obs["cell_type"]`` is one data set; K is the number of
+its types. Labels are used for scoring, and as the labels to transfer.
+
+cells
+    20 % of the cells, drawn at random, are left out of training and mapped. ARI of the trained and of the mapped cells; the
+    largest difference of the embedding when trained cells are passed again.
+batches
+    Sets with ``obs["batch"]``: each batch in turn (the first five) is left out and mapped as a new batch. Accuracy of labels
+    transferred by the majority label of a cell's cluster and by the 15 nearest trained cells in the embedding; scVI mapped
+    with scArches (trained further on the query) and 15 nearest trained cells, on the same genes.
+speed
+    Seconds to map 100,000 simulated cells to a model of 5,000, graph search and prediction.
+
+Every run is a process of its own; a run already in the results file is skipped.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+TASKS = ("cells", "batches", "speed")
+LABELS, BATCH = "cell_type", "batch"
+MAX_BATCHES = 5
+N_NEIGHBORS = 15
+
+
+def read(path: Path) -> Any:
+    """Counts, labels and batches of the labelled cells, and nothing else."""
+    import anndata as ad
+
+    adata = ad.read_h5ad(path)
+    columns = [name for name in (LABELS, BATCH) if name in adata.obs]
+    adata = adata[adata.obs[LABELS].notna().to_numpy()]
+    return ad.AnnData(adata.X.copy(), obs=adata.obs[columns].astype(str), var=adata.var[[]])
+
+
+def train(reference: Any, args: argparse.Namespace, batch_key: str | None = None) -> Any:
+    """Model with default settings; it sees no label, only their number."""
+    import scsiameseclu as ssc
+
+    n_types = reference.obs[LABELS].nunique()
+    cells = reference.copy()
+    del cells.obs[LABELS]
+    options = {"enable_progress_bar": False, "accelerator": args.accelerator, "max_epochs": args.max_epochs}
+    return ssc.tl.cluster(cells, n_clusters=n_types, batch_key=batch_key, train_kwargs=options)
+
+
+def map_query(model: Any, query: Any, args: argparse.Namespace) -> tuple[Any, float]:
+    """Mapped model and the seconds it took, prediction included."""
+    import scsiameseclu as ssc
+
+    cells = query.copy()
+    del cells.obs[LABELS]
+    start = time.perf_counter()
+    mapped = ssc.SCSiameseClu.load_query_data(cells, model, accelerator=args.accelerator)
+    mapped.predict()
+    return mapped, time.perf_counter() - start
+
+
+def random_cells(path: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Held-out cells: mapped as well as trained ones?"""
+    import numpy as np
+
+    from scsiameseclu.metrics import clustering_metrics
+
+    adata = read(path)
+    left_out = np.random.default_rng(seed).random(adata.n_obs) < 0.2
+    reference, query = adata[~left_out].copy(), adata[left_out].copy()
+    model = train(reference, args)
+    mapped, seconds = map_query(model, query, args)
+    some = np.sort(np.random.default_rng(seed).choice(reference.n_obs, min(500, reference.n_obs), replace=False))
+    again, _ = map_query(model, reference[some].copy(), args)
+    difference = np.abs(again.get_latent_representation() - model.get_latent_representation()[some]).max()
+    ari = [
+        clustering_metrics(cells.obs[LABELS], fitted.predict())["ari"]
+        for cells, fitted in ((reference, model), (query, mapped))
+    ]
+    # The trained model's own score on as few cells varies, too: its ARI on samples of the size of the query.
+    drawn = [
+        np.random.default_rng(i).choice(reference.n_obs, min(query.n_obs, reference.n_obs), replace=False)
+        for i in range(20)
+    ]
+    labels = model.predict().to_numpy()
+    truth = reference.obs[LABELS].to_numpy()
+    samples = [clustering_metrics(truth[rows], labels[rows])["ari"] for rows in drawn]
+    return {
+        "n_trained": reference.n_obs,
+        "n_mapped": query.n_obs,
+        "ari_trained": ari[0],
+        "ari_mapped": ari[1],
+        "ari_trained_samples_sd": float(np.std(samples)),
+        "passed_again": float(difference),
+        "seconds_mapping": round(seconds, 2),
+    }
+
+
+def nearest_labels(points: Any, labels: Any, queries: Any) -> Any:
+    """Majority label of the nearest trained cells."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    classifier = KNeighborsClassifier(min(N_NEIGHBORS, len(points))).fit(points, labels)
+    return classifier.predict(queries)
+
+
+def accuracy(truth: Any, found: Any, known: Any) -> float:
+    """Share of right labels among the cells whose type the reference has."""
+    import numpy as np
+
+    judged = np.isin(truth, known)
+    return float((np.asarray(found)[judged] == truth[judged]).mean()) if judged.any() else float("nan")
+
+
+def new_batch(path: Path, batch: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Labels transferred to a batch that was not there in training."""
+    import numpy as np
+    import pandas as pd
+    import scvi
+
+    adata = read(path)
+    is_new = (adata.obs[BATCH] == batch).to_numpy()
+    reference, query = adata[~is_new].copy(), adata[is_new].copy()
+    labels, truth = reference.obs[LABELS].to_numpy(), query.obs[LABELS].to_numpy()
+    model = train(reference, args, BATCH)
+    mapped, seconds = map_query(model, query, args)
+    clusters = model.predict()
+    majority = pd.crosstab(labels, clusters.to_numpy()).idxmax()
+    by_cluster = majority.reindex(mapped.predict().astype(str)).to_numpy()
+    row = {
+        "held_out": batch,
+        "n_mapped": query.n_obs,
+        "accuracy_clusters": accuracy(truth, by_cluster, labels),
+        "accuracy_embedding": accuracy(
+            truth, nearest_labels(model.get_latent_representation(), labels, mapped.get_latent_representation()), labels
+        ),
+        "seconds_mapping": round(seconds, 2),
+    }
+    mapped.train(max_epochs=args.max_epochs or 20, accelerator=args.accelerator, enable_progress_bar=False)
+    row["accuracy_embedding_adapted"] = accuracy(
+        truth, nearest_labels(model.get_latent_representation(), labels, mapped.get_latent_representation()), labels
+    )
+
+    scvi.settings.seed = seed
+    genes = list(model.adata.var_names)
+    cells, new = reference[:, genes].copy(), query[:, genes].copy()
+    quiet = {"accelerator": args.accelerator, "enable_progress_bar": False}
+    scvi.model.SCVI.setup_anndata(cells, batch_key=BATCH)
+    options = {"use_layer_norm": "both", "use_batch_norm": "none", "encode_covariates": True, "n_layers": 2}
+    peer = scvi.model.SCVI(cells, **options)  # the settings scvi-tools recommends for scArches
+    start = time.perf_counter()
+    peer.train(max_epochs=args.max_epochs, **quiet)
+    middle = time.perf_counter()
+    moved = scvi.model.SCVI.load_query_data(new, peer, accelerator=args.accelerator)
+    moved.train(max_epochs=args.max_epochs or 200, plan_kwargs={"weight_decay": 0.0}, **quiet)
+    found = nearest_labels(peer.get_latent_representation(), labels, moved.get_latent_representation())
+    row["scvi_accuracy_embedding"] = accuracy(truth, found, labels)
+    row["scvi_seconds_training"] = round(middle - start, 1)
+    row["scvi_seconds_mapping"] = round(time.perf_counter() - middle, 1)
+    row["majority_label"] = float(np.mean(truth == pd.Series(labels).mode()[0]))
+    return row
+
+
+def speed(seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Map many simulated cells."""
+    from scsiameseclu.data.datasets import synthetic
+
+    n_reference, n_query = min(5000, args.n_query), args.n_query
+    cells = synthetic(n_obs=n_reference + n_query, n_vars=1000, n_types=8, seed=seed)
+    model = train(cells[:n_reference].copy(), args)
+    mapped, seconds = map_query(model, cells[n_reference:].copy(), args)
+    start = time.perf_counter()
+    mapped.get_out_of_reference_score()
+    return {
+        "n_reference": n_reference,
+        "n_mapped": n_query,
+        "seconds_mapping": round(seconds, 1),
+        "seconds_score": round(time.perf_counter() - start, 1),
+    }
+
+
+def run_one(key: list[Any], args: argparse.Namespace) -> dict[str, Any]:
+    """Run one task in this process."""
+    warnings.filterwarnings("ignore")
+    import scvi
+
+    task, name, held_out, seed = key[0], key[1], key[2], int(key[3])
+    scvi.settings.seed = seed
+    if task == "speed":
+        return speed(seed, args)
+    path = args.data / f"{name}.h5ad"
+    return random_cells(path, seed, args) if task == "cells" else new_batch(path, held_out, seed, args)
+
+
+def labelled(path: Path) -> tuple[bool, list[str]]:
+    """Whether a file has labels, and its batches, if there are at least two."""
+    import anndata as ad
+
+    obs = ad.read_h5ad(path, backed="r").obs
+    batches = sorted(obs[BATCH].astype(str).unique()) if BATCH in obs else []
+    return LABELS in obs, batches if len(batches) > 1 else []
+
+
+def keys_of(args: argparse.Namespace) -> list[tuple[Any, ...]]:
+    """Everything to run: task, set, batch left out, seed."""
+    keys: list[tuple[Any, ...]] = []
+    paths = [] if args.data is None else sorted(args.data.glob("*.h5ad"))
+    if args.sets:
+        paths = [path for path in paths if any(name in path.stem for name in args.sets)]
+    found = {path.stem: labelled(path) for path in paths}
+    for seed in args.seeds:
+        if "speed" in args.tasks:
+            keys.append(("speed", "simulated", "", seed))
+        for name, (has_labels, batches) in found.items():
+            if has_labels and "cells" in args.tasks:
+                keys.append(("cells", name, "", seed))
+            if has_labels and "batches" in args.tasks:
+                keys += [("batches", name, batch, seed) for batch in batches[:MAX_BATCHES]]
+    return keys
+
+
+def read_results(out: Path) -> list[dict[str, Any]]:
+    """Results so far."""
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Run whatever is not in the results file yet."""
+    done = {(row["task"], row["set"], row.get("held_out", ""), row["seed"]) for row in read_results(args.out)}
+    for key in keys_of(args):
+        if key in done:
+            continue
+        command = [sys.executable, *sys.argv, "--one", json.dumps(key)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            sys.exit(f"{key} failed:\n{result.stderr[-3000:]}")
+        row = {"task": key[0], "set": key[1], "seed": key[3], **json.loads(result.stdout.splitlines()[-1])}
+        with args.out.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Mean over seeds and batches per task and set, in Markdown."""
+    import pandas as pd
+
+    lines = []
+    for task, of_task in pd.DataFrame(rows).groupby("task"):
+        numbers = of_task.dropna(axis=1, how="all").groupby("set").mean(numeric_only=True).drop(columns="seed")
+        lines += [
+            "",
+            f"## {task}",
+            "",
+            "| set | " + " | ".join(numbers) + " |",
+            "|---" * (len(numbers.columns) + 1) + "|",
+        ]
+        for name, row in numbers.iterrows():
+            lines.append(f"| {name} | " + " | ".join(f"{value:.4g}" for value in row) + " |")
+    return "\n".join(lines).strip()
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sets", nargs="+", help="only files whose name contains one of these")
+    parser.add_argument("--n-query", type=int, default=100_000, help="cells of the speed task (%(default)s)")
+    parser.add_argument("--max-epochs", type=int, help="epochs of every training (default: each package's own)")
+    parser.add_argument("--accelerator", default="auto")
+    parser.add_argument("--table", action="store_true", help="print the table of the results file and stop")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(run_one(json.loads(args.one), args)))
+        return
+    if not args.table:
+        if args.data is None and args.tasks != ["speed"]:
+            parser.error("--data is needed for the tasks cells and batches")
+        run_all(args)
+    print(table(read_results(args.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Sharing a model: what :class:`scvi.hub.HubModel` needs beside the saved model."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scsiameseclu._keys import SIAMESE_KEYS
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+__all__ = ["model_card", "prepare_hub_model"]
+
+PARENT_MODULE = "scsiameseclu"
+
+_CARD = """\
+---
+license: {license}
+library_name: scvi-tools
+tags:
+- biology
+- genomics
+- single-cell
+- clustering
+- model_cls_name:{model}
+- scvi_version:{scvi_version}
+- anndata_version:{anndata_version}
+---
+
+# {model}
+
+{description}
+
+Clusters of single cells from raw RNA counts: an embedding, {n_clusters} clusters with a confidence for every cell, and the
+mapping of new cells to these clusters, by the package `scsiameseclu` on scvi-tools.
+
+```python
+import scsiameseclu as ssc
+
+model = ssc.SCSiameseClu.load_query_data(query, "folder of this repository")
+model.predict()
+```
+
+Loading executes the pickle in `model.pt`: only load models of people you trust.
+
+## Training data
+
+{n_cells} cells, {n_genes} genes, {n_batches} batch(es). Source: {training_data}.
+
+`model.pt` holds {n_landmarks} cells of it as their principal components (or other representation of the cell graph), among
+which new cells look for neighbours.
+
+## Set-up
+
+```json
+{setup}
+```
+
+## Parameters
+
+```json
+{parameters}
+```
+"""
+
+
+def model_card(
+    folder: str | PathLike[str], license_info: str, description: str = "", training_data: str = "not stated"
+) -> str:
+    """Write the text of a model card.
+
+    The helper of scvi-tools (``HubModelCardHelper``) refuses models of other packages.
+
+    Parameters
+    ----------
+    folder
+        Folder of a saved model.
+    license_info
+        Licence of the model, as an identifier of the Hugging Face Hub (``"cc-by-4.0"``, ...).
+    description
+        What the model is for, in Markdown.
+    training_data
+        Where the training data come from.
+
+    Returns
+    -------
+    Markdown with the header that the Hugging Face Hub expects.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds no model of this package.
+    """
+    from scsiameseclu import _compat
+    from scsiameseclu.model import SCSiameseClu
+
+    model = SCSiameseClu.load(str(folder), adata=False, accelerator="cpu")
+    stats = model.summary_stats
+    options = model.init_params_
+    parameters = {**options["non_kwargs"]}
+    for extra in options["kwargs"].values():
+        parameters.update(extra)
+    landmarks = _compat.field_state(model.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"]
+    return _CARD.format(
+        license=license_info,
+        model=type(model).__name__,
+        scvi_version=model.registry_["scvi_version"],
+        anndata_version=version("anndata"),
+        description=description,
+        n_clusters=model.n_clusters,
+        n_cells=stats["n_cells"],
+        n_genes=stats["n_vars"],
+        n_batches=stats["n_batch"],
+        training_data=training_data,
+        n_landmarks=len(landmarks["rep"]),
+        setup=json.dumps(model.registry_["setup_args"], indent=2, default=str),
+        parameters=json.dumps(parameters, indent=2, default=str),
+    )
+
+
+def prepare_hub_model(
+    folder: str | PathLike[str],
+    license_info: str,
+    description: str = "",
+    training_data: str = "not stated",
+    training_data_url: str | None = None,
+    overwrite: bool = False,
+) -> Any:
+    """Add metadata and a model card to the folder of a saved model, so that the model hub of scvi-tools can use it.
+
+    Parameters
+    ----------
+    folder
+        Folder of a model saved with ``model.save(folder, save_anndata=True)``. Without the data, only
+        ``hub_model.load_model(adata=...)`` works, or a download from ``training_data_url``.
+    license_info, description, training_data
+        See :func:`model_card`.
+    training_data_url
+        Where the training data can be downloaded, if they are not in the folder.
+    overwrite
+        Replace metadata and card that are there already.
+
+    Returns
+    -------
+    :class:`scvi.hub.HubModel` of the folder; ``push_to_huggingface_hub`` uploads it.
+
+    Raises
+    ------
+    ImportError
+        If ``huggingface_hub`` is not installed.
+    FileExistsError
+        If the folder has metadata or a card and ``overwrite`` is off.
+    ValueError
+        If the folder holds no model of this package.
+    """
+    text = model_card(folder, license_info, description, training_data)
+    try:
+        from huggingface_hub import ModelCard
+        from scvi.hub import HubMetadata, HubModel
+    except ImportError as error:
+        raise ImportError("Expected the package huggingface_hub, found none: pip install huggingface_hub.") from error
+    path = str(Path(folder))
+    metadata = HubMetadata.from_dir(
+        path, anndata_version=version("anndata"), model_parent_module=PARENT_MODULE, training_data_url=training_data_url
+    )
+    hub_model = HubModel(path, metadata=metadata, model_card=ModelCard(text))
+    hub_model.save(overwrite=overwrite)
+    return hub_model

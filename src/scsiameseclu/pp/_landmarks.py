@@ -1,0 +1,244 @@
+"""Landmarks: the cells of a reference that stay with a model, so that later cells find their neighbours among them."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from scsiameseclu.pp._knn import batch_codes, batch_quotas, centred, exact_distances, search_exact, sort_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+LANDMARK_LIMIT = 20_000
+"""Up to this many reference cells all are landmarks; of more, a sample of this size (float32: 4 MB at 50 components)."""
+
+_MAX_GROUPS = 200
+_LANDMARKS_PER_GROUP = 50
+_MAX_FIT_CELLS = 50_000
+_MIN_SPREAD = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Landmarks:
+    """Reference cells in the space the cell graph was built in.
+
+    Neighbours of a cell are the landmarks nearest to it, found by comparing it with every landmark, so the result for a
+    cell depends on that cell alone. With batches, each batch of the reference gives as many as it gave to every cell of the
+    reference (see :func:`~scsiameseclu.pp.knn`); a batch that is new to the model gives none.
+
+    A reference cell that is passed again meets itself. One landmark in the same place (of the same batch, if the batch is
+    known) is therefore left out, and the cell gets the neighbours it had in training if all reference cells are landmarks.
+
+    Parameters
+    ----------
+    rep
+        float32, shape ``(n_landmarks, n_rep)``.
+    batch
+        int64, shape ``(n_landmarks,)``: codes into ``batches``; 0 without batches.
+    batches
+        Names of the batches; empty without.
+    quotas
+        int64, shape ``(max(n_batches, 1),)``: neighbours that each batch gives.
+    """
+
+    rep: NDArray[np.float32]
+    batch: NDArray[np.int64]
+    batches: tuple[str, ...]
+    quotas: NDArray[np.int64]
+
+    @classmethod
+    def choose(
+        cls,
+        rep: NDArray[np.float32],
+        batch: pd.Series | None,
+        n_neighbors: int,
+        random_state: int = 0,
+        limit: int = LANDMARK_LIMIT,
+    ) -> Landmarks:
+        """Choose landmarks.
+
+        All cells, or ``limit`` of them: cells are grouped by k-means, and groups (within batches) are sampled evenly, so that
+        small groups stay whole and large ones are thinned.
+
+        Parameters
+        ----------
+        rep
+            float32, shape ``(n_obs, n_rep)``.
+        batch
+            Batch of every cell, if neighbours are balanced over batches.
+        n_neighbors
+            Neighbours per cell.
+        random_state
+            Seed of the sample.
+        limit
+            Most landmarks to keep.
+        """
+        rep = np.array(rep, dtype=np.float32)  # a copy: the table in the AnnData may be changed later
+        codes, names = np.zeros(len(rep), dtype=np.int64), tuple[str, ...]()
+        if batch is not None:
+            codes = batch_codes(batch, len(rep))
+            names = tuple(str(name) for name in pd.factorize(np.asarray(batch), sort=True)[1])
+        quotas = batch_quotas(np.bincount(codes, minlength=max(len(names), 1)), n_neighbors)
+        if quotas.sum() == 0 and len(rep) > 1:  # every batch is a single cell: the graph ignores them, too
+            codes, names = np.zeros_like(codes), ()
+            quotas = np.array([min(n_neighbors, len(rep) - 1)])
+        if len(rep) > limit:
+            rows = _even_sample(rep, codes, limit, random_state)
+            rep, codes = rep[rows], codes[rows]
+        return cls(rep, codes, names, np.minimum(quotas, np.bincount(codes, minlength=len(quotas))))
+
+    def __len__(self) -> int:
+        """Number of landmarks."""
+        return len(self.rep)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-1 of the contents."""
+        state = hashlib.sha1("\0".join(self.batches).encode(), usedforsecurity=False)
+        for table in (self.rep, self.batch, self.quotas):
+            state.update(np.ascontiguousarray(table).tobytes())
+        return state.hexdigest()
+
+    def nearest(
+        self, rep: NDArray[np.float32], batch: Sequence[Any] | pd.Series | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Nearest landmarks of every cell.
+
+        Parameters
+        ----------
+        rep
+            float32, shape ``(n_cells, n_rep)``.
+        batch
+            Batch of every cell, to recognise reference cells; unknown batches are allowed.
+
+        Returns
+        -------
+        Rows of the landmarks, int64 ``(n_cells, sum(quotas))``, and distances, float64, ascending; infinite where there are no
+        more landmarks.
+
+        Raises
+        ------
+        ValueError
+            If the width of ``rep`` is not that of the landmarks.
+        """
+        if rep.ndim != 2 or rep.shape[1] != self.rep.shape[1]:
+            raise ValueError(
+                f"Expected a representation of {self.rep.shape[1]} columns as in the reference, found shape {rep.shape}."
+            )
+        points = centred(self.rep, self.rep)
+        queries = centred(np.asarray(rep, dtype=np.float32), self.rep)
+        own_batch = self._codes_of(batch, len(rep))
+        parts = []
+        for code, quota in enumerate(self.quotas):
+            if quota:
+                members = np.flatnonzero(self.batch == code)
+                found = members[search_exact(points[members], queries, min(int(quota) + 1, len(members)))]
+                parts.append((found, exact_distances(points, queries, found), int(quota)))
+        if not parts:
+            return np.zeros((len(rep), 0), dtype=np.int64), np.zeros((len(rep), 0))
+        self._leave_out_itself(parts, own_batch)
+        nearest = [sort_rows(found, distances, quota) for found, distances, quota in parts]
+        indices, distances = (np.hstack(tables) for tables in zip(*nearest, strict=True))
+        return sort_rows(indices, distances, indices.shape[1])
+
+    def novelty(self, rep: NDArray[np.float32], batch: Sequence[Any] | pd.Series | None = None) -> NDArray[np.float32]:
+        """Share of the landmarks that lie less apart from the other landmarks than each cell does.
+
+        The statistic is the mean distance to the nearest landmarks, divided by the same number of these landmarks
+        themselves: what is far in a dense part of the reference may be near in a sparse one.
+
+        Parameters
+        ----------
+        rep, batch
+            As for :meth:`nearest`.
+
+        Returns
+        -------
+        float32, shape ``(n_cells,)``, in [0, 1].
+        """
+        spread, ratios = self._calibration
+        indices, distances = self.nearest(rep, batch)
+        own = _relative_distance(indices, distances, spread)
+        return (np.searchsorted(ratios, own, side="left") / max(len(ratios), 1)).astype(np.float32)
+
+    @cached_property
+    def _calibration(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean distance of every landmark to its neighbours among the landmarks, and the sorted relative distances."""
+        names = None if not self.batches else np.array(self.batches, dtype=object)[self.batch]
+        indices, distances = self.nearest(self.rep, names)
+        spread = _mean_finite(distances)
+        spread = np.maximum(spread, max(_MIN_SPREAD * float(spread.mean()), np.finfo(np.float64).tiny))
+        return spread, np.sort(_relative_distance(indices, distances, spread))
+
+    def _codes_of(self, batch: Sequence[Any] | pd.Series | None, n_cells: int) -> NDArray[np.int64]:
+        """Codes of batches, -1 for unknown ones; 0 if the landmarks have no batches."""
+        if not self.batches:
+            return np.zeros(n_cells, dtype=np.int64)
+        if batch is None:
+            return np.full(n_cells, -1)
+        return pd.Index(self.batches).get_indexer([str(name) for name in np.asarray(batch)]).astype(np.int64)
+
+    def _leave_out_itself(
+        self, parts: list[tuple[NDArray[np.int64], NDArray[np.float64], int]], own_batch: NDArray[np.int64]
+    ) -> None:
+        """Set the distance of one landmark in the same place, of the same batch if that is known, to infinity."""
+        pending = np.ones(len(own_batch), dtype=bool)
+        for found, distances, _ in parts:
+            same = (distances == 0) & ((own_batch < 0)[:, None] | (self.batch[found] == own_batch[:, None]))
+            rows = np.flatnonzero(pending & same.any(axis=1))
+            # Of several, the first by row number, whatever the order of the search.
+            column = np.where(same[rows], found[rows], len(self)).argmin(axis=1)
+            distances[rows, column] = np.inf
+            pending[rows] = False
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain dictionary of arrays and names, for a registry."""
+        return {"rep": self.rep, "batch": self.batch, "batches": list(self.batches), "quotas": self.quotas}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Landmarks:
+        """Inverse of :meth:`to_state`."""
+        return cls(
+            np.asarray(state["rep"], dtype=np.float32),
+            np.asarray(state["batch"], dtype=np.int64),
+            tuple(str(name) for name in state["batches"]),
+            np.asarray(state["quotas"], dtype=np.int64),
+        )
+
+
+def _mean_finite(distances: NDArray[np.float64]) -> NDArray[np.float64]:
+    finite = np.isfinite(distances)
+    return np.where(finite, distances, 0.0).sum(axis=1) / np.maximum(finite.sum(axis=1), 1)
+
+
+def _relative_distance(
+    indices: NDArray[np.int64], distances: NDArray[np.float64], spread: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    scale = np.where(np.isfinite(distances), spread[indices], np.inf)
+    return _mean_finite(distances) / np.maximum(_mean_finite(scale), np.finfo(np.float64).tiny)
+
+
+def _even_sample(rep: NDArray[np.float32], codes: NDArray[np.int64], size: int, random_state: int) -> NDArray[np.int64]:
+    """``size`` rows in order, the same number from every group of cells where the group has as many."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    rng = np.random.default_rng(random_state)
+    fitted = rep if len(rep) <= _MAX_FIT_CELLS else rep[np.sort(rng.choice(len(rep), _MAX_FIT_CELLS, replace=False))]
+    n_groups = min(_MAX_GROUPS, max(size // _LANDMARKS_PER_GROUP, 1))
+    kmeans = MiniBatchKMeans(n_groups, batch_size=4096, n_init=1, random_state=random_state).fit(fitted)
+    strata = np.unique(kmeans.predict(rep) * (codes.max() + 1) + codes, return_inverse=True)[1]
+    # Rank within the stratum after shuffling: taking the lowest ranks first takes evenly from all strata.
+    order = rng.permutation(len(rep))
+    order = order[np.argsort(strata[order], kind="stable")]
+    sizes = np.bincount(strata)
+    rank = np.empty(len(rep), dtype=np.int64)
+    rank[order] = np.arange(len(rep)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(np.lexsort((rng.random(len(rep)), rank))[:size])

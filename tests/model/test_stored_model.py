@@ -1,0 +1,38 @@
+"""A model saved by an earlier state of the package still loads and says what it said then."""
+
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from scsiameseclu.model import SCSiameseClu
+
+FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "stored_model"
+
+pytestmark = pytest.mark.skipif(not (FOLDER / "model.pt").is_file(), reason="no stored model; see tests/fixtures")
+
+
+@pytest.fixture(scope="module")
+def expected():
+    with np.load(FOLDER / "expected.npz") as stored:
+        return dict(stored)
+
+
+def test_it_is_small():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 300 * 1024
+
+
+def test_it_loads_and_predicts_what_it_did(expected):
+    model = SCSiameseClu.load(FOLDER, accelerator="cpu")
+    assert (model.predict().to_numpy() == expected["labels"]).all()
+    assert np.allclose(model.get_latent_representation(), expected["latent"], atol=1e-4)
+
+
+def test_bare_cells_are_mapped_to_it(expected):
+    stored = ad.read_h5ad(FOLDER / "adata.h5ad")
+    rows = np.arange(0, stored.n_obs, 3)
+    query = ad.AnnData(stored.X[rows], obs=stored.obs[["batch"]].iloc[rows], var=stored.var[[]])
+    mapped = SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu")
+    assert (mapped.predict().to_numpy() == expected["labels"][rows]).all()
+    assert np.allclose(mapped.get_latent_representation(), expected["latent"][rows], atol=1e-3)
