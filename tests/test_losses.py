@@ -245,3 +245,25 @@ def test_poisson_agrees_with_torch():
     x, log_rate = torch.tensor([[0.0, 3.0, 1.0]]), torch.randn(1, 3)
     expected = -torch.distributions.Poisson(log_rate.exp()).log_prob(x)
     assert torch.allclose(losses.poisson_nll(x, log_rate), expected, atol=1e-5)
+
+
+def test_gradient_does_not_depend_on_the_threads():
+    """So many counts that torch adds up in parallel, in whatever order the threads arrive, where it is free to."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        x = torch.ones(256, 600)
+        log_rate, gradients = torch.randn(256, 600, generator=torch.Generator().manual_seed(0)), []
+        for _ in range(5):
+            log_theta = torch.zeros(600, requires_grad=True)
+            losses.negative_binomial_nll(x, log_rate, log_theta).sum().backward()
+            gradients.append(log_theta.grad)
+        assert all(torch.equal(gradients[0], other) for other in gradients)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_neighbor_mask_of_partners():
+    index, neighbors = torch.tensor([4, 7, 9]), torch.tensor([[7, 1], [2, 7], [0, 3]])
+    mask = losses.batch_neighbor_mask(index, neighbors, torch.tensor([[1], [7], [0]]))
+    assert mask.tolist() == [[True, True, False], [False, True, False], [False, False, True]]

@@ -112,7 +112,7 @@ def cell_correlation_loss(u: Tensor, v: Tensor, positives: Tensor | None = None)
     return agreement + separation
 
 
-def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor) -> Tensor:
+def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor, columns: Tensor | None = None) -> Tensor:
     """Mark the pairs of a mini-batch that are neighbours in the cell graph.
 
     Parameters
@@ -122,12 +122,15 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor) -> Tensor:
     neighbor_index
         Row numbers of the neighbours of each cell, int64, shape ``(B, k)``, in the same numbering; padding (the cell's
         own row) has no effect.
+    columns
+        Row number of the cell in each column, int64, shape ``(B,)`` or ``(B, 1)``, where those are other cells than in the rows:
+        the partners that make up a second view.
 
     Returns
     -------
     Tensor
-        Boolean, shape ``(B, B)``, symmetric: True where one cell lists the other, or where a cell was drawn twice. The
-        diagonal is False.
+        Boolean, shape ``(B, B)``. By default symmetric: True where one cell lists the other, or where a cell was drawn twice,
+        and False on the diagonal. With ``columns``: True where the cell of the row is, or lists, that of the column.
 
     Raises
     ------
@@ -143,6 +146,9 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor) -> Tensor:
         )
     if n_cells == 0:
         return torch.zeros((0, 0), dtype=torch.bool, device=index.device)
+    if columns is not None:
+        columns = columns.reshape(-1)
+        return (index[:, None] == columns) | (neighbor_index.unsqueeze(2) == columns).any(dim=1)
     # A look-up in the sorted row numbers: comparing every neighbour with every cell would need B * B * k memory.
     rows, position = index.unique(return_inverse=True)
     found = torch.searchsorted(rows, neighbor_index.contiguous()).clamp(max=len(rows) - 1)
@@ -258,8 +264,8 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
         return nll
     counts = x.flatten()[where]
     at = where % x.shape[1] if theta.ndim == 1 else where
-    gammas = torch.lgamma(counts + theta.flatten()[at]) - torch.lgamma(theta).flatten()[at] - torch.lgamma(counts + 1.0)
-    present = gammas + counts * (log_ratio - softplus).flatten()[where]
+    gammas = torch.lgamma(counts + _pick(theta, at)) - _pick(torch.lgamma(theta), at) - torch.lgamma(counts + 1.0)
+    present = gammas + counts * _pick(log_ratio - softplus, where)
     return nll.flatten().index_add(0, where, present, alpha=-1).view_as(nll)
 
 
@@ -281,6 +287,11 @@ def poisson_nll(x: Tensor, log_rate: Tensor) -> Tensor:
         Shape ``(B, G)``, in nats.
     """
     return log_rate.exp() - x * log_rate + torch.lgamma(x + 1.0)
+
+
+def _pick(values: Tensor, where: Tensor) -> Tensor:
+    """Entries of the flattened tensor. Indexing with brackets adds up its gradient in an order that changes with threads."""
+    return values.flatten().index_select(0, where)
 
 
 def _standardised(x: Tensor) -> Tensor:

@@ -36,9 +36,17 @@ def test_a_cell_without_neighbours_is_its_own_partner():
 def test_partners_carry_their_own_rows(manager):
     dataset = manager.create_torch_dataset()
     batch = {key: torch.as_tensor(value) for key, value in dataset[np.array([7, 3, 50])].items()}
-    partners = PartnerSampler(manager)(batch)
+    partners = PartnerSampler(manager, np.arange(60))(batch)
     rows = partners[SIAMESE_KEYS.CELL_INDEX].squeeze(1)
     assert all(row in batch[SIAMESE_KEYS.NEIGHBOR_INDEX][i] for i, row in enumerate(rows))
     counts = torch.as_tensor(manager.adata.X.toarray())
     assert torch.equal(partners[REGISTRY_KEYS.X_KEY], counts[rows])
     assert partners[SIAMESE_KEYS.DIFFUSED_REP].shape == batch[SIAMESE_KEYS.DIFFUSED_REP].shape
+
+
+def test_cells_held_out_are_never_partners(manager):
+    dataset = manager.create_torch_dataset()
+    batch = {key: torch.as_tensor(value) for key, value in dataset[np.arange(40)].items()}
+    sampler = PartnerSampler(manager, np.arange(40))
+    for _ in range(20):
+        assert sampler(batch)[SIAMESE_KEYS.CELL_INDEX].max() < 40

@@ -11,6 +11,7 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._rows import StoredRows
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.tl import cluster
 
 ROWS = [7, 3, 50, 3, 0]
 
@@ -57,3 +58,19 @@ def test_stored_rows_are_read_once_and_in_order():
     assert asked == [[1, 4]]
     assert found.dtype == np.float32
     assert found.tolist() == [[8, 9], [2, 3], [8, 9]]
+
+
+def test_rows_that_cannot_be_read_in_order_are_refused(tmp_path):
+    """scvi-tools would sort the rows, and give every cell the result of another one."""
+    adata = synthetic(n_obs=120, n_vars=40, n_types=3, seed=0)
+    model = fitted(adata.copy())
+    adata.X = sparse.csc_matrix(adata.X)
+    adata.write_h5ad(tmp_path / "csc.h5ad")
+    stored = anndata.read_h5ad(tmp_path / "csc.h5ad", backed="r")
+    with pytest.raises(NotImplementedError, match="CSR"):
+        model.get_latent_representation(stored, indices=ROWS)
+
+
+def test_one_call_refuses_backed_data(path):
+    with pytest.raises(NotImplementedError, match="setup_anndata"):
+        cluster(anndata.read_h5ad(path, backed="r"))

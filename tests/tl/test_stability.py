@@ -117,3 +117,18 @@ def test_bad_arguments_are_refused() -> None:
     labels.iloc[0, 0] = None
     with pytest.raises(ValueError, match=r"every cell in labels\['r0'\], found 1 cells without"):
         stability(adata, labels=labels)
+
+
+def test_asking_twice_gives_the_same_answer() -> None:
+    adata, labels = _cells("aaaaabbbbb", "aaaaabbbbb", "aaabbbbbbb")
+    first = stability(adata, labels=labels, key="mine")
+    second = stability(adata, labels=labels, key="mine")
+    np.testing.assert_array_equal(first.cell_stability, second.cell_stability)
+    np.testing.assert_array_equal(first.cluster_stability, second.cluster_stability)
+
+
+def test_the_seed_that_made_the_clusters_is_not_compared_with_itself() -> None:
+    adata, labels = _cells("aaaaabbbbb", "aaabbbbbbb", key="aaaaabbbbb")
+    labels.columns = ["seed 0", "seed 1"]
+    adata.uns["siamese_clu"] = {"params": {"seed": 0}}
+    assert stability(adata, labels=labels).cell_stability.tolist() == [1, 1, 1, 0, 0, 1, 1, 1, 1, 1]

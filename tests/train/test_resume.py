@@ -105,6 +105,16 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     make().train(max_epochs=2, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(path)], **QUICK)
     with pytest.raises(ValueError, match="Expected a checkpoint for 120 cells, found one for 150"):
         make(n_obs=120).train(max_epochs=3, ckpt_path=path, **QUICK)
+    with pytest.raises(ValueError, match="Expected a checkpoint with 5 clusters, found one with 3"):
+        trained = tmp_path / "trained.ckpt"
+        make().train(max_epochs=4, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(trained)], **QUICK)
+        make(n_clusters=5).train(max_epochs=5, ckpt_path=trained, **QUICK)
+    with pytest.raises(ValueError, match="train_size"):
+        make().train(max_epochs=3, ckpt_path=path, train_size=0.5, **QUICK)
+    others = make()
+    others.adata.obs_names = [f"other_{i}" for i in range(150)]
+    with pytest.raises(ValueError, match="found one for others"):
+        others.train(max_epochs=3, ckpt_path=path, **QUICK)
     state = torch.load(path, weights_only=True)
     del state["scsiameseclu"]
     torch.save(state, path)

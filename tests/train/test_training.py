@@ -424,3 +424,12 @@ def test_two_processes_end_with_one_model(run_script):
     results = [line for line in done.stdout.splitlines() if line.startswith("result")]
     assert len(results) == 2
     assert results[0] == results[1]
+
+
+def test_fewer_kinds_of_cells_than_clusters(adata, caplog, monkeypatch):
+    """Clusters that k-means could not fill are named as such, and nothing is undone because of them."""
+    parts = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
+    monkeypatch.setattr("scsiameseclu.train._plan.initial_partition", lambda *_: parts)
+    make(adata, n_clusters=5).train(max_epochs=4, **QUICK)
+    assert "Expected 5 clusters, found 3 groups of cells that differ" in caplog.text
+    assert "lost theirs" not in caplog.text

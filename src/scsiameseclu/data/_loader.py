@@ -104,6 +104,13 @@ class NeighborDataset(AnnTorchDataset):
             readers = {key: row_reader(self.data[key], dtype) for key, dtype in self.keys_and_dtypes.items()}
             known = {key: reader for key, reader in readers.items() if reader is not None}
             usable = len(known) == len(readers) and not self.load_sparse_tensor
+            if not usable and self.adata_manager.adata.isbacked:
+                # scvi-tools would sort the rows it is asked for, and so give cells the data of others.
+                raise NotImplementedError(
+                    "Expected backed counts as CSR or dense, read as dense tensors; found "
+                    f"{sorted(set(readers) - set(known)) or 'load_sparse_tensor=True'}. Write the counts as CSR, or call "
+                    "adata.to_memory()."
+                )
             self._row_readers = known if usable else None
         return self._row_readers
 

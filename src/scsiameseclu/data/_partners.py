@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
@@ -25,15 +27,21 @@ class PartnerSampler:
     ----------
     manager
         Manager of the data that the batches come from.
+    rows
+        Rows that may be partners: those of the training cells, so that cells held out stay held out.
     """
 
-    def __init__(self, manager: NeighborDataManager) -> None:
+    def __init__(self, manager: NeighborDataManager, rows: NDArray[np.int64]) -> None:
         self._dataset = manager.create_torch_dataset(data_and_attributes=view_keys(manager, "second"))
+        # One more than there are cells: landmarks, which have no counts, are no partners either.
+        self._may_be_drawn = torch.zeros(manager.adata.n_obs + 1)
+        self._may_be_drawn[torch.as_tensor(rows)] = 1.0
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Tensors of one partner of each cell, those that the second view is made of, on the device of ``batch``."""
         neighbors = batch[SIAMESE_KEYS.NEIGHBOR_INDEX]
-        weight = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] * (neighbors < len(self._dataset))
+        allowed = self._may_be_drawn[neighbors.cpu().clamp(max=len(self._may_be_drawn) - 1)]
+        weight = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] * allowed.to(neighbors.device)
         rows = draw_partners(batch[SIAMESE_KEYS.CELL_INDEX], neighbors, weight)
         partners = self._dataset[rows.cpu().numpy()]
         return {key: torch.as_tensor(value).to(rows.device) for key, value in partners.items()}

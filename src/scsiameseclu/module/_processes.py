@@ -1,5 +1,7 @@
 """What the processes of a distributed run share in training."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ _NUMBERS = (SIAMESE_KEYS.CELL_INDEX, SIAMESE_KEYS.NEIGHBOR_INDEX)
 
 
 def of_all_processes(
-    tensors: dict[str, Tensor], first: dict[str, Tensor], second: dict[str, Tensor], *, numbers: bool
+    tensors: dict[str, Any], first: dict[str, Tensor], second: dict[str, Tensor], *, numbers: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Both branches of both views of the cells on all processes, and, if asked for, the row numbers of cells and neighbours.
 
@@ -29,9 +31,12 @@ def of_all_processes(
 
     Returns
     -------
-    The two views, each branch ``(n_all, n_latent)`` with gradient, and the tensors with the row numbers.
+    The two views, each branch ``(n_all, n_latent)`` with gradient, and the row numbers: of the cells, their neighbours and,
+    under the key ``PARTNER``, their partners.
     """
     own = {key: tensors[key] for key in _NUMBERS if key in tensors}
+    if SIAMESE_KEYS.PARTNER in tensors:
+        own[SIAMESE_KEYS.PARTNER] = tensors[SIAMESE_KEYS.PARTNER][SIAMESE_KEYS.CELL_INDEX]
     if n_processes() == 1:
         return first, second, own
     parts = [view[key] for view in (first, second) for key in _BRANCHES]

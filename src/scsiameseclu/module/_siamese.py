@@ -357,8 +357,10 @@ class SiameseModule(BaseModuleClass):
         total = sum((getattr(weights, name) * term for name, term in terms.items()), start=0.0 * first["z"].sum())
         metrics = {name: term.detach() for name, term in terms.items()}
         if others_nll is not None:
-            # Trains a part of the decoder that sends nothing back, so that its weight means nothing.
-            total = total + others_nll.mean()
+            if self.training:
+                # Trains a part of the decoder that sends nothing back, so that its weight means nothing. Left out of the
+                # validation loss, which is to judge the embedding.
+                total = total + others_nll.mean()
             per_cell = others_nll.detach().sum(dim=1)
             # In training, cells that were left out count as the mean of those that were not.
             nll = nll + (per_cell if len(per_cell) == n_cells else per_cell.mean())
@@ -375,12 +377,13 @@ class SiameseModule(BaseModuleClass):
         return losses.latent_correlation_loss(u, v, self.off_diagonal_weight)
 
     def _cell_correlation(self, tensors: dict[str, Tensor], first: View, second: View) -> Tensor:
-        """Cell-level correlation, mean of the two branches."""
+        """Cell-level correlation, mean of the two branches; ``tensors`` are row numbers from ``of_all_processes``."""
         positives = None
         if self.neighbor_positives:
-            positives = losses.batch_neighbor_mask(
-                tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1), tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
-            )
+            cells, neighbors = tensors[SIAMESE_KEYS.CELL_INDEX], tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
+            positives = losses.batch_neighbor_mask(cells, neighbors)
+            if SIAMESE_KEYS.PARTNER in tensors:  # the columns are partners of the cells, not the cells themselves
+                positives |= losses.batch_neighbor_mask(cells, neighbors, tensors[SIAMESE_KEYS.PARTNER])
         pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
         return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
 

@@ -194,7 +194,7 @@ class CountDecoder(nn.Module):
         """Log dispersion, embedding genes first: per gene, or per cell and gene when it depends on the batch."""
         if self.log_dispersion.shape[1] == 1:
             return self.log_dispersion[:, 0]
-        return self.log_dispersion.T[categories[0].squeeze(-1)]
+        return self.log_dispersion.T.index_select(0, categories[0].squeeze(-1))
 
     def embedding_scale(self, z: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:
         """Proportions among the embedding genes, ``(batch, n_embedding_genes)``, rows sum to 1."""

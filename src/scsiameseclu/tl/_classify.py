@@ -248,10 +248,16 @@ def _sharpened(probs: NDArray[np.float64], temperature: float) -> NDArray[np.flo
 
 
 def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
-    """Temperature with the highest likelihood of the labels, between 0.1 and 10."""
+    """Temperature with the highest likelihood of the labels, between 0.1 and 10.
+
+    One error more than was seen is counted (rule of succession): a few cells without an error are no proof of certainty.
+    """
+    share_of_errors = 1.0 / (len(codes) + 2.0)
 
     def loss(log_temperature: float) -> Any:
-        own = _sharpened(probs, float(np.exp(log_temperature)))[np.arange(len(codes)), codes]
-        return -np.log(np.maximum(own, 1e-12)).mean()
+        log_probs = np.log(np.maximum(_sharpened(probs, float(np.exp(log_temperature))), 1e-12))
+        own = log_probs[np.arange(len(codes)), codes]
+        others = (log_probs.sum(axis=1) - own) / max(probs.shape[1] - 1, 1)
+        return -((1.0 - share_of_errors) * own + share_of_errors * others).mean()
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded").x))

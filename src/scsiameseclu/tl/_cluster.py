@@ -82,6 +82,8 @@ def cluster(
     ------
     ValueError
         If the counts are negative or not finite, or ``n_top_genes`` is below 2; and as the model does.
+    NotImplementedError
+        If ``adata`` is backed.
     KeyError
         If ``layer``, ``batch_key``, ``use_rep`` or ``neighbors_key`` does not exist.
 
@@ -94,6 +96,11 @@ def cluster(
     from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
 
     setup: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "use_rep": use_rep, "neighbors_key": neighbors_key}
+    if adata.isbacked:
+        raise NotImplementedError(
+            "Expected an AnnData in memory, found a backed one. Choose the genes, write them to a file of their own, and use "
+            "SCSiameseClu.setup_anndata on that file opened with backed='r'."
+        )
     counts = get_counts(adata, layer)
     _check_keys(adata, batch_key, use_rep, neighbors_key)
     if n_top_genes is not None and n_top_genes < 2:

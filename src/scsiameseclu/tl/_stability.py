@@ -142,7 +142,8 @@ def stability(
     central = int(ari.sum(axis=0).argmax())
     if key in adata.obs:
         judged = _categorical(adata.obs[key], f"obs[{key!r}]")
-        others = list(range(len(runs)))
+        own = _source_of(adata, key)
+        others = [r for r, run in enumerate(runs) if names[r] != own or adjusted_rand_score(judged.codes, run) < 1.0]
     else:
         logger.info(
             "No column %r: judging the most central run, %s, and writing its clusters there.", key, names[central]
@@ -190,17 +191,27 @@ def stability(
 
 
 def _write(adata: AnnData, result: StabilityResult, judged: pd.Categorical, key: str, write_consensus: bool) -> None:
+    source = _source_of(adata, key)
     if key not in adata.obs:
         adata.obs[key] = judged
+        source = result.central_run
     adata.obs[stability_key(key)] = result.cell_stability.to_numpy()
     if write_consensus:
         adata.obs[consensus_key(key)] = result.consensus.array
     adata.uns[stability_key(key)] = {
-        "params": {"n_runs": len(result.ari), "central_run": result.central_run},
+        # Where the judged clusters come from, so that they are never compared with themselves.
+        "params": {"n_runs": len(result.ari), "central_run": result.central_run, "judged_run": source},
         "ari": result.ari.to_numpy(),
         "clusters": result.cluster_stability.index.to_numpy(dtype=str),
         "cluster_stability": result.cluster_stability.to_numpy(),
     }
+
+
+def _source_of(adata: AnnData, key: str) -> str:
+    """Name of the run that the clusters in ``obs[key]`` come from; empty if nothing tells."""
+    judged = adata.uns.get(stability_key(key), {}).get("params", {}).get("judged_run", "")
+    seed = adata.uns.get(key, {}).get("params", {}).get("seed")
+    return judged or ("" if seed is None else f"seed {int(seed)}")
 
 
 def _train(

@@ -1,5 +1,6 @@
 """What the training plan does besides training: batches to devices, logging, checkpoints."""
 
+import hashlib
 import logging
 from typing import Any
 
@@ -37,6 +38,7 @@ class PlanHooks(TrainingPlan):
     """Base of the training plan with the Lightning hooks that have nothing to do with the method."""
 
     module: SiameseModule
+    n_clusters: int | None
     n_clusters_result: NClustersResult | None
 
     def __init__(self, module: SiameseModule, **kwargs: Any) -> None:
@@ -149,6 +151,7 @@ class PlanHooks(TrainingPlan):
             "split": {
                 name: torch.as_tensor(getattr(self._data, name)) for name in ("train_idx", "val_idx", "test_idx")
             },
+            "cells": self._cells(),
             "history": history,
             "rng": rng_state() if self._rng_to_restore is None else self._rng_to_restore,
         }
@@ -169,7 +172,19 @@ class PlanHooks(TrainingPlan):
             raise ValueError(
                 f"Expected a checkpoint for {n_obs} cells, found one for {n_found}. Resume with the data it was written for."
             )
+        if state["cells"] != self._cells():
+            raise ValueError(
+                "Expected a checkpoint for these cells and genes, found one for others of the same number."
+            )
+        centers = checkpoint["state_dict"].get("module.head.centers")
+        if centers is not None and self.n_clusters not in (None, len(centers)):
+            raise ValueError(f"Expected a checkpoint with {self.n_clusters} clusters, found one with {len(centers)}.")
         for name, rows in state["split"].items():
+            if len(rows) != len(getattr(self._data, name)):
+                raise ValueError(
+                    f"Expected a checkpoint with {len(getattr(self._data, name))} cells as {name}, found {len(rows)}. "
+                    "Resume with the train_size and validation_size it was written with."
+                )
             setattr(self._data, name, rows.numpy())
         for name in _RESUMED:
             setattr(self, name, state[name.removeprefix("_")])
@@ -179,12 +194,17 @@ class PlanHooks(TrainingPlan):
             found = state["n_clusters_result"]
             values = dict(zip(found["resolutions"], found["n_communities"], strict=True))
             self.n_clusters_result = NClustersResult(found["n_clusters"], found["criterion"], values)
-        centers = checkpoint["state_dict"].get("module.head.centers")
         if centers is not None and (self.module.head is None or self.module.head.n_clusters != len(centers)):
             self.module.build_head(len(centers))
         if self.trainer.is_global_zero and hasattr(self.trainer.logger, "history"):
             fill_history(self.trainer.logger.history, state["history"])
         self._rng_to_restore = state["rng"]
+
+    def _cells(self) -> str:
+        """Digest of the names of cells and genes."""
+        adata = self._data.adata_manager.adata
+        names = "\0".join([*adata.obs_names.astype(str), "", *adata.var_names.astype(str)])
+        return hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
 
     def _restore_rng(self) -> bool:
         """Go back to the random numbers of the checkpoint, once; whether there was one to go back to."""

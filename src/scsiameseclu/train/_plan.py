@@ -116,6 +116,7 @@ class SiameseTrainingPlan(PlanHooks):
         self._first_masses: Tensor | None = None
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
+        self._n_parts = 0
         self.shares_work = True
         self.module.clustering_active = False
 
@@ -178,7 +179,7 @@ class SiameseTrainingPlan(PlanHooks):
         """Add one neighbour of each cell, the second view."""
         if self.partner_views:
             if self._partners is None:
-                self._partners = PartnerSampler(self._data.adata_manager)
+                self._partners = PartnerSampler(self._data.adata_manager, np.asarray(self._data.train_idx))
             batch[SIAMESE_KEYS.PARTNER] = self._with_targets(self._partners(batch))
         return batch
 
@@ -203,7 +204,7 @@ class SiameseTrainingPlan(PlanHooks):
             self.trainer.strategy.setup_optimizers(self.trainer)
         self._first_masses = _head(self.module).marginals.clone()
         error = self._refresh_targets()
-        self._n_occupied = self._count_occupied()
+        self._n_occupied = min(self._count_occupied(), self._n_parts or _head(self.module).n_clusters)
         self.module.clustering_active = True
         # An earlier copy has no centres.
         self.keep_weights()
@@ -226,14 +227,21 @@ class SiameseTrainingPlan(PlanHooks):
         z, expression = self._decode(rows)
         self._check_finite(z)
         self._check_finite(torch.as_tensor(expression))
-        # On the first process only, so that all processes of a distributed run share one partition.
+        # On the first process only, so that all processes of a distributed run share one partition, unless some are gone.
         state: list[Any] = [None]
-        if self.global_rank == 0:
+        if self.global_rank == 0 or not self.shares_work:
             points = principal_components(expression, seed)
             result = choose_n_clusters(points, seed) if self.n_clusters is None else None
             n_clusters = result.n_clusters if result is not None else self.n_clusters
             state = [(result, n_clusters, initial_partition(points, int(n_clusters or 0), seed))]
-        self.n_clusters_result, n_clusters, parts = broadcast(state)[0]
+        self.n_clusters_result, n_clusters, parts = (broadcast(state) if self.shares_work else state)[0]
+        self._n_parts = len(np.unique(parts))
+        if self._n_parts < n_clusters:
+            logger.warning(
+                "Expected %d clusters, found %d groups of cells that differ: the other clusters stay empty.",
+                n_clusters,
+                self._n_parts,
+            )
         if self.n_clusters_result is not None:
             logger.info("Chose %d clusters: %s.", n_clusters, self.n_clusters_result.criterion)
         head = self.module.head

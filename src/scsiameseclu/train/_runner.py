@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import warnings
 from typing import Any
 
 from scvi.train import TrainRunner
@@ -24,7 +25,10 @@ class SiameseTrainRunner(TrainRunner):
         """Train the model."""
         handler = signal.getsignal(signal.SIGINT)
         try:
-            result = super().__call__()
+            with warnings.catch_warnings():
+                # The plan moves batches itself, and means to.
+                warnings.filterwarnings("ignore", message=".*overridden `transfer_batch_to_device`.*")
+                result = super().__call__()
         except (KeyboardInterrupt, SystemExit):
             if not self.trainer.interrupted:
                 raise
