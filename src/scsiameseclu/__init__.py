@@ -13,7 +13,21 @@ if TYPE_CHECKING:
     from scsiameseclu.data import datasets
     from scsiameseclu.model import SCSiameseClu
 
-__all__ = ["SCSiameseClu", "datasets", "hub", "losses", "metrics", "module", "nn", "ot", "pl", "pp", "presets", "tl", "train"]
+__all__ = [
+    "SCSiameseClu",
+    "datasets",
+    "hub",
+    "losses",
+    "metrics",
+    "module",
+    "nn",
+    "ot",
+    "pl",
+    "pp",
+    "presets",
+    "tl",
+    "train",
+]
 
 try:
     __version__ = version("scsiameseclu")
