@@ -3,13 +3,12 @@
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.data._constants import _FIELD_REGISTRIES_KEY, _SCVI_UUID_KEY, _STATE_REGISTRY_KEY
 from scvi.model.base import BaseModelClass
 
-__all__ = ["batch_codes", "batch_names", "field_state", "forget_borrowed_identity", "is_transferred", "reregister"]
+__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister"]
 
 _OWN_GRAPH = "own_graph"  # keyword of CellGraphField.transfer_field
 
@@ -61,9 +60,3 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
     if unknown:
         raise ValueError(f"`transform_batch`: expected categories among {known}, found {unknown}.")
     return [known.index(batch) for batch in batches]
-
-
-def batch_names(manager: AnnDataManager) -> Any:
-    """Batch category of every cell, object ``(n_obs,)``."""
-    known = np.asarray(field_state(manager.registry, "batch")["categorical_mapping"], dtype=object)
-    return known[np.asarray(manager.get_from_registry("batch")).ravel()]

@@ -9,7 +9,7 @@ import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, confidence_key, probs_key
 from scsiameseclu.module import SiameseModule
 
 
@@ -105,7 +105,7 @@ class PredictionMixin:
         *,
         min_confidence: float | None = None,
         max_out_of_reference: float | None = None,
-        unassigned_label: str = "unassigned",
+        unassigned_label: str = UNASSIGNED,
     ) -> pd.Series | pd.DataFrame:
         """Assign cells to clusters.
 
@@ -143,7 +143,7 @@ class PredictionMixin:
         self._check_clusters()
         limits = {"min_confidence": min_confidence, "max_out_of_reference": max_out_of_reference}
         self._check_limits(limits, soft, unassigned_label)
-        adata, rows, _, probs = self._infer(adata, indices, batch_size)
+        adata, rows, latent, probs = self._infer(adata, indices, batch_size)
         names = adata.obs_names[rows]
         if soft:
             return pd.DataFrame(probs, index=names, columns=self._cluster_names())
@@ -154,7 +154,7 @@ class PredictionMixin:
             if min_confidence is not None and probs is not None:
                 unsure |= probs.max(axis=1) < min_confidence
             if max_out_of_reference is not None:
-                unsure |= self._novelty(adata, rows) > max_out_of_reference  # type: ignore[attr-defined]
+                unsure |= self._novelty(latent) > max_out_of_reference  # type: ignore[attr-defined]
             labels[unsure] = unassigned_label
         return pd.Series(labels, index=names, name=DEFAULT_KEY)
 

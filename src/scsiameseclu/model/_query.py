@@ -12,11 +12,10 @@ from mudata import MuData
 from numpy.typing import NDArray
 from scvi.model.base import ArchesMixin
 
-from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.pp._landmarks import Landmarks
+from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +26,7 @@ class QueryMixin(ArchesMixin):
     """Query mapping on scvi-tools' ArchesMixin."""
 
     module: SiameseModule
+    reference_latent_: NDArray[np.float32] | None
 
     @classmethod
     def load_query_data(
@@ -123,6 +123,10 @@ class QueryMixin(ArchesMixin):
             same = present.equals(wanted)
         if same:
             return data
+        if isinstance(data, AnnData) and data.isbacked:
+            raise NotImplementedError(
+                "Expected the genes of the model in their order, found others in a backed AnnData; call adata.to_memory() first."
+            )
         if inplace:
             prepare(data, reference, inplace=True)
             return data
@@ -185,13 +189,14 @@ class QueryMixin(ArchesMixin):
         self,
         adata: AnnData | None = None,
         indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
     ) -> pd.Series:
         """Score how unlike the reference cells are.
 
-        For every cell, the mean distance to its nearest landmarks of the reference, relative to the distances these have
-        among themselves; the score is the share of the reference whose own value is smaller. A cell like those of the
-        reference gets any value between 0 and 1 with equal probability, one unlike all of them a value near 1. Distances
-        are measured in the space of the cell graph, no label is used, and the score of a cell does not depend on the others.
+        For every cell, the mean distance to the nearest cells of the reference in the embedding, relative to the distances
+        these have among themselves; the score is the share of the reference whose own value is smaller. A cell like those of
+        the reference gets any value between 0 and 1 with equal probability, one unlike all of them a value near 1. No label
+        is used, and the score of a cell does not depend on the others.
 
         Parameters
         ----------
@@ -199,37 +204,53 @@ class QueryMixin(ArchesMixin):
             Cells to score; those of the model by default.
         indices
             Rows, or a boolean mask; all by default.
+        batch_size
+            Cells per batch.
 
         Returns
         -------
         float32 :class:`pandas.Series` in [0, 1], indexed by ``obs_names``.
 
+        Raises
+        ------
+        RuntimeError
+            If the model was not trained, or its encoders have changed since it met the reference (``unfrozen=True``).
+
         Notes
         -----
-        A type whose difference is not among the main components of the reference may go unnoticed, and a whole new batch
-        may score high for technical reasons: compare with the cells of that batch that are surely known.
+        A type that differs from the known ones in nothing the embedding shows goes unnoticed, and a whole new batch may score
+        high for technical reasons: compare with the cells of that batch that are surely known.
         """
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
-        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
-        return pd.Series(self._novelty(adata, rows), index=adata.obs_names[rows], name=OUT_OF_REFERENCE)
+        adata, rows, latent, _ = self._infer(adata, indices, batch_size, clusters=False)  # type: ignore[attr-defined]
+        return pd.Series(self._novelty(latent), index=adata.obs_names[rows], name=OUT_OF_REFERENCE)
 
-    def _novelty(self, adata: AnnData, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        manager = self.get_anndata_manager(adata, required=True)  # type: ignore[attr-defined]
-        state = _compat.field_state(manager.registry, SIAMESE_KEYS.CELL_GRAPH)
-        rep = np.asarray(manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP), dtype=np.float32)[rows]
-        landmarks = self._landmarks(state["landmarks"])
-        batch = None
-        if landmarks.batches:
-            batch = _compat.batch_names(manager)[rows]
-        return landmarks.novelty(rep, batch)
+    def _novelty(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Out-of-reference score of embedded cells ``(n, n_latent)``."""
+        reference = self.reference_latent_
+        if reference is None:
+            raise RuntimeError(
+                "Expected a trained model that knows how its reference is embedded, found none: call train() on the "
+                "reference, or map the query without unfrozen=True."
+            )
+        kept: Landmarks | None = getattr(self, "_latent_landmarks", None)  # holds a calibration that is made only once
+        if kept is None or kept.rep is not reference:
+            n_neighbors = int(self.registry_["setup_args"]["n_neighbors"])  # type: ignore[attr-defined]
+            kept = self._latent_landmarks = Landmarks.of_points(reference, n_neighbors)
+        return kept.novelty(latent)
 
-    def _landmarks(self, state: dict[str, Any]) -> Landmarks:
-        """Landmarks with their calibration, which is computed once per set of landmarks."""
-        landmarks = Landmarks.from_state(state)
-        kept: Landmarks | None = getattr(self, "_kept_landmarks", None)
-        if kept is None or kept.digest != landmarks.digest:
-            self._kept_landmarks = kept = landmarks
-        return kept
+    def _keep_reference_latent(self) -> None:
+        """Remember the embedding of (a sample of) the reference after training, the only time its cells are at hand."""
+        manager = self.adata_manager  # type: ignore[attr-defined]
+        index = manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX)
+        n_obs = len(index)
+        if np.asarray(index).max() >= n_obs:  # a query: its neighbours are landmarks
+            if any(weight.requires_grad for weight in self.module.expression_encoder.project.parameters()):
+                self.reference_latent_ = None
+            return
+        rows = np.arange(n_obs)
+        if n_obs > LANDMARK_LIMIT:
+            rows = even_sample(np.asarray(manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)), LANDMARK_LIMIT)
+        self.reference_latent_ = self._infer(None, rows, None, clusters=False)[2]  # type: ignore[attr-defined]
 
 
 def _as_path(folder: Any) -> str:

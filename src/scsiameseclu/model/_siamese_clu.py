@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import BaseModelClass
 
@@ -117,6 +118,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
         )
         self.n_clusters_requested_ = n_clusters
         self.n_clusters_search_: dict[str, Any] | None = None
+        self.reference_latent_: NDArray[np.float32] | None = None
         self.init_params_ = self._get_init_params(locals())
         if adata is not None:
             self._fit_input()

@@ -151,6 +151,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         self.init_params_["non_kwargs"]["n_clusters"] = head.n_clusters
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
+        self._keep_reference_latent()  # type: ignore[attr-defined]
 
     @property
     def n_clusters(self) -> int | Literal["auto"]:

@@ -91,9 +91,15 @@ class Landmarks:
             codes, names = np.zeros_like(codes), ()
             quotas = np.array([min(n_neighbors, len(rep) - 1)])
         if len(rep) > limit:
-            rows = _even_sample(rep, codes, limit, random_state)
+            rows = even_sample(rep, limit, codes, random_state)
             rep, codes = rep[rows], codes[rows]
         return cls(rep, codes, names, np.minimum(quotas, np.bincount(codes, minlength=len(quotas))))
+
+    @classmethod
+    def of_points(cls, points: NDArray[np.float32], n_neighbors: int) -> Landmarks:
+        """All points as landmarks, without batches; the table is not copied."""
+        quota = min(n_neighbors, max(len(points) - 1, 0))
+        return cls(points, np.zeros(len(points), dtype=np.int64), (), np.array([quota]))
 
     def __len__(self) -> int:
         """Number of landmarks."""
@@ -152,8 +158,7 @@ class Landmarks:
     def novelty(self, rep: NDArray[np.float32], batch: Sequence[Any] | pd.Series | None = None) -> NDArray[np.float32]:
         """Share of the landmarks that lie less apart from the other landmarks than each cell does.
 
-        The statistic is the mean distance to the nearest landmarks, divided by the same number of these landmarks
-        themselves: what is far in a dense part of the reference may be near in a sparse one.
+        The statistic is the mean distance to the nearest landmarks, relative to that of these landmarks themselves: what is far in a dense part of the reference may be near in a sparse one.
 
         Parameters
         ----------
@@ -226,7 +231,7 @@ def _relative_distance(
     return _mean_finite(distances) / np.maximum(_mean_finite(scale), np.finfo(np.float64).tiny)
 
 
-def _even_sample(rep: NDArray[np.float32], codes: NDArray[np.int64], size: int, random_state: int) -> NDArray[np.int64]:
+def even_sample(rep: NDArray[np.float32], codes: NDArray[np.int64], size: int, random_state: int) -> NDArray[np.int64]:
     """``size`` rows in order, the same number from every group of cells where the group has as many."""
     from sklearn.cluster import MiniBatchKMeans
 
@@ -234,7 +239,7 @@ def _even_sample(rep: NDArray[np.float32], codes: NDArray[np.int64], size: int, 
     fitted = rep if len(rep) <= _MAX_FIT_CELLS else rep[np.sort(rng.choice(len(rep), _MAX_FIT_CELLS, replace=False))]
     n_groups = min(_MAX_GROUPS, max(size // _LANDMARKS_PER_GROUP, 1))
     kmeans = MiniBatchKMeans(n_groups, batch_size=4096, n_init=1, random_state=random_state).fit(fitted)
-    strata = np.unique(kmeans.predict(rep) * (codes.max() + 1) + codes, return_inverse=True)[1]
+    strata = np.unique(kmeans.predict(rep) * (np.max(codes) + 1) + codes, return_inverse=True)[1]
     # Rank within the stratum after shuffling: taking the lowest ranks first takes evenly from all strata.
     order = rng.permutation(len(rep))
     order = order[np.argsort(strata[order], kind="stable")]
