@@ -5,7 +5,7 @@
     python benchmarks/scale.py --out scale.jsonl --table
 
 Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own and one
-JSON line; runs that are in the file already are skipped. The clock starts when the counts are in memory (with ``--backed``:
+JSON line; runs that are in the file already are skipped, failed ones too: delete their lines to try again. The clock starts when the counts are in memory (with ``--backed``:
 when the file is open); peak memory is that of the whole process, imports and counts included. Every method runs with its
 default settings. The exponent is the slope of a least-squares line through log time, or log memory above that of the imports,
 against log cells: 1 is linear growth.
@@ -205,8 +205,9 @@ def run_all(args: argparse.Namespace) -> None:
                     record.update(json.loads(done.stdout.splitlines()[-1]))
             except subprocess.TimeoutExpired:
                 record["error"] = f"not done after {args.timeout} s"
+            cut = args.out.exists() and not args.out.read_text().endswith("\n")
             with args.out.open("a") as out:
-                out.write(json.dumps(record) + "\n")
+                out.write("\n" * cut + json.dumps(record) + "\n")
             print(json.dumps(record), flush=True)
 
 

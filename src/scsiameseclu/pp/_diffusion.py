@@ -62,9 +62,10 @@ def ppr_diffusion(
     if n_iter < 1 or k < 1:
         raise ValueError(f"Expected `n_iter` and `n_neighbors` of at least 1, found {n_iter} and {k}.")
     width = max(2 * k, 32) if max_entries is None else max(max_entries, k + 1)
-    transition = graph.transition().astype(np.float32)
+    # Once for all blocks of cells: the size of the whole graph, times the number of blocks, would grow with cells squared.
+    damped = graph.transition().astype(np.float32) * np.float32(1 - alpha)
     parts = [
-        _strongest_others(_walk_rows(transition, start, alpha, n_iter, width), start, k)
+        _strongest_others(_walk_rows(damped, start, alpha, n_iter, width), start, k)
         for start in range(0, graph.n_obs, _CHUNK)
     ]
     indices, weights = (np.concatenate(tables) for tables in zip(*parts, strict=True))
@@ -74,13 +75,12 @@ def ppr_diffusion(
     return NeighborGraph(indices, np.maximum(distances, 0) + 0, weights)
 
 
-def _walk_rows(transition: csr_matrix, start: int, alpha: float, n_iter: int, width: int) -> csr_matrix:
-    n_obs = transition.shape[0]
+def _walk_rows(damped: csr_matrix, start: int, alpha: float, n_iter: int, width: int) -> csr_matrix:
+    n_obs = damped.shape[0]
     rows = np.arange(start, min(start + _CHUNK, n_obs))
     restart = csr_matrix(
         (np.full(len(rows), alpha, dtype=np.float32), rows, np.arange(len(rows) + 1)), shape=(len(rows), n_obs)
     )
-    damped = transition * np.float32(1 - alpha)
     mass, floor = restart, np.zeros(len(rows), dtype=np.float32)
     for _ in range(n_iter):
         mass, floor = _truncate(restart + mass @ damped, width, floor)
