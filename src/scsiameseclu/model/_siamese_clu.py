@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, BaseModelClass):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
-    After scSiameseClu (Xu et al., IJCAI 2025): two augmented views of every cell, an expression and a graph encoder with
-    shared weights, cross-correlation between branches across views, adaptive fusion, a count decoder, and a
+    After scSiameseClu (Xu et al., IJCAI 2025): two augmented views, a cell and one of its neighbours, an expression and a graph
+    encoder with shared weights, cross-correlation between views and branches, adaptive fusion, a count decoder, and a
     clustering head trained against optimal-transport targets. Labels are never used.
 
     Parameters
