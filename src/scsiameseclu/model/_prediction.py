@@ -86,15 +86,39 @@ class PredictionMixin:
 
     @overload
     def predict(
-        self, adata: Any = ..., indices: Any = ..., soft: Literal[False] = ..., batch_size: Any = ..., **options: Any
+        self,
+        adata: Any = ...,
+        indices: Any = ...,
+        soft: Literal[False] = ...,
+        batch_size: Any = ...,
+        *,
+        min_confidence: float | None = ...,
+        max_out_of_reference: float | None = ...,
+        unassigned_label: str = ...,
     ) -> pd.Series: ...
     @overload
     def predict(
-        self, adata: Any = ..., indices: Any = ..., *, soft: Literal[True], batch_size: Any = ..., **options: Any
+        self,
+        adata: Any = ...,
+        indices: Any = ...,
+        *,
+        soft: Literal[True],
+        batch_size: Any = ...,
+        min_confidence: float | None = ...,
+        max_out_of_reference: float | None = ...,
+        unassigned_label: str = ...,
     ) -> pd.DataFrame: ...
     @overload
     def predict(
-        self, adata: Any, indices: Any, soft: bool, batch_size: Any = ..., **options: Any
+        self,
+        adata: Any,
+        indices: Any,
+        soft: bool,
+        batch_size: Any = ...,
+        *,
+        min_confidence: float | None = ...,
+        max_out_of_reference: float | None = ...,
+        unassigned_label: str = ...,
     ) -> pd.Series | pd.DataFrame: ...
     def predict(
         self,

@@ -90,12 +90,14 @@ class QueryMixin(ArchesMixin):
         source: Any = reference_model
         if not isinstance(reference_model, cls):
             source = _as_path(reference_model)
-            reference_model = cls.load(source, adata=False, **options)
+            reference: Self = cls.load(source, adata=False, **options)
+        else:
+            reference = reference_model
         if isinstance(adata, AnnData):
-            source = reference_model
+            source = reference
         adata = cls._aligned(adata, source, inplace_subset_query_vars)
         model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
-        new_columns = place_covariates(model.module, reference_model.module)
+        new_columns = place_covariates(model.module, reference.module)
         if not unfrozen:
             adapt_only_new_categories(model.module, new_columns)
             if not any(columns.any() for columns in new_columns.values()):
@@ -113,7 +115,7 @@ class QueryMixin(ArchesMixin):
             raise TypeError(f"Expected an AnnData or a MuData, found {type(data).__name__}.")
         if isinstance(data, AnnData) and data.is_view:
             data = data.copy()
-        wanted = prepare(data, reference, return_reference_var_names=True)
+        wanted: Any = prepare(data, reference, return_reference_var_names=True)
         present = (
             {key: part.var_names for key, part in data.mod.items()} if isinstance(data, MuData) else data.var_names
         )

@@ -231,10 +231,13 @@ def _relative_distance(
     return _mean_finite(distances) / np.maximum(_mean_finite(scale), np.finfo(np.float64).tiny)
 
 
-def even_sample(rep: NDArray[np.float32], codes: NDArray[np.int64], size: int, random_state: int) -> NDArray[np.int64]:
-    """``size`` rows in order, the same number from every group of cells where the group has as many."""
+def even_sample(
+    rep: NDArray[np.float32], size: int, codes: NDArray[np.int64] | None = None, random_state: int = 0
+) -> NDArray[np.int64]:
+    """``size`` rows in order, the same number from every group of cells (within batches) where the group has as many."""
     from sklearn.cluster import MiniBatchKMeans
 
+    codes = np.zeros(len(rep), dtype=np.int64) if codes is None else codes
     rng = np.random.default_rng(random_state)
     fitted = rep if len(rep) <= _MAX_FIT_CELLS else rep[np.sort(rng.choice(len(rep), _MAX_FIT_CELLS, replace=False))]
     n_groups = min(_MAX_GROUPS, max(size // _LANDMARKS_PER_GROUP, 1))
