@@ -236,7 +236,13 @@ def _check_target(
 ) -> None:
     if projection is None:
         rep = adata.obsm.get(settings.use_rep)
-        if rep is not None and rep.shape[1] != state["n_rep"]:  # a missing one is reported by the builder
+        if rep is None:
+            raise KeyError(
+                f"The model's cell graph is built on obsm[{settings.use_rep!r}], which the given data lack; found "
+                f"{sorted(adata.obsm)}. Compute it with the same model as for the reference, for instance "
+                f"adata.obsm[{settings.use_rep!r}] = scvi_model.get_latent_representation(adata)."
+            )
+        if rep.shape[1] != state["n_rep"]:
             raise ValueError(
                 f"obsm[{settings.use_rep!r}]: expected {state['n_rep']} columns as at set-up, found {rep.shape[1]}. "
                 "Compute it with the same model as for the reference."

@@ -19,6 +19,7 @@ from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._prediction import PredictionMixin
+from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_setup_input, standard_fields
 from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
@@ -26,7 +27,7 @@ from scsiameseclu.module import SiameseModule
 logger = logging.getLogger(__name__)
 
 
-class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, ArchesMixin, BaseModelClass):
+class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, FromScviMixin, ArchesMixin, BaseModelClass):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
     After scSiameseClu (Xu et al., IJCAI 2025): two augmented views of every cell, an expression and a graph encoder with
