@@ -40,7 +40,12 @@ def model(scvi_model, quick, small):
 def test_data_and_setup_are_those_of_the_scvi_model(scvi_model, model):
     assert model.adata is scvi_model.adata
     setup = model.registry["setup_args"]
-    given = {"layer": "counts", "batch_key": "batch", "size_factor_key": "depth", "categorical_covariate_keys": ["site"]}
+    given = {
+        "layer": "counts",
+        "batch_key": "batch",
+        "size_factor_key": "depth",
+        "categorical_covariate_keys": ["site"],
+    }
     assert {key: setup[key] for key in given} == given
     assert setup["n_neighbors"] == 6
     assert model.summary_stats.n_batch == 2

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TABLES = (
+GRAPH_TABLES = (
     (SIAMESE_KEYS.GRAPH_REP, ADATA_KEYS.GRAPH_REP),
     (SIAMESE_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_INDEX),
     (SIAMESE_KEYS.NEIGHBOR_WEIGHT, ADATA_KEYS.NEIGHBOR_WEIGHT),
@@ -212,10 +212,10 @@ def cell_graph_fields(*, mod_key: str | None = None, **settings: Any) -> list[Ba
         Keywords of :class:`CellGraphField`.
     """
     if mod_key is None:
-        return [CellGraphField(**settings), *(ObsmField(name, key) for name, key in _TABLES)]
+        return [CellGraphField(**settings), *(ObsmField(name, key) for name, key in GRAPH_TABLES)]
     return [
         MuDataCellGraphField(mod_key=mod_key, **settings),
-        *(MuDataObsmField(name, key, mod_key=mod_key) for name, key in _TABLES),
+        *(MuDataObsmField(name, key, mod_key=mod_key) for name, key in GRAPH_TABLES),
     ]
 
 
@@ -238,7 +238,7 @@ def _check_target(
         rep = adata.obsm.get(settings.use_rep)
         if rep is None:
             raise KeyError(
-                f"The model's cell graph is built on obsm[{settings.use_rep!r}], which the given data lack; found "
+                f"`use_rep`: the model's cell graph is built on obsm[{settings.use_rep!r}], which the given data lack; found "
                 f"{sorted(adata.obsm)}. Compute it with the same model as for the reference, for instance "
                 f"adata.obsm[{settings.use_rep!r}] = scvi_model.get_latent_representation(adata)."
             )

@@ -107,7 +107,9 @@ def _setup_of(scvi_model: SCVI) -> dict[str, Any]:
     if scvi_model.adata is None:
         raise ValueError("Expected an scVI model with data, found one loaded without; load it with adata=...")
     if getattr(scvi_model, "minified_data_type", None) is not None:
-        raise ValueError("Expected the counts of the scVI model, found minified data; load the model with the full data.")
+        raise ValueError(
+            "Expected the counts of the scVI model, found minified data; load the model with the full data."
+        )
     method, arguments = _compat.setup_call(scvi_model.registry)
     if method != "setup_anndata":
         raise ValueError(f"Expected an scVI model set up by setup_anndata, found {method}.")
