@@ -5,10 +5,16 @@ from typing import Any
 
 from anndata import AnnData
 from scvi.data import AnnDataManager
-from scvi.data._constants import _FIELD_REGISTRIES_KEY, _SCVI_UUID_KEY, _STATE_REGISTRY_KEY
+from scvi.data._constants import (
+    _FIELD_REGISTRIES_KEY,
+    _SCVI_UUID_KEY,
+    _SETUP_ARGS_KEY,
+    _SETUP_METHOD_NAME,
+    _STATE_REGISTRY_KEY,
+)
 from scvi.model.base import BaseModelClass
 
-__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister"]
+__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister", "setup_call"]
 
 _OWN_GRAPH = "own_graph"  # keyword of CellGraphField.transfer_field
 
@@ -45,6 +51,11 @@ def reregister(manager: AnnDataManager) -> None:
 def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:
     """State that a field left in a registry; empty if there is no such field."""
     return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
+
+
+def setup_call(registry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and arguments of the set-up method that a registry comes from."""
+    return registry.get(_SETUP_METHOD_NAME, "setup_anndata"), dict(registry.get(_SETUP_ARGS_KEY) or {})
 
 
 def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:

@@ -18,6 +18,8 @@ class _AnnDataKeys(NamedTuple):
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
     DIFFUSED_INDEX: str = "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours
     DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k)
+    PROTEIN: str = "siamese_clu_protein"  # obsm of a MuData, float32 (n_obs, n_proteins): as measured, NaN where not
+    PROTEIN_REP: str = "siamese_clu_protein_rep"  # obsm of a MuData, float32 (n_obs, n_proteins): standardised
     CONNECTIVITIES: str = "siamese_clu_connectivities"  # obsp, scanpy format
     DISTANCES: str = "siamese_clu_distances"  # obsp, scanpy format
     NEIGHBORS: str = "siamese_clu_neighbors"  # uns, scanpy format, plus the fingerprint
@@ -32,6 +34,8 @@ class _RegistryKeys(NamedTuple):
     NEIGHBOR_WEIGHT: str = "siamese_neighbor_weight"
     DIFFUSED_INDEX: str = "siamese_diffused_index"
     DIFFUSED_WEIGHT: str = "siamese_diffused_weight"
+    PROTEIN: str = "siamese_protein"
+    PROTEIN_REP: str = "siamese_protein_rep"
     # Added by the loader, not registered: the representation of each neighbour, (batch, k, d).
     NEIGHBOR_REP: str = "siamese_neighbor_rep"
     DIFFUSED_REP: str = "siamese_diffused_rep"

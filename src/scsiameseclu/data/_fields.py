@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TABLES = (
+GRAPH_TABLES = (
     (SIAMESE_KEYS.GRAPH_REP, ADATA_KEYS.GRAPH_REP),
     (SIAMESE_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_INDEX),
     (SIAMESE_KEYS.NEIGHBOR_WEIGHT, ADATA_KEYS.NEIGHBOR_WEIGHT),
@@ -246,10 +246,10 @@ def cell_graph_fields(*, mod_key: str | None = None, **settings: Any) -> list[Ba
         Keywords of :class:`CellGraphField`.
     """
     if mod_key is None:
-        return [CellGraphField(**settings), *(ObsmField(name, key) for name, key in _TABLES)]
+        return [CellGraphField(**settings), *(ObsmField(name, key) for name, key in GRAPH_TABLES)]
     return [
         MuDataCellGraphField(mod_key=mod_key, **settings),
-        *(MuDataObsmField(name, key, mod_key=mod_key) for name, key in _TABLES),
+        *(MuDataObsmField(name, key, mod_key=mod_key) for name, key in GRAPH_TABLES),
     ]
 
 
@@ -282,7 +282,13 @@ def _projection(state: Mapping[str, Any]) -> Projection | None:
 def _check_target(state: Mapping[str, Any], projection: Projection | None, adata: AnnData) -> None:
     if projection is None:
         rep = adata.obsm.get(state["use_rep"])
-        if rep is not None and rep.shape[1] != state["n_rep"]:  # a missing one is reported by the builder
+        if rep is None:
+            raise KeyError(
+                f"`use_rep`: the model's cell graph is built on obsm[{state['use_rep']!r}], which the given data lack; found "
+                f"{sorted(adata.obsm)}. Compute it with the same model as for the reference, for instance "
+                f"adata.obsm[{state['use_rep']!r}] = scvi_model.get_latent_representation(adata)."
+            )
+        if rep.shape[1] != state["n_rep"]:
             raise ValueError(
                 f"obsm[{state['use_rep']!r}]: expected {state['n_rep']} columns as at set-up, found {rep.shape[1]}. "
                 "Compute it with the same model as for the reference."

@@ -66,7 +66,8 @@ class ExpressionMixin:
         if library_size != "latent" and not float(library_size) > 0.0:
             raise ValueError(f"Expected a positive library_size or 'latent', found {library_size!r}.")
         adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
-        genes = _gene_positions(adata, gene_list)
+        rna = self._rna(adata)  # type: ignore[attr-defined]
+        genes = _gene_positions(rna, gene_list)
         rows = self._rows(adata, indices)  # type: ignore[attr-defined]
         codes = self._transform_codes(transform_batch)
         self.module.eval()
@@ -78,7 +79,7 @@ class ExpressionMixin:
         expression = np.concatenate(blocks) if blocks else np.zeros((0, len(genes)), dtype=np.float32)
         if return_numpy:
             return expression
-        return pd.DataFrame(expression, index=adata.obs_names[rows], columns=adata.var_names[genes])
+        return pd.DataFrame(expression, index=adata.obs_names[rows], columns=rna.var_names[genes])
 
     def _decode(
         self, tensors: dict[str, torch.Tensor], batch: int | None, library_size: float | Literal["latent"]

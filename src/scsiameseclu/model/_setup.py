@@ -23,11 +23,11 @@ from scsiameseclu.pp import check_counts
 def check_setup_input(
     adata: AnnData,
     layer: str | None,
-    batch_key: str | None,
-    labels_key: str | None,
-    size_factor_key: str | None,
-    categorical_covariate_keys: Sequence[str] | None,
-    continuous_covariate_keys: Sequence[str] | None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    size_factor_key: str | None = None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
     *,
     min_cells: int = 2,
 ) -> None:
@@ -58,6 +58,25 @@ def check_setup_input(
         raise ValueError(f"Expected at least {min_cells} cells and 2 genes, found {adata.n_obs} and {adata.n_vars}.")
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}.")
+    check_columns(adata, batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
+    check_counts(adata.X if layer is None else adata.layers[layer], adata.obs_names, adata.var_names)
+
+
+def check_columns(
+    adata: AnnData,
+    batch_key: str | None,
+    labels_key: str | None,
+    size_factor_key: str | None,
+    categorical_covariate_keys: Sequence[str] | None,
+    continuous_covariate_keys: Sequence[str] | None,
+) -> None:
+    """Refuse columns of ``obs`` (of an AnnData or a MuData) that are missing or hold unusable values.
+
+    Raises
+    ------
+    KeyError, ValueError
+        As :func:`check_setup_input`.
+    """
     covariates = [*(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
     for key in [batch_key, labels_key, size_factor_key, *covariates]:
         if key is not None and key not in adata.obs:
@@ -68,7 +87,6 @@ def check_setup_input(
     if batch_key is not None and adata.obs[batch_key].isna().any():
         n_missing = int(adata.obs[batch_key].isna().sum())
         raise ValueError(f"Expected a batch for every cell, found {n_missing} missing values in obs[{batch_key!r}].")
-    check_counts(adata.X if layer is None else adata.layers[layer], adata.obs_names, adata.var_names)
 
 
 def _check_numbers(adata: AnnData, key: str, *, positive: bool) -> None:

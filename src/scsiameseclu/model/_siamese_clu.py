@@ -19,8 +19,10 @@ from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.model._expression import ExpressionMixin
+from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
+from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_setup_input, standard_fields
 from scsiameseclu.model._training import (
     AUTO,
@@ -34,7 +36,9 @@ from scsiameseclu.module import SiameseModule
 logger = logging.getLogger(__name__)
 
 
-class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, BaseModelClass):
+class SCSiameseClu(
+    PredictionMixin, ExpressionMixin, MuDataMixin, TrainingMixin, QueryMixin, FromScviMixin, BaseModelClass
+):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
     After scSiameseClu (Xu et al., IJCAI 2025): two augmented views, a cell and one of its neighbours, an expression and a graph
@@ -44,7 +48,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
     Parameters
     ----------
     adata
-        Data set up with :meth:`setup_anndata`.
+        Data set up with :meth:`setup_anndata`, or a MuData set up with :meth:`setup_mudata`.
     registry
         Registry of a saved model; used by :meth:`load`.
     n_clusters
@@ -114,6 +118,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
             gene_likelihood=gene_likelihood,
             dispersion=dispersion,
             loss_weights=None if loss_weights is None else dict(loss_weights),
+            **self._protein_arguments(),
             **module_kwargs,
         )
         self.n_clusters_requested_ = n_clusters
@@ -232,6 +237,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
             statistics.target_sum,
             rep,
         )
+        self._fit_proteins()
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""
@@ -279,10 +285,7 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
             "n_clusters": self.n_clusters,
             "n_clusters_requested": str(self.n_clusters_requested_),
             "n_neighbors": setup["n_neighbors"],
-            "use_rep": setup["use_rep"],
-            "neighbors_key": setup["neighbors_key"],
-            "layer": setup["layer"],
-            "batch_key": setup["batch_key"],
+            **{key: setup.get(key) for key in _SETUP_PARAMS},
             "seed": settings.seed,
             **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
         }
@@ -308,15 +311,19 @@ class SCSiameseClu(PredictionMixin, ExpressionMixin, TrainingMixin, QueryMixin, 
         """Return size, data and state of the model."""
         stats, options = self.summary_stats, self.init_params_["non_kwargs"]
         data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
+        proteins = f", {stats[PROTEIN_STAT]} proteins" if PROTEIN_STAT in stats else ""
         found = " (found)" if self.n_clusters_requested_ == AUTO and self.n_clusters != AUTO else ""
         return (
             f"{type(self).__name__}: {'trained' if self.is_trained_ else 'not trained'}\n"
-            f"  data: {data} x {stats.n_vars} genes, {stats.n_batch} batch(es), "
+            f"  data: {data} x {stats.n_vars} genes{proteins}, {stats.n_batch} batch(es), "
             f"{self.registry_['setup_args']['n_neighbors']} neighbours\n"
             f"  clusters: {self.n_clusters}{found}\n"
             f"  network: n_latent={options['n_latent']}, n_hidden={options['n_hidden']}, "
             f"n_layers={options['n_layers']}, gene_likelihood={options['gene_likelihood']!r}"
         )
+
+
+_SETUP_PARAMS = ("use_rep", "neighbors_key", "layer", "rna_layer", "protein_layer", "protein_weight", "batch_key")
 
 
 def _package_version() -> str:

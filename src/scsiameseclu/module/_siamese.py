@@ -23,6 +23,7 @@ from scsiameseclu.nn import (
     ExpressionEncoder,
     ExpressionScaler,
     GraphEncoder,
+    ProteinBranch,
     perturb_edges,
 )
 
@@ -72,6 +73,10 @@ class SiameseModule(BaseModuleClass):
         Whether graph neighbours are spared by the cell-level correlation, which pushes all other pairs of cells apart.
     loss_weights
         Weights that differ from the defaults of :class:`LossWeights`.
+    n_proteins, protein_likelihood
+        Number of surface proteins, none by default; see :class:`~scsiameseclu.nn.ProteinBranch`.
+    protein_share
+        Share of the proteins in the space of the first partition.
     """
 
     embedding_genes: Tensor
@@ -105,6 +110,9 @@ class SiameseModule(BaseModuleClass):
         label_smoothing: float = 0.1,
         neighbor_positives: bool = True,
         loss_weights: Mapping[str, float] | None = None,
+        n_proteins: int = 0,
+        protein_likelihood: Any = "nb",
+        protein_share: float = 0.5,
     ) -> None:
         super().__init__()
         if n_embedding_genes < 2:
@@ -142,6 +150,10 @@ class SiameseModule(BaseModuleClass):
             n_embedding_genes=n_embedding_genes,
             **covariates,
         )
+        self.protein_share = protein_share
+        self.protein: ProteinBranch | None = None
+        if n_proteins:
+            self.protein = ProteinBranch(n_proteins, n_latent, likelihood=protein_likelihood, **encoder)
         self._head_options = {
             "kernel": kernel,
             "temperature": temperature,
@@ -183,7 +195,9 @@ class SiameseModule(BaseModuleClass):
 
     def _view_input(self, tensors: dict[str, Tensor], rep_key: str, weight_key: str) -> dict[str, Any]:
         """What the encoders read of each cell and of one of its two neighbour blocks."""
+        protein = {} if self.protein is None else {"protein": tensors[SIAMESE_KEYS.PROTEIN_REP]}
         return {
+            **protein,
             "x": tensors[REGISTRY_KEYS.X_KEY],
             "library": self._library(tensors),
             "rep": tensors[SIAMESE_KEYS.GRAPH_REP],
@@ -224,6 +238,7 @@ class SiameseModule(BaseModuleClass):
         cont: Tensor | None = None,
         second: dict[str, Any] | None = None,
         n_samples: int = 1,
+        protein: Tensor | None = None,
     ) -> dict[str, Any]:
         """Embed the cells.
 
@@ -243,14 +258,16 @@ class SiameseModule(BaseModuleClass):
             The same for the second view. If given, both views are corrupted.
         n_samples
             Accepted for the scvi-tools signature; the embedding is deterministic.
+        protein
+            Standardised proteins, ``(batch, n_proteins)``.
 
         Returns
         -------
         ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; those of view 2, if there is one, under
         ``second``.
         """
-        first = {"x": x, "library": library, "rep": rep, "neighbor_rep": neighbor_rep, "weight": weight}
-        outputs: dict[str, Any] = dict(self._embed(second is not None, **first, categories=categories, cont=cont))
+        first = (x, library, rep, neighbor_rep, weight, categories, cont, protein)
+        outputs: dict[str, Any] = dict(self._embed(second is not None, *first))
         if second is not None:
             outputs["second"] = self._embed(True, **second)
         return outputs
@@ -265,6 +282,7 @@ class SiameseModule(BaseModuleClass):
         weight: Tensor,
         categories: list[Tensor],
         cont: Tensor | None,
+        protein: Tensor | None = None,
     ) -> View:
         """Both branches and their fusion, for one view."""
         expression = self.expression_scaler(self._of_genes(x, self.embedding_genes), library)
@@ -272,6 +290,9 @@ class SiameseModule(BaseModuleClass):
             expression = self.augmentation(expression)[0]
             weight = perturb_edges(weight, self.edge_drop_rate)
         z_expression = self.expression_encoder(expression, categories, cont)
+        if self.protein is not None and protein is not None:
+            scores = self.augmentation(protein)[0] if corrupted else protein
+            z_expression = self.protein.embed(scores, z_expression, categories, cont)
         z_graph = self.graph_encoder(rep, neighbor_rep, weight, categories, cont)
         z, gate = self.fusion(z_expression, z_graph)
         return {"z_expression": z_expression, "z_graph": z_graph, "z": z, "gate": gate}
@@ -337,6 +358,9 @@ class SiameseModule(BaseModuleClass):
             # The mean over genes, so that one set of weights serves any number of genes.
             terms["reconstruction"] = generative_outputs["nll"].mean()
             nll = generative_outputs["nll"].sum(dim=1)
+        if self.protein is not None and weights.protein > 0.0:
+            proteins = tensors[SIAMESE_KEYS.PROTEIN], tensors[SIAMESE_KEYS.PROTEIN_REP]
+            terms["protein"] = self.protein.negative_log_likelihood(*proteins, first["z"], **self._covariates(tensors))
         if weights.cell_correlation > 0.0:
             terms["cell_correlation"] = self._cell_correlation(numbers, everyone, partners)
         if weights.latent_correlation > 0.0:

@@ -23,6 +23,8 @@ class LossWeights:
         Latent-level cross-correlation between the expression and the graph branch, across the two views.
     propagation
         Jensen-Shannon divergence between the graph embedding with and without its neighbours. Off by default.
+    protein
+        Negative log-likelihood of the proteins, per cell and protein; without effect where there are none.
     clustering
         KL divergence from the transport target to the soft assignment (clustering phase only).
     """
@@ -33,6 +35,7 @@ class LossWeights:
     cross_correlation: float = 0.2
     propagation: float = 0.0
     clustering: float = 0.2
+    protein: float = 0.2
 
     def __post_init__(self) -> None:
         """Refuse weights that are negative or not finite."""

@@ -11,6 +11,7 @@ from scsiameseclu.nn._encoders import (
 )
 from scsiameseclu.nn._fusion import AdaptiveFusion
 from scsiameseclu.nn._head import ClusterHead
+from scsiameseclu.nn._protein import ProteinBranch
 
 __all__ = [
     "NORMALISED_TOTAL",
@@ -21,6 +22,7 @@ __all__ = [
     "ExpressionEncoder",
     "ExpressionScaler",
     "GraphEncoder",
+    "ProteinBranch",
     "RepresentationScaler",
     "perturb_edges",
 ]

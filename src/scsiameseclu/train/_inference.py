@@ -28,19 +28,33 @@ def decode(module: SiameseModule, loader: Any) -> tuple[Tensor, NDArray[np.float
     Returns
     -------
     Embeddings ``(n, n_latent)`` on the module's device, and z-scored decoded expression of the embedding genes
-    ``(n, n_embedding_genes)``; the embeddings themselves in its place if the module was trained without reconstruction.
+    ``(n, n_embedding_genes)``; the embeddings themselves in its place if the module was trained without reconstruction. Where
+    there are proteins, decoded proteins stand next to it, ``(n, n_embedding_genes + n_proteins)``, scaled to their share of
+    the total variance.
     """
     was_training = module.training
     module.eval()
-    embeddings, decoded = [], []
+    embeddings, decoded, proteins = [], [], []
     for tensors in loader:
         inputs = module._get_inference_input(tensors)
         z = module.inference(**inputs)["z"]
         embeddings.append(z)
         if module.loss_weights.reconstruction > 0.0:
             decoded.append(module.decoded_expression(z, inputs["categories"], inputs["cont"]).cpu())
+            if module.protein is not None and module.loss_weights.protein > 0.0:
+                first_batch = [torch.zeros_like(inputs["categories"][0]), *inputs["categories"][1:]]
+                proteins.append(module.protein.standardised(z, first_batch, inputs["cont"]).cpu())
     module.train(was_training)
+    if proteins:
+        return torch.cat(embeddings), beside(torch.cat(decoded), torch.cat(proteins), module.protein_share).numpy()
     return torch.cat(embeddings), torch.cat(decoded or [z.cpu() for z in embeddings]).numpy()
+
+
+def beside(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Columns of two tables ``(n, a)`` and ``(n, b)`` side by side, the second with this share of the total variance."""
+    variances = [part.var(dim=0, unbiased=False).sum().clamp_min(1e-12) for part in (first, second)]
+    ratio = share * variances[0] / ((1.0 - share) * variances[1])
+    return torch.cat([first, second * ratio.sqrt()], dim=1)
 
 
 def principal_components(points: NDArray[np.float32], random_state: int, n_comps: int = 30) -> NDArray[np.float32]:

@@ -1,0 +1,336 @@
+"""Proteins and the joint cell graph of a MuData in the registry of scvi-tools."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy import sparse
+from scvi.data.fields import BaseAnnDataField, MuDataObsmField
+
+from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
+from scsiameseclu.data._fields import GRAPH_TABLES, CellGraphField
+from scsiameseclu.pp._counts import check_counts, get_counts, totals
+from scsiameseclu.pp._joint import JointProjection, ProteinScaling
+from scsiameseclu.pp._neighbors import GraphSettings, build_graph, write_graph
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mudata import MuData
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+MIN_CELLS_UNMEASURED = 20
+"""Cells of a batch from which on a protein that is 0 in all of them counts as not measured."""
+
+_TABLES = (
+    *GRAPH_TABLES,
+    (SIAMESE_KEYS.PROTEIN, ADATA_KEYS.PROTEIN),
+    (SIAMESE_KEYS.PROTEIN_REP, ADATA_KEYS.PROTEIN_REP),
+)
+
+
+@dataclass(frozen=True)
+class JointSource:
+    """Where things are in a MuData: modalities (None: the MuData itself) and the layer of the proteins."""
+
+    rna: str | None = "rna"
+    protein: str | None = "protein"
+    protein_layer: str | None = None
+    batch: str | None = None
+    size_factor: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class JointData:
+    """What the graph of a MuData is built from, read once."""
+
+    counts: Any
+    genes: list[str]
+    values: NDArray[np.float32]  # (n_obs, n_proteins), NaN where not measured
+    proteins: list[str]
+    protein_counts: bool
+    sizes: NDArray[np.float64] | None
+    batch: pd.Series | None
+
+
+class JointGraphField(CellGraphField):
+    """Standardises the proteins and builds the joint cell graph at set-up, and again for every other MuData.
+
+    The counterpart of :class:`~scsiameseclu.data._fields.CellGraphField` for a :class:`~mudata.MuData`, with its tables in the
+    MuData's own ``obsm``, ``obsp`` and ``uns``. The graph's space is that of :class:`~scsiameseclu.pp._joint.JointProjection`, or
+    ``obsm[use_rep]`` of the MuData.
+
+    Parameters
+    ----------
+    registry_key
+        Name in the registry.
+    source
+        Modalities, and the layer of the proteins.
+    protein_weight
+        Share of the proteins in the total variance of the joint space.
+    **settings
+        Keywords of :class:`~scsiameseclu.data._fields.CellGraphField`; ``layer`` is that of the counts.
+    """
+
+    def __init__(
+        self,
+        registry_key: str = SIAMESE_KEYS.CELL_GRAPH,
+        *,
+        source: JointSource,
+        protein_weight: float = 0.5,
+        **settings: Any,
+    ) -> None:
+        super().__init__(registry_key, **settings)
+        self.source = source
+        self.protein_weight = protein_weight
+
+    def validate_field(self, mdata: MuData) -> None:
+        """Refuse counts that are negative, NaN or infinite."""
+        rna = mdata[self.source.rna]
+        check_counts(get_counts(rna, self.settings.layer), rna.obs_names, rna.var_names, non_integer="ignore")
+
+    def register_field(self, mdata: MuData) -> dict[str, Any]:
+        """Scale the proteins, build the graph (or keep the stored one if it is current); return the state."""
+        self.validate_field(mdata)
+        data = self._read(mdata)
+        projection = _stored(mdata)
+        if projection is None or not self._is_built(mdata, data, projection):
+            scaling = ProteinScaling.fit(data.values, data.proteins, data.protein_counts)
+            projection = JointProjection(None, scaling)
+            if self.settings.use_rep is None:
+                projection = JointProjection.fit(
+                    data.counts,
+                    data.values,
+                    scaling,
+                    protein_weight=self.protein_weight,
+                    size_factors=data.sizes,
+                    n_pcs=self.settings.n_pcs,
+                    random_state=self.settings.random_state,
+                )
+            self._write(mdata, data, projection)
+        return {
+            "version": GRAPH_VERSION,
+            **asdict(self.settings),
+            "n_rep": int(mdata.obsm[ADATA_KEYS.GRAPH_REP].shape[1]),
+            "projection": None,
+            "gene_names": data.genes,
+            "protein_weight": self.protein_weight,
+            "joint": projection.to_state(),
+        }
+
+    def transfer_field(  # type: ignore[override]
+        self, state_registry: dict[str, Any], mdata_target: MuData, own_graph: bool = False, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Give ``mdata_target`` tables made as the state says, unless it has exactly those already.
+
+        Neighbours are those among the target's own cells, whatever ``own_graph`` says: there are no landmarks of joint data.
+
+        Raises
+        ------
+        KeyError
+            If ``use_rep`` or another named slot is missing in the target.
+        ValueError
+            If genes or proteins differ, the values are not valid, or normalised where they were counts (or the reverse).
+        """
+        self.validate_field(mdata_target)
+        self._take_over(state_registry)
+        data = self._read(mdata_target)
+        projection = JointProjection.from_state(state_registry["joint"])
+        _check_target(state_registry, projection.protein, data)
+        if not self._is_built(mdata_target, data, projection):
+            logger.info("Building the joint cell graph of %d cells.", mdata_target.n_obs)
+            self._write(mdata_target, data, projection, int(state_registry["n_rep"]))
+        return dict(state_registry)
+
+    def is_current(
+        self, mdata: MuData, state_registry: Mapping[str, Any] | None = None, own_graph: bool = False
+    ) -> bool:
+        """Whether the tables in ``mdata`` belong to its cells and data as they are now."""
+        projection = _stored(mdata)
+        if state_registry is not None:
+            self._take_over(state_registry)
+            projection = JointProjection.from_state(state_registry["joint"])
+        return projection is not None and self._is_built(mdata, self._read(mdata), projection)
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        """Settings of the state in place of those of this object (the seed may differ by now)."""
+        self.settings = GraphSettings(**{field.name: state[field.name] for field in fields(GraphSettings)})
+
+    def _read(self, mdata: MuData) -> JointData:
+        rna, protein = mdata[self.source.rna], mdata[self.source.protein]
+        sizes = None
+        if self.settings.size_factor_key is not None:
+            sizes = _container(mdata, self.source.size_factor).obs[self.settings.size_factor_key].to_numpy(np.float64)
+        batch = None
+        if self.settings.batch_key is not None:
+            column = _container(mdata, self.source.batch).obs[self.settings.batch_key]
+            batch = pd.Series(column.to_numpy(), index=mdata.obs_names)
+        values, counts = read_proteins(protein, self.source.protein_layer)
+        _blank_unmeasured(values, batch)
+        return JointData(
+            get_counts(rna, self.settings.layer),
+            list(rna.var_names.astype(str)),
+            values,
+            list(protein.var_names.astype(str)),
+            counts,
+            sizes,
+            batch,
+        )
+
+    def _write(self, mdata: MuData, data: JointData, projection: JointProjection, n_rep: int | None = None) -> None:
+        settings = self.settings
+        if settings.use_rep is None:
+            rep = projection.transform(data.counts, data.values, data.sizes)
+        else:
+            rep = _rep(mdata, settings.use_rep, n_rep)
+        # The builders of one modality do the rest on an AnnData that has nothing but the representation.
+        obs = pd.DataFrame(index=mdata.obs_names)
+        if data.batch is not None:
+            obs["batch"] = data.batch
+        cells = AnnData(obs=obs, obsm={ADATA_KEYS.GRAPH_REP: rep})
+        of_cells = replace(
+            settings,
+            use_rep=ADATA_KEYS.GRAPH_REP,
+            layer=None,
+            size_factor_key=None,
+            batch_key=None if data.batch is None else "batch",
+        )
+        write_graph(cells, build_graph(cells, of_cells), of_cells)
+        for _, key in GRAPH_TABLES:
+            mdata.obsm[key] = cells.obsm[key]
+        for key in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
+            mdata.obsp[key] = cells.obsp[key]
+        mdata.obsm[ADATA_KEYS.PROTEIN] = data.values
+        mdata.obsm[ADATA_KEYS.PROTEIN_REP] = projection.protein.transform(data.values)
+        record = cells.uns[ADATA_KEYS.NEIGHBORS]
+        record["settings"] = {name: value for name, value in asdict(settings).items() if value is not None}
+        record["settings"]["protein_weight"] = self.protein_weight
+        record["joint"] = projection.to_state()
+        record["fingerprint"] = self._fingerprint(mdata, data, projection)
+        mdata.uns[ADATA_KEYS.NEIGHBORS] = record
+
+    def _is_built(self, mdata: MuData, data: JointData, projection: JointProjection) -> bool:
+        """Whether the tables stored in ``mdata`` are those of ``data`` and ``projection``."""
+        if any(key not in mdata.obsm for _, key in _TABLES):
+            return False
+        if mdata.obsm[ADATA_KEYS.NEIGHBOR_INDEX].shape[1] != self.settings.n_neighbors:
+            return False
+        expected = self._fingerprint(mdata, data, projection)
+        return bool(mdata.uns.get(ADATA_KEYS.NEIGHBORS, {}).get("fingerprint") == expected)
+
+    def _fingerprint(self, mdata: MuData, data: JointData, projection: JointProjection) -> str:
+        """SHA-1 of everything the stored tables depend on."""
+        state = hashlib.sha1(usedforsecurity=False)
+        settings = (sorted(asdict(self.settings).items()), asdict(self.source), self.protein_weight)
+        state.update(repr((GRAPH_VERSION, mdata.n_obs, settings)).encode())
+        for names in (mdata.obs_names.astype(str), data.genes, data.proteins):
+            state.update("\0".join(names).encode())
+        for key in (ADATA_KEYS.GRAPH_REP, ADATA_KEYS.NEIGHBOR_INDEX):
+            state.update(np.ascontiguousarray(mdata.obsm[key]).tobytes())
+        state.update(projection.digest.encode())
+        state.update(data.values.tobytes())
+        for sums in totals(data.counts):
+            state.update(sums.tobytes())
+        if self.settings.use_rep is not None:
+            state.update(_rep(mdata, self.settings.use_rep).tobytes())
+        if data.sizes is not None:
+            state.update(data.sizes.tobytes())
+        if data.batch is not None:
+            state.update("\0".join(map(str, data.batch)).encode())
+        return state.hexdigest()
+
+
+def joint_graph_fields(**settings: Any) -> list[BaseAnnDataField]:
+    """All fields of the proteins and the joint graph, in the order they must be registered in.
+
+    Parameters
+    ----------
+    **settings
+        Keywords of :class:`JointGraphField`.
+    """
+    return [JointGraphField(**settings), *(MuDataObsmField(name, key, mod_key=None) for name, key in _TABLES)]
+
+
+def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float32], bool]:
+    """Protein values, a new dense float32 array, and whether they are counts (whole numbers of at least 0).
+
+    Raises
+    ------
+    ValueError
+        If a value is infinite, or no value is above 0 or measured.
+    """
+    raw = get_counts(protein, layer)
+    values = np.array(raw.toarray() if sparse.issparse(raw) else raw, dtype=np.float32)
+    if np.isinf(values).any():
+        row, column = np.argwhere(np.isinf(values))[0]
+        raise ValueError(
+            f"Expected finite protein values, or NaN where not measured, found {values[row, column]} in cell "
+            f"{protein.obs_names[row]!r}, protein {protein.var_names[column]!r}."
+        )
+    measured = values[~np.isnan(values)]
+    if not measured.any():
+        raise ValueError("Expected protein values, found only zeros. Check which matrix or layer holds them.")
+    return values, bool(measured.min() >= 0 and np.array_equal(measured, np.rint(measured)))
+
+
+def _blank_unmeasured(values: NDArray[np.float32], batch: pd.Series | None) -> None:
+    """Write NaN for proteins that are 0 in all cells of a batch, in place."""
+    groups = (
+        [np.arange(len(values))]
+        if batch is None
+        else list(batch.reset_index(drop=True).groupby(batch.to_numpy()).indices.values())
+    )
+    n_blank = 0
+    for rows in groups:
+        if len(rows) >= MIN_CELLS_UNMEASURED:
+            empty = ~np.nan_to_num(values[rows]).any(axis=0)
+            values[np.ix_(rows, np.flatnonzero(empty))] = np.nan
+            n_blank += int(empty.sum())
+    if n_blank:
+        logger.info("%d protein(s) are 0 in all cells of a batch and taken as not measured there.", n_blank)
+
+
+def _check_target(state: Mapping[str, Any], scaling: ProteinScaling, data: JointData) -> None:
+    for what, known, found in (
+        ("genes", list(state["gene_names"]), data.genes),
+        ("proteins", list(scaling.names), data.proteins),
+    ):
+        if known != found:
+            raise ValueError(
+                f"Expected the {len(known)} {what} the model was set up with, in their order, found {len(found)} {what} that "
+                "differ. Align the data with `prepare_query_mudata` first."
+            )
+    if scaling.counts != data.protein_counts:
+        kinds = {True: "counts", False: "normalised values"}
+        raise ValueError(
+            f"Expected proteins as {kinds[scaling.counts]}, as at set-up, found {kinds[data.protein_counts]}."
+        )
+
+
+def _stored(mdata: MuData) -> JointProjection | None:
+    state = mdata.uns.get(ADATA_KEYS.NEIGHBORS, {}).get("joint")
+    return None if state is None else JointProjection.from_state(state)
+
+
+def _container(mdata: MuData, modality: str | None) -> Any:
+    return mdata if modality is None else mdata[modality]
+
+
+def _rep(mdata: MuData, use_rep: str, n_rep: int | None = None) -> NDArray[np.float32]:
+    if use_rep not in mdata.obsm:
+        raise KeyError(
+            f"`use_rep`: expected a key of mdata.obsm, found {use_rep!r}. Available: {list(mdata.obsm)}. Compute it with the "
+            "same model as for the reference."
+        )
+    rep = np.ascontiguousarray(mdata.obsm[use_rep], dtype=np.float32)
+    if n_rep is not None and rep.shape[1] != n_rep:
+        raise ValueError(f"obsm[{use_rep!r}]: expected {n_rep} columns as at set-up, found {rep.shape[1]}.")
+    return rep

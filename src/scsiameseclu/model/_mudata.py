@@ -1,0 +1,304 @@
+"""RNA and surface proteins measured in the same cells: a MuData."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from anndata import AnnData
+from mudata import MuData
+from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS
+from scvi.data.fields import (
+    MuDataCategoricalJointObsField,
+    MuDataCategoricalObsField,
+    MuDataLayerField,
+    MuDataNumericalJointObsField,
+    MuDataNumericalObsField,
+    MuDataWrapper,
+)
+
+from scsiameseclu import _compat
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.data._joint import JointSource, joint_graph_fields, read_proteins
+from scsiameseclu.data._labels import LabelsField
+from scsiameseclu.data._loader import NeighborDataManager
+from scsiameseclu.model._setup import check_columns, check_setup_input
+from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp._joint import ProteinScaling
+
+PROTEIN_STAT = f"n_{SIAMESE_KEYS.PROTEIN}"
+"""Name of the number of proteins in ``summary_stats``."""
+
+_DEFAULT_MODALITIES = {"rna_layer": "rna", "protein_layer": "protein"}
+_MuDataLabelsField = MuDataWrapper(LabelsField)
+
+
+class MuDataMixin:
+    """Set-up on a MuData, and what the model says about proteins."""
+
+    module: SiameseModule
+    registry_: dict[str, Any]
+    summary_stats: Any
+
+    @classmethod
+    def setup_mudata(
+        cls,
+        mdata: MuData,
+        rna_layer: str | None = None,
+        protein_layer: str | None = None,
+        batch_key: str | None = None,
+        labels_key: str | None = None,
+        size_factor_key: str | None = None,
+        categorical_covariate_keys: list[str] | None = None,
+        continuous_covariate_keys: list[str] | None = None,
+        use_rep: str | None = None,
+        n_neighbors: int = 15,
+        protein_weight: float = 0.5,
+        modalities: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Set up a MuData of RNA and surface proteins of the same cells (CITE-seq).
+
+        Parameters
+        ----------
+        mdata
+            Modalities of the same cells in the same order, in memory: raw RNA counts, and proteins. Proteins as counts are
+            decoded by a negative binomial. Others (whole numbers are taken for counts) are taken as normalised, such as CLR or
+            DSB values, and decoded by a normal distribution. NaN stands for "not measured", and so does a protein that is 0 in
+            all cells of a batch of at least 20.
+        rna_layer, protein_layer
+            Layer with the RNA counts, layer with the proteins; ``X`` by default.
+        batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys
+            Columns of ``obs``, as in :meth:`setup_anndata`: of the MuData itself, unless ``modalities`` names a modality.
+            Size factors are those of the RNA.
+        use_rep
+            Key of the MuData's own ``obsm`` to build the cell graph on, such as the latent space of TOTALVI. By default: principal
+            components of the RNA next to those of the standardised proteins.
+        n_neighbors
+            Neighbours per cell.
+        protein_weight
+            Share of the proteins in the total variance of that joint space, and of the space in which clusters are first looked
+            for; between 0 and 1.
+        modalities
+            Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`:
+            ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
+        **kwargs
+            Arguments scvi-tools passes on when a model is loaded or mapped to a query.
+
+        Raises
+        ------
+        TypeError
+            If ``mdata`` is not a MuData.
+        NotImplementedError
+            If it is backed.
+        KeyError
+            If a key or a modality is missing.
+        ValueError
+            If the cells of the modalities differ or are in another order, counts or proteins are not valid, or there are fewer
+            than two proteins; and as :meth:`setup_anndata`.
+
+        Warns
+        -----
+        UserWarning
+            If the proteins are not counts.
+
+        Notes
+        -----
+        Tables are written to ``obsm``, ``obsp`` and ``uns`` of the MuData itself.
+        """
+        modalities = {**_DEFAULT_MODALITIES, **(modalities or {})}
+        setup_method_args = cls._get_setup_method_args(**locals())  # type: ignore[attr-defined]
+        of = {name: modalities.get(name) for name in _compat.setup_call(setup_method_args)[1]}
+        known = kwargs.get("source_registry") is not None
+        _check_modalities(mdata, modalities, set(of))
+        columns = {
+            "batch_key": batch_key,
+            # Cells that meet a model later need no labels.
+            "labels_key": None if known else labels_key,
+            "size_factor_key": size_factor_key,
+            "categorical_covariate_keys": categorical_covariate_keys,
+            "continuous_covariate_keys": continuous_covariate_keys,
+        }
+        for name, key in columns.items():
+            container = mdata if of[name] is None else mdata[of[name]]
+            check_columns(container, **{**dict.fromkeys(columns), name: key})  # type: ignore[arg-type]
+        check_setup_input(mdata[of["rna_layer"]], rna_layer)
+        _check_proteins(mdata[of["protein_layer"]], protein_layer, protein_weight, warn=not known)
+        fields = [
+            *joint_graph_fields(
+                source=JointSource(
+                    rna=of["rna_layer"],
+                    protein=of["protein_layer"],
+                    protein_layer=protein_layer,
+                    batch=of["batch_key"],
+                    size_factor=of["size_factor_key"],
+                ),
+                protein_weight=protein_weight,
+                layer=rna_layer,
+                batch_key=batch_key,
+                size_factor_key=size_factor_key,
+                use_rep=use_rep,
+                n_neighbors=n_neighbors,
+            ),
+            MuDataLayerField(
+                REGISTRY_KEYS.X_KEY, rna_layer, is_count_data=False, mod_key=of["rna_layer"], mod_required=True
+            ),
+            MuDataCategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key, mod_key=of["batch_key"]),
+            _MuDataLabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key, mod_key=of["labels_key"]),
+            MuDataNumericalObsField(
+                REGISTRY_KEYS.SIZE_FACTOR_KEY, size_factor_key, required=False, mod_key=of["size_factor_key"]
+            ),
+            MuDataCategoricalJointObsField(
+                REGISTRY_KEYS.CAT_COVS_KEY, categorical_covariate_keys, mod_key=of["categorical_covariate_keys"]
+            ),
+            MuDataNumericalJointObsField(
+                REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys, mod_key=of["continuous_covariate_keys"]
+            ),
+        ]
+        _compat.forget_borrowed_identity(cls, mdata)  # type: ignore[arg-type]
+        manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
+        manager.register_fields(mdata, **kwargs)
+        cls.register_manager(manager)  # type: ignore[attr-defined]
+
+    def _protein_scaling(self) -> ProteinScaling | None:
+        """How the proteins were standardised; ``None`` for a model of RNA alone."""
+        state = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH).get("joint")
+        return None if state is None else ProteinScaling.from_state(state["protein"])
+
+    def _protein_arguments(self) -> dict[str, Any]:
+        """Arguments of the module; empty for a model of RNA alone."""
+        scaling = self._protein_scaling()
+        if scaling is None:
+            return {}
+        state = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)
+        return {
+            "n_proteins": len(scaling.names),
+            "protein_likelihood": "nb" if scaling.counts else "normal",
+            "protein_share": state["protein_weight"],
+        }
+
+    def _fit_proteins(self) -> None:
+        """Give the module the statistics of the proteins, if there are any."""
+        scaling = self._protein_scaling()
+        if scaling is None or self.module.protein is None:
+            return
+        values = self.adata_manager.get_from_registry(SIAMESE_KEYS.PROTEIN)  # type: ignore[attr-defined]
+        tables = (torch.as_tensor(np.asarray(table, dtype=np.float32)) for table in (values, scaling.mean, scaling.sd))
+        self.module.protein.fit(*tables)
+
+    def _rna(self, data: AnnData | MuData) -> AnnData:
+        """The part of the model's data with the genes."""
+        if isinstance(data, AnnData):
+            return data
+        return data[_compat.setup_call(self.registry_)[1]["modalities"]["rna_layer"]]
+
+    @torch.inference_mode()
+    def get_protein_expression(
+        self,
+        adata: MuData | None = None,
+        indices: Sequence[int] | None = None,
+        transform_batch: Sequence[Any] | Any | None = None,
+        protein_list: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        return_numpy: bool = False,
+    ) -> NDArray[np.float32] | pd.DataFrame:
+        """Decode the proteins.
+
+        Parameters
+        ----------
+        adata
+            Data to decode; those of the model by default.
+        indices
+            Rows, or a boolean mask; all by default.
+        transform_batch
+            Batch category, or several to average over, that every cell is decoded as; its own by default.
+        protein_list
+            Proteins to return; all by default.
+        batch_size
+            Cells per batch; ``scvi.settings.batch_size`` by default.
+        return_numpy
+            Return an array instead of a :class:`pandas.DataFrame`.
+
+        Returns
+        -------
+        float32 ``(n, n_proteins)``, indexed by ``obs_names`` and protein names: for counts, expected counts at the median protein
+        total of the training cells; otherwise values in the unit the proteins came in.
+
+        Raises
+        ------
+        KeyError
+            If a protein of ``protein_list`` is unknown.
+        ValueError
+            If the model has no proteins, was trained without their loss, or a batch is unknown.
+        """
+        scaling, protein = self._protein_scaling(), self.module.protein
+        if scaling is None or protein is None:
+            raise ValueError("Expected a model set up by setup_mudata, found one of RNA alone.")
+        if self.module.loss_weights.protein == 0.0:
+            raise ValueError("Expected a model trained with a loss of the proteins, found its weight 0.")
+        wanted = list(scaling.names) if protein_list is None else list(protein_list)
+        missing = [name for name in wanted if name not in scaling.names]
+        if missing:
+            raise KeyError(f"`protein_list`: expected names among {list(scaling.names)}, found {missing[:5]}.")
+        columns = [scaling.names.index(name) for name in wanted]
+        codes = self._transform_codes(transform_batch)  # type: ignore[attr-defined]
+        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
+        self.module.eval()
+        blocks = [np.zeros((0, len(columns)), dtype=np.float32)]
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        for tensors in loader:
+            inputs = self.module._get_inference_input(tensors)
+            z = self.module.inference(**inputs)["z"]
+            own, *others = (category.to(z.device) for category in inputs["categories"])
+            cont = None if inputs["cont"] is None else inputs["cont"].to(z.device)
+            decoded = [
+                protein.expected(z, protein.total, [own if code is None else torch.full_like(own, code), *others], cont)
+                for code in codes
+            ]
+            blocks.append(torch.stack(decoded).mean(dim=0)[:, columns].cpu().numpy())
+        expression = np.concatenate(blocks)
+        return expression if return_numpy else pd.DataFrame(expression, index=adata.obs_names[rows], columns=wanted)
+
+
+def _check_modalities(mdata: Any, modalities: Mapping[str, str], arguments: set[str]) -> None:
+    """Refuse what is not a MuData in memory with the named modalities of the same cells in the same order."""
+    if not isinstance(mdata, MuData):
+        raise TypeError(f"Expected a MuData, found {type(mdata).__name__}.")
+    if mdata.isbacked:
+        raise NotImplementedError("Expected a MuData in memory, found a backed one; read it without backed=.")
+    if mdata.is_view:
+        raise ValueError("Expected a MuData of its own, found a view; call mdata = mdata.copy() first.")
+    unknown = sorted(set(modalities) - arguments)
+    if unknown:
+        raise ValueError(f"`modalities`: expected names of arguments of setup_mudata, found {unknown}.")
+    for argument, modality in modalities.items():
+        if modality not in mdata.mod:
+            raise KeyError(
+                f"`modalities`: expected a modality of mdata for {argument!r}, found {modality!r}. Available: "
+                f"{list(mdata.mod)}."
+            )
+        found = mdata[modality].obs_names
+        if not found.equals(mdata.obs_names):
+            what = "others" if len(found) != mdata.n_obs or set(found) != set(mdata.obs_names) else "another order"
+            raise ValueError(
+                f"Expected the cells of the MuData, in their order, in modality {modality!r}, found {what}. Take the cells that "
+                "all modalities have, and give each modality the same order."
+            )
+
+
+def _check_proteins(protein: AnnData, layer: str | None, protein_weight: float, *, warn: bool) -> None:
+    if not 0.0 < protein_weight < 1.0:
+        raise ValueError(f"Expected protein_weight between 0 and 1, found {protein_weight}.")
+    if protein.n_vars < 2:
+        raise ValueError(f"Expected at least 2 proteins, found {protein.n_vars}; set up the RNA alone instead.")
+    if not read_proteins(protein, layer)[1] and warn:
+        warnings.warn(
+            "Expected raw protein counts, found values that are not whole numbers of at least 0: they are taken as normalised, "
+            "with a normal likelihood. If there are raw counts, name their layer, protein_layer=....",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,116 @@
+"""A model beside an scVI model: the same data and set-up, a cell graph in scVI's latent space."""
+
+import logging
+from typing import Any, Literal, Self
+
+import numpy as np
+from scvi.model import SCANVI, SCVI, LinearSCVI
+
+from scsiameseclu import _compat
+
+logger = logging.getLogger(__name__)
+
+_SETUP_ARGUMENTS = (
+    "layer",
+    "batch_key",
+    "labels_key",
+    "size_factor_key",
+    "categorical_covariate_keys",
+    "continuous_covariate_keys",
+)
+
+
+class FromScviMixin:
+    """Construction from a trained scVI model."""
+
+    @classmethod
+    def from_scvi_model(
+        cls,
+        scvi_model: SCVI,
+        n_clusters: int | Literal["auto"] = "auto",
+        *,
+        n_neighbors: int = 15,
+        key_added: str = "X_scVI",
+        **model_kwargs: Any,
+    ) -> Self:
+        """Build a model on the data of a trained scVI model, with the cell graph in its latent space.
+
+        Counts, batches, covariates and size factors are those the scVI model was set up with. Weights are not taken over:
+        the two networks differ in the width of the embedding and in the build of the decoder.
+
+        Parameters
+        ----------
+        scvi_model
+            Trained :class:`scvi.model.SCVI`, :class:`scvi.model.SCANVI` or :class:`scvi.model.LinearSCVI` with its data attached.
+            It is not changed, and both models go on working on the one AnnData.
+        n_clusters
+            Number of clusters, or ``"auto"``.
+        n_neighbors
+            Neighbours per cell.
+        key_added
+            Entry of ``obsm`` that the latent space, float32 ``(n_obs, n_latent of the scVI model)``, is written to.
+        **model_kwargs
+            Further arguments of :class:`~scsiameseclu.SCSiameseClu`.
+
+        Returns
+        -------
+        The model, not trained yet.
+
+        Raises
+        ------
+        TypeError
+            If ``scvi_model`` is a model of another class.
+        RuntimeError
+            If it is not trained.
+        ValueError
+            If it has no data attached, its data are minified, or it was not set up on an AnnData.
+
+        Notes
+        -----
+        Cells that the model is applied to later need their own ``obsm[key_added]`` from the same scVI model::
+
+            query.obsm["X_scVI"] = scvi_model.get_latent_representation(query)
+
+        Examples
+        --------
+        >>> scvi.model.SCVI.setup_anndata(adata, layer="counts", batch_key="batch")
+        >>> scvi_model = scvi.model.SCVI(adata)
+        >>> scvi_model.train()
+        >>> model = SCSiameseClu.from_scvi_model(scvi_model)
+        >>> model.train()
+        """
+        setup = _setup_of(scvi_model)
+        adata = scvi_model.adata
+        latent = np.asarray(scvi_model.get_latent_representation(), dtype=np.float32)
+        if key_added in adata.obsm and not np.array_equal(adata.obsm[key_added], latent):
+            logger.warning("obsm[%r] is replaced by the latent space of the given model.", key_added)
+        adata.obsm[key_added] = latent
+        cls.setup_anndata(adata, **setup, use_rep=key_added, n_neighbors=n_neighbors)  # type: ignore[attr-defined]
+        return cls(adata, n_clusters=n_clusters, **model_kwargs)  # type: ignore[call-arg]
+
+
+def _setup_of(scvi_model: SCVI) -> dict[str, Any]:
+    """Set-up arguments of an scVI model that this package has as well.
+
+    Raises
+    ------
+    TypeError, RuntimeError, ValueError
+        If the model cannot be built on.
+    """
+    if not isinstance(scvi_model, SCVI | SCANVI | LinearSCVI):
+        raise TypeError(
+            f"Expected a model of class SCVI, SCANVI or LinearSCVI, found {type(scvi_model).__name__}. Write the embedding of "
+            "any other model to obsm and name it in setup_anndata(adata, use_rep=...)."
+        )
+    if not scvi_model.is_trained:
+        raise RuntimeError("Expected a trained scVI model, found an untrained one; call scvi_model.train() first.")
+    if scvi_model.adata is None:
+        raise ValueError("Expected an scVI model with data, found one loaded without; load it with adata=...")
+    if getattr(scvi_model, "minified_data_type", None) is not None:
+        raise ValueError(
+            "Expected the counts of the scVI model, found minified data; load the model with the full data."
+        )
+    method, arguments = _compat.setup_call(scvi_model.registry)
+    if method != "setup_anndata":
+        raise ValueError(f"Expected an scVI model set up by setup_anndata, found {method}.")
+    return {name: arguments.get(name) for name in _SETUP_ARGUMENTS}

@@ -1,0 +1,247 @@
+"""RNA and surface proteins of the same cells."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+from anndata import AnnData
+from mudata import MuData
+
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.pp._joint import centred_log
+
+PROTEINS = [f"CD{i}" for i in range(1, 7)]
+
+
+def make_mdata(n_obs=120, seed=0, n_vars=40):
+    """Two types by RNA; the proteins split each of them in two, by which of two pairs of proteins is high."""
+    rna = synthetic(n_obs=n_obs, n_vars=n_vars, n_types=2, n_batches=2, seed=seed)
+    rng = np.random.default_rng(seed)
+    half = rng.integers(0, 2, n_obs)
+    mean = np.full((n_obs, 6), 5.0)
+    mean[half == 0, :2] = 60.0
+    mean[half == 1, 2:4] = 60.0
+    counts = rng.poisson(mean * rng.gamma(10, 0.1, (n_obs, 1))).astype(np.float32)
+    protein = AnnData(counts, obs=pd.DataFrame(index=rna.obs_names), var=pd.DataFrame(index=PROTEINS))
+    mdata = MuData({"rna": rna, "protein": protein})
+    mdata.obs["batch"] = rna.obs["batch"].to_numpy()
+    mdata.obs["half"] = half
+    return mdata
+
+
+@pytest.fixture
+def mdata():
+    return make_mdata()
+
+
+@pytest.fixture(scope="module")
+def model(quick, small):
+    scvi.settings.seed = 0
+    mdata = make_mdata()
+    SCSiameseClu.setup_mudata(mdata, batch_key="batch")
+    model = SCSiameseClu(mdata, n_clusters=4, **small)
+    model.train(max_epochs=12, batch_size=60, **quick)
+    return model
+
+
+@pytest.fixture(scope="module")
+def soft(model):
+    return model.predict(soft=True)
+
+
+def test_shares_of_the_joint_space(mdata):
+    SCSiameseClu.setup_mudata(mdata, protein_weight=0.3)
+    rep = mdata.obsm["siamese_clu_graph_rep"]
+    state = SCSiameseClu(mdata).registry["field_registries"]["siamese_cell_graph"]["state_registry"]
+    n_rna = state["joint"]["rna"]["components"].shape[1]
+    assert rep.shape == (120, n_rna + 6)
+    assert rep[:, :n_rna].var(axis=0).sum() == pytest.approx(0.7, rel=1e-3)
+    assert rep[:, n_rna:].var(axis=0).sum() == pytest.approx(0.3, rel=1e-3)
+    logs = centred_log(mdata["protein"].X)
+    expected = (logs - logs.mean(axis=0)) / logs.std(axis=0)
+    assert np.allclose(mdata.obsm["siamese_clu_protein_rep"], expected, atol=1e-3)
+
+
+def test_neighbors_agree_in_what_only_proteins_tell(mdata):
+    def agreement(data):
+        half = mdata.obs["half"].to_numpy()
+        return (half[data.obsm["siamese_clu_neighbor_index"]] == half[:, None]).mean()
+
+    SCSiameseClu.setup_mudata(mdata)
+    SCSiameseClu.setup_anndata(mdata["rna"])
+    assert agreement(mdata) > 0.95
+    assert agreement(mdata["rna"]) < 0.7
+
+
+def test_clusters_see_the_proteins(model):
+    table = pd.crosstab(model.predict().to_numpy(), model.adata.obs["half"].to_numpy())
+    assert table.max(axis=1).sum() / 120 > 0.9
+    assert "protein_train" in model.history
+    assert model.history["protein_train"].iloc[-1, 0] < model.history["protein_train"].iloc[0, 0]
+    assert "6 proteins" in repr(model)
+
+
+def test_getters(model, soft):
+    assert list(soft.index) == list(model.adata.obs_names)
+    genes = model.get_normalized_expression(gene_list=list(model.adata["rna"].var_names[:3]), indices=[4, 2])
+    assert list(genes.columns) == list(model.adata["rna"].var_names[:3])
+    proteins = model.get_protein_expression()
+    assert list(proteins.columns) == PROTEINS
+    observed = np.log1p(model.adata["protein"].X)
+    assert np.corrcoef(np.log1p(proteins.to_numpy()).ravel(), observed.ravel())[0, 1] > 0.7
+    part = model.get_protein_expression(indices=[5, 1], protein_list=["CD3", "CD1"], return_numpy=True)
+    assert np.allclose(part, proteins.iloc[[5, 1], [2, 0]], rtol=1e-4)
+    batches = list(model.adata.obs["batch"].unique())
+    each = [model.get_protein_expression(transform_batch=batch, return_numpy=True) for batch in batches]
+    both = model.get_protein_expression(transform_batch=batches, return_numpy=True)
+    assert np.allclose(both, np.mean(each, axis=0), rtol=1e-4)
+    with pytest.raises(KeyError, match="CD99"):
+        model.get_protein_expression(protein_list=["CD99"])
+
+
+def test_written_saved_and_loaded(model, soft, tmp_path):
+    model.write_to_adata()
+    assert list(model.adata.obs["siamese_clu"].cat.categories) == sorted(model.adata.obs["siamese_clu"].unique())
+    assert model.adata.uns["siamese_clu"]["params"]["protein_weight"] == 0.5
+    model.save(tmp_path / "model", save_anndata=True)
+    loaded = SCSiameseClu.load(tmp_path / "model", accelerator="cpu")
+    assert isinstance(loaded.adata, MuData)
+    assert np.allclose(loaded.predict(soft=True), soft, atol=1e-5)
+    again = SCSiameseClu.load(tmp_path / "model", adata=make_mdata(), accelerator="cpu")
+    assert np.allclose(again.predict(soft=True), soft, atol=1e-5)
+    bare = SCSiameseClu.load(tmp_path / "model", adata=False, accelerator="cpu")
+    assert "no data attached" in repr(bare)
+    assert np.allclose(bare.predict(make_mdata(), soft=True), soft, atol=1e-5)
+
+
+def test_query_with_missing_and_shuffled_features(model, quick):
+    query = make_mdata(n_obs=60, seed=7)
+    full = model.predict(query.copy(), soft=True)
+    reduced = MuData({"rna": query["rna"][:, ::-1][:, 1:].copy(), "protein": query["protein"][:, ::-1][:, 1:].copy()})
+    reduced.obs = query.obs.copy()
+    with pytest.raises(ValueError, match="prepare_query_mudata"):
+        model.predict(reduced.copy())
+    ready = SCSiameseClu.prepare_query_mudata(reduced, model, inplace=False)
+    mapped = SCSiameseClu.load_query_data(ready, model, accelerator="cpu")
+    # CD6 is the one left out: not measured in any cell of the query.
+    assert np.isnan(ready.obsm["siamese_clu_protein"][:, 5]).all()
+    assert not np.isnan(ready.obsm["siamese_clu_protein"][:, :5]).any()
+    assert (mapped.predict().astype(str).to_numpy() == full.idxmax(axis=1).to_numpy()).mean() > 0.8
+    mapped.train(max_epochs=1, **quick)
+    assert np.isfinite(mapped.history["protein_train"].iloc[-1, 0])
+
+
+def test_new_batch_in_a_query(model):
+    query = make_mdata(n_obs=40, seed=8)
+    query.obs["batch"] = "new"
+    mapped = SCSiameseClu.load_query_data(query, model, accelerator="cpu")
+    assert mapped.summary_stats.n_batch == 3
+    assert len(mapped.predict()) == 40
+
+
+def test_changed_proteins_are_noticed(mdata, model):
+    before = model.predict(mdata, soft=True)
+    mdata["protein"].X = mdata["protein"].X[:, [2, 3, 0, 1, 4, 5]]
+    after = model.predict(mdata, soft=True)
+    assert not np.allclose(before, after, atol=1e-2)
+    fresh = make_mdata()
+    fresh["protein"].X = mdata["protein"].X.copy()
+    assert np.allclose(model.predict(fresh, soft=True), after, atol=1e-5)
+
+
+def test_proteins_not_measured_in_a_batch(mdata, small, quick):
+    first = (mdata.obs["batch"] == mdata.obs["batch"].iloc[0]).to_numpy()
+    mdata["protein"].X[first, 4] = 0.0
+    mdata["protein"].X[3, 0] = np.nan
+    SCSiameseClu.setup_mudata(mdata, batch_key="batch")
+    values, scores = mdata.obsm["siamese_clu_protein"], mdata.obsm["siamese_clu_protein_rep"]
+    assert np.array_equal(np.isnan(values[:, 4]), first)
+    assert np.isnan(values[3, 0])
+    assert (scores[first, 4] == 0).all()
+    assert scores[3, 0] == 0
+    model = SCSiameseClu(mdata, n_clusters=3, **small)
+    model.train(max_epochs=2, **quick)
+    assert np.isfinite(model.predict(soft=True)).all(axis=None)
+
+
+def test_normalised_proteins(mdata, small, quick):
+    counts = mdata["protein"].X.copy()
+    mdata["protein"].layers["clr"] = centred_log(counts)
+    with pytest.warns(UserWarning, match="normal likelihood"):
+        SCSiameseClu.setup_mudata(mdata, protein_layer="clr")
+    model = SCSiameseClu(mdata, n_clusters=4, **small)
+    assert model.module.protein.likelihood == "normal"
+    model.train(max_epochs=6, batch_size=60, **quick)
+    decoded = model.get_protein_expression(return_numpy=True)
+    assert np.corrcoef(decoded.ravel(), mdata["protein"].layers["clr"].ravel())[0, 1] > 0.7
+    other = make_mdata(seed=3)
+    other["protein"].layers["clr"] = other["protein"].X
+    with pytest.raises(ValueError, match="as normalised values, as at set-up, found counts"):
+        model.predict(other)
+
+
+def test_protein_loss_can_be_switched_off(mdata, small, quick):
+    SCSiameseClu.setup_mudata(mdata)
+    model = SCSiameseClu(mdata, n_clusters=3, loss_weights={"protein": 0.0}, **small)
+    model.train(max_epochs=2, **quick)
+    assert "protein_train" not in model.history
+    with pytest.raises(ValueError, match="weight 0"):
+        model.get_protein_expression()
+
+
+def test_columns_of_a_modality_and_size_factors(mdata, small):
+    mdata["rna"].obs["depth"] = np.asarray(mdata["rna"].X.sum(axis=1)).ravel()
+    del mdata.obs["batch"]
+    SCSiameseClu.setup_mudata(
+        mdata, batch_key="batch", size_factor_key="depth", modalities={"batch_key": "rna", "size_factor_key": "rna"}
+    )
+    assert SCSiameseClu(mdata, n_clusters=3, **small).summary_stats.n_batch == 2
+    with pytest.raises(KeyError, match="depth"):
+        SCSiameseClu.setup_mudata(mdata, size_factor_key="depth")
+
+
+def test_graph_on_a_given_representation(mdata, small):
+    mdata.obsm["X_totalVI"] = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+    SCSiameseClu.setup_mudata(mdata, use_rep="X_totalVI")
+    assert np.array_equal(mdata.obsm["siamese_clu_graph_rep"], mdata.obsm["X_totalVI"])
+    model = SCSiameseClu(mdata, n_clusters=3, **small)
+    with pytest.raises(KeyError, match="X_totalVI"):
+        SCSiameseClu.load_query_data(make_mdata(seed=2), model, accelerator="cpu")
+
+
+def test_rna_alone_has_no_trace_of_proteins(trained):
+    assert trained.module.protein is None
+    assert not any("protein" in key for key in trained.module.state_dict())
+    assert not any("protein" in key for key in trained.history)
+    with pytest.raises(ValueError, match="RNA alone"):
+        trained.get_protein_expression()
+
+
+def test_unusable_mudata(mdata):
+    with pytest.raises(TypeError, match="Expected a MuData, found AnnData"):
+        SCSiameseClu.setup_mudata(mdata["rna"])
+    with pytest.raises(KeyError, match="adt.*Available"):
+        SCSiameseClu.setup_mudata(mdata, modalities={"protein_layer": "adt"})
+    with pytest.raises(ValueError, match="rna_lyer"):
+        SCSiameseClu.setup_mudata(mdata, modalities={"rna_lyer": "rna"})
+    with pytest.raises(KeyError, match="counts"):
+        SCSiameseClu.setup_mudata(mdata, rna_layer="counts")
+    with pytest.raises(KeyError, match="counts"):
+        SCSiameseClu.setup_mudata(mdata, protein_layer="counts")
+    with pytest.raises(ValueError, match="protein_weight"):
+        SCSiameseClu.setup_mudata(mdata, protein_weight=1.0)
+    with pytest.raises(ValueError, match="view"):
+        SCSiameseClu.setup_mudata(mdata[:50])
+    single = MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][:, :1].copy()})
+    with pytest.raises(ValueError, match="at least 2 proteins"):
+        SCSiameseClu.setup_mudata(single)
+    mixed = MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][::-1].copy()})
+    with pytest.raises(ValueError, match="another order"):
+        SCSiameseClu.setup_mudata(mixed)
+    fewer = MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][:50].copy()})
+    with pytest.raises(ValueError, match="found others"):
+        SCSiameseClu.setup_mudata(fewer)
+    mdata["protein"].X[3, 2] = np.inf
+    with pytest.raises(ValueError, match="CD3"):
+        SCSiameseClu.setup_mudata(mdata)
