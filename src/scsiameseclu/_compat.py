@@ -3,7 +3,9 @@
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
 from scvi.data import AnnDataManager
 from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY,
@@ -12,9 +14,19 @@ from scvi.data._constants import (
     _SETUP_METHOD_NAME,
     _STATE_REGISTRY_KEY,
 )
+from scvi.data.fields import MuDataWrapper, ObsmField
 from scvi.model.base import BaseModelClass
 
-__all__ = ["batch_codes", "field_state", "forget_borrowed_identity", "is_transferred", "reregister", "setup_call"]
+__all__ = [
+    "MuDataTableField",
+    "TableField",
+    "batch_codes",
+    "field_state",
+    "forget_borrowed_identity",
+    "is_transferred",
+    "reregister",
+    "setup_call",
+]
 
 _OWN_GRAPH = "own_graph"  # keyword of CellGraphField.transfer_field
 
@@ -71,3 +83,14 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
     if unknown:
         raise ValueError(f"`transform_batch`: expected categories among {known}, found {unknown}.")
     return [known.index(batch) for batch in batches]
+
+
+class TableField(ObsmField):
+    """An entry of ``obsm`` whose columns have no names, and no message that says so for every one of our tables."""
+
+    def _setup_column_names(self, adata: AnnData) -> NDArray[np.int64]:
+        return np.arange(self.get_field_data(adata).shape[1])
+
+
+MuDataTableField = MuDataWrapper(TableField)
+"""The same for a :class:`~mudata.MuData`."""

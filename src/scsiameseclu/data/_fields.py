@@ -7,8 +7,9 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import rich.table
-from scvi.data.fields import BaseAnnDataField, MuDataObsmField, MuDataWrapper, ObsmField
+from scvi.data.fields import BaseAnnDataField, MuDataWrapper
 
+from scsiameseclu._compat import MuDataTableField, TableField
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.pp._counts import check_counts, get_counts
 from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
@@ -246,10 +247,10 @@ def cell_graph_fields(*, mod_key: str | None = None, **settings: Any) -> list[Ba
         Keywords of :class:`CellGraphField`.
     """
     if mod_key is None:
-        return [CellGraphField(**settings), *(ObsmField(name, key) for name, key in GRAPH_TABLES)]
+        return [CellGraphField(**settings), *(TableField(name, key) for name, key in GRAPH_TABLES)]
     return [
         MuDataCellGraphField(mod_key=mod_key, **settings),
-        *(MuDataObsmField(name, key, mod_key=mod_key) for name, key in GRAPH_TABLES),
+        *(MuDataTableField(name, key, mod_key=mod_key) for name, key in GRAPH_TABLES),
     ]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from scipy import sparse
-from scvi.data.fields import BaseAnnDataField, MuDataObsmField
+from scvi.data.fields import BaseAnnDataField
 
+from scsiameseclu._compat import MuDataTableField
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.data._fields import GRAPH_TABLES, CellGraphField
 from scsiameseclu.pp._counts import check_counts, get_counts, totals
@@ -256,7 +257,7 @@ def joint_graph_fields(**settings: Any) -> list[BaseAnnDataField]:
     **settings
         Keywords of :class:`JointGraphField`.
     """
-    return [JointGraphField(**settings), *(MuDataObsmField(name, key, mod_key=None) for name, key in _TABLES)]
+    return [JointGraphField(**settings), *(MuDataTableField(name, key, mod_key=None) for name, key in _TABLES)]
 
 
 def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float32], bool]:
