@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
 from anndata import AnnData
 from numpy.typing import NDArray
 from scvi.data import AnnDataManager

@@ -4,11 +4,14 @@ import math
 from typing import Any, Literal
 
 import numpy as np
+from scvi.dataloaders import DataSplitter
 from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import SaveCheckpoint
 
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner, learning_rate
+from scsiameseclu.train._checkpoint import only_clustering_epochs
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
@@ -69,12 +72,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         **trainer_kwargs
             Arguments of :class:`scvi.train.Trainer`, such as ``precision="bf16-mixed"``, or
             ``callbacks=[ResumeCheckpoint(path)]`` and, to continue a training that was killed, ``ckpt_path=path`` with the
-            same data and arguments (:class:`~scsiameseclu.train.ResumeCheckpoint`).
+            same data and arguments (:class:`~scsiameseclu.train.ResumeCheckpoint`). A :class:`scvi.train.SaveCheckpoint` among
+            the ``callbacks`` saves epochs of the clustering phase only. A ``datamodule`` has to be a
+            :class:`scvi.dataloaders.DataSplitter` of the model's data.
 
         Raises
         ------
         NotImplementedError
-            If a data module is given.
+            If another kind of ``datamodule`` is given.
         NonFiniteLossError
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
@@ -85,9 +90,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         An interrupt (Ctrl-C) ends the training and leaves a model that can predict. Training a trained model again
         continues with its clusters.
         """
-        if trainer_kwargs.get("datamodule") is not None:
-            raise NotImplementedError(NO_RANDOM_ACCESS.format("a data module"))
         self._validate_anndata()  # type: ignore[attr-defined]
+        self._check_datamodule(trainer_kwargs.get("datamodule"))
+        for callback in trainer_kwargs.get("callbacks") or []:
+            if isinstance(callback, SaveCheckpoint):
+                only_clustering_epochs(callback)
         if train_size is None:
             train_size = 0.9 if early_stopping else 1.0
         n_train = math.ceil(train_size * self.adata.n_obs)  # type: ignore[attr-defined]
@@ -132,7 +139,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
 
     def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
         """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
-        if not plan_options.get("partner_views", True):
+        if not plan_options.get("partner_views", True) or self.module.extra_payload_autotune:
             return {}
         return {"data_and_attributes": view_keys(self.adata_manager, "first")}  # type: ignore[attr-defined]
 
@@ -142,13 +149,28 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if self.n_clusters == AUTO and distributed:
             raise ValueError("Expected an integer n_clusters for distributed training, found 'auto'.")
 
+    def _check_datamodule(self, datamodule: Any) -> None:
+        """Refuse data that cannot be looked up by row number: neighbours and targets are."""
+        if datamodule is None:
+            return
+        if not isinstance(datamodule, DataSplitter):
+            raise NotImplementedError(NO_RANDOM_ACCESS.format(f"a {type(datamodule).__name__}"))
+        if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
+            raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model, also in the middle of a training (checkpoints); arguments as in scvi-tools."""
+        self._record_n_clusters()
+        super().save(*args, **kwargs)  # type: ignore[misc]
+
+    def _record_n_clusters(self) -> None:
+        """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""
+        if self.module.head is not None:
+            self.init_params_["non_kwargs"]["n_clusters"] = self.module.head.n_clusters
+
     def _after_training(self, plan: SiameseTrainingPlan) -> None:
         """Record what training found out; called by the runner, also after an interrupt."""
-        head = self.module.head
-        if head is None:
-            return
-        # The number of clusters is part of the module's shape, so it has to be there when the model is loaded.
-        self.init_params_["non_kwargs"]["n_clusters"] = head.n_clusters
+        self._record_n_clusters()
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
         self._keep_reference_latent()  # type: ignore[attr-defined]
