@@ -78,7 +78,7 @@ def random_cells(path: Path, seed: int, args: argparse.Namespace) -> dict[str, A
     reference, query = adata[~left_out].copy(), adata[left_out].copy()
     model = train(reference, args)
     mapped, seconds = map_query(model, query, args)
-    some = np.sort(np.random.default_rng(seed).choice(reference.n_obs, min(500, reference.n_obs), replace=False))
+    some = np.sort(np.random.default_rng(seed).choice(reference.n_obs, min(500, reference.n_obs // 2), replace=False))
     again, _ = map_query(model, reference[some].copy(), args)
     difference = np.abs(again.get_latent_representation() - model.get_latent_representation()[some]).max()
     ari = [

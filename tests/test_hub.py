@@ -51,7 +51,7 @@ def test_hub_model_loads_from_its_folder(model, folder):
     assert (metadata["model_parent_module"], metadata["model_cls_name"]) == ("scsiameseclu", "SCSiameseClu")
     with pytest.raises(FileExistsError):
         hub.prepare_hub_model(folder, "mit")
-    hub.prepare_hub_model(folder, "mit", overwrite=True)
+    hub.prepare_hub_model(folder, "mit", description="A small model.", overwrite=True)
 
     shared = HubModel(str(folder))
     shared.load_model(accelerator="cpu")
