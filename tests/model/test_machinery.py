@@ -125,16 +125,6 @@ def test_history_is_one_frame_per_term(trained):
     assert np.isfinite(history["clustering_train"].to_numpy(dtype=float)).all()
 
 
-def test_managers_of_other_data_can_be_taken_off(trained):
-    other = trained.adata[:40].copy()
-    before = trained.predict()
-    trained.predict(other)
-    trained.deregister_manager(other)
-    assert trained.predict().equals(before)
-    with pytest.raises(ValueError, match="setup_anndata"):
-        SCSiameseClu(other, n_clusters=3)
-
-
 def test_moved_to_a_device_and_back(trained):
     before = trained.predict(soft=True)
     trained.to_device("cpu")
