@@ -210,12 +210,14 @@ def test_graph_on_a_given_representation(mdata, small):
         SCSiameseClu.load_query_data(make_mdata(seed=2), model, accelerator="cpu")
 
 
-def test_rna_alone_has_no_trace_of_proteins(trained):
-    assert trained.module.protein is None
-    assert not any("protein" in key for key in trained.module.state_dict())
-    assert not any("protein" in key for key in trained.history)
+def test_rna_alone_has_no_trace_of_proteins(mdata, small, quick):
+    SCSiameseClu.setup_anndata(mdata["rna"])
+    model = SCSiameseClu(mdata["rna"], n_clusters=3, **small)
+    model.train(max_epochs=1, **quick)
+    assert model.module.protein is None
+    assert not any("protein" in key for key in [*model.module.state_dict(), *model.history])
     with pytest.raises(ValueError, match="RNA alone"):
-        trained.get_protein_expression()
+        model.get_protein_expression()
 
 
 def test_unusable_mudata(mdata):

@@ -4,10 +4,13 @@ import math
 from typing import Any, Literal
 
 import numpy as np
+from scvi.dataloaders import DataSplitter
 from scvi.model.base import UnsupervisedTrainingMixin
+from scvi.train import SaveCheckpoint
 
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
+from scsiameseclu.train._checkpoint import only_clustering_epochs
 
 AUTO: Literal["auto"] = "auto"
 
@@ -59,10 +62,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         plan_kwargs
             Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
         **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`.
+            Arguments of :class:`scvi.train.Trainer`. A :class:`scvi.train.SaveCheckpoint` among the ``callbacks`` saves epochs of
+            the clustering phase only. A ``datamodule`` has to be a :class:`scvi.dataloaders.DataSplitter` of the model's data.
 
         Raises
         ------
+        NotImplementedError
+            If another kind of ``datamodule`` is given.
         NonFiniteLossError
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
@@ -74,6 +80,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         continues with its clusters.
         """
         self._validate_anndata()  # type: ignore[attr-defined]
+        self._check_datamodule(trainer_kwargs.get("datamodule"))
+        for callback in trainer_kwargs.get("callbacks") or []:
+            if isinstance(callback, SaveCheckpoint):
+                only_clustering_epochs(callback)
         if train_size is None:
             train_size = 0.9 if early_stopping else 1.0
         n_train = math.ceil(train_size * self.adata.n_obs)  # type: ignore[attr-defined]
@@ -116,13 +126,32 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if self.n_clusters == AUTO and distributed:
             raise ValueError("Expected an integer n_clusters for distributed training, found 'auto'.")
 
+    def _check_datamodule(self, datamodule: Any) -> None:
+        """Refuse data that cannot be looked up by row number: neighbours and targets are."""
+        if datamodule is None:
+            return
+        if not isinstance(datamodule, DataSplitter):
+            raise NotImplementedError(
+                "Expected no datamodule, or a scvi.dataloaders.DataSplitter of the model's data, found "
+                f"{type(datamodule).__name__}. Neighbours and targets of a cell are looked up by row number, which streamed data "
+                "do not offer; read the data into memory."
+            )
+        if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
+            raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the model, also in the middle of a training (checkpoints); arguments as in scvi-tools."""
+        self._record_n_clusters()
+        super().save(*args, **kwargs)  # type: ignore[misc]
+
+    def _record_n_clusters(self) -> None:
+        """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""
+        if self.module.head is not None:
+            self.init_params_["non_kwargs"]["n_clusters"] = self.module.head.n_clusters
+
     def _after_training(self, plan: SiameseTrainingPlan) -> None:
         """Record what training found out; called by the runner, also after an interrupt."""
-        head = self.module.head
-        if head is None:
-            return
-        # The number of clusters is part of the module's shape, so it has to be there when the model is loaded.
-        self.init_params_["non_kwargs"]["n_clusters"] = head.n_clusters
+        self._record_n_clusters()
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
 

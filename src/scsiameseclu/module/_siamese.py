@@ -11,6 +11,7 @@ from torch import Tensor
 
 from scsiameseclu import losses
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.module._autotune import ScibMetrics
 from scsiameseclu.module._weights import LossWeights
 from scsiameseclu.nn import (
     NORMALISED_TOTAL,
@@ -70,6 +71,8 @@ class SiameseModule(BaseModuleClass):
         Number of surface proteins, none by default; see :class:`~scsiameseclu.nn.ProteinBranch`.
     protein_share
         Share of the proteins in the space of the first partition.
+    extra_payload_autotune
+        Hand embedding, batch and label of every cell to the callbacks of :mod:`scvi.autotune`.
     """
 
     embedding_genes: Tensor
@@ -105,6 +108,7 @@ class SiameseModule(BaseModuleClass):
         n_proteins: int = 0,
         protein_likelihood: Any = "nb",
         protein_share: float = 0.5,
+        extra_payload_autotune: bool = False,
     ) -> None:
         super().__init__()
         if n_embedding_genes < 2:
@@ -141,6 +145,7 @@ class SiameseModule(BaseModuleClass):
             n_embedding_genes=n_embedding_genes,
             **covariates,
         )
+        self.extra_payload_autotune = extra_payload_autotune
         self.protein_share = protein_share
         self.protein: ProteinBranch | None = None
         if n_proteins:
@@ -363,6 +368,8 @@ class SiameseModule(BaseModuleClass):
             total = total + others_nll.mean()
             nll = nll + others_nll.detach().sum(dim=1)
         metrics["gate"] = first["gate"].detach().mean()
+        if self.extra_payload_autotune:
+            metrics = ScibMetrics(metrics, first["z"], tensors)
         return LossOutput(loss=total, reconstruction_loss=nll, extra_metrics=metrics, n_obs_minibatch=n_cells)
 
     def _embed_alone(self, tensors: dict[str, Tensor]) -> Tensor:
