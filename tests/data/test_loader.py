@@ -102,5 +102,5 @@ def test_neighbors_of_a_query_are_landmarks_and_its_partners_itself(model):
     assert index.min() >= 40
     assert np.allclose(batch[SIAMESE_KEYS.NEIGHBOR_REP], model.adata.obsm[ADATA_KEYS.GRAPH_REP][index - 40])
     assert np.allclose(batch[SIAMESE_KEYS.DIFFUSED_REP], batch[SIAMESE_KEYS.NEIGHBOR_REP])
-    partner = PartnerSampler(manager)(batch)
+    partner = PartnerSampler(manager, np.arange(manager.adata.n_obs))(batch)
     assert partner[SIAMESE_KEYS.CELL_INDEX].tolist() == [[3], [30]]
