@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 from scsiameseclu.train import choose_n_clusters, initial_partition
@@ -52,3 +53,21 @@ def test_few_or_identical_cells():
         choose_n_clusters(np.eye(2))
     with pytest.raises(ValueError, match="at least 5 cells"):
         initial_partition(np.eye(3), 5)
+
+
+def test_long_groups_are_not_cut():
+    """k-means halves two long parallel groups across; groups of one shared, elongated covariance follow them."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], 200)
+    points = rng.normal(size=(400, 3)) * [12, 1, 1]
+    points[:, 1] += 8 * truth
+    points = points.astype(np.float32)
+    assert adjusted_rand_score(truth, KMeans(2, n_init=10, random_state=0).fit_predict(points)) < 0.2
+    assert adjusted_rand_score(truth, initial_partition(points, 2)) > 0.95
+
+
+def test_large_data_are_partitioned_through_a_sample():
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(4), 1500)
+    points = (rng.normal(size=(6000, 5)) + 12 * np.eye(5)[truth]).astype(np.float32)
+    assert adjusted_rand_score(truth, initial_partition(points, 4)) == 1

@@ -1,5 +1,6 @@
 """First partition of the cells, and the number of clusters when none is given. No labels enter here."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,11 @@ import scanpy as sc
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.cluster import KMeans
+from sklearn.cluster import AgglomerativeClustering, KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_argmin
+from sklearn.mixture import GaussianMixture
+from sklearn.preprocessing import OneHotEncoder
 
 from scsiameseclu.pp import knn
 
@@ -18,6 +23,12 @@ AUTO_RESOLUTION = 0.1
 CURVE_RESOLUTIONS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 MAX_CLUSTERS = 50
 _MAX_SCAN_CELLS = 2_000
+_MAX_WARD_CELLS = 5_000
+_MIXTURE_DIMS = 15
+_RIDGE = 1e-3
+_MAX_ITERATIONS = 60
+_RESOLUTION_BOUNDS = (5e-4, 4.0)
+_MAX_BISECTIONS = 18
 
 
 @dataclass(frozen=True)
@@ -49,12 +60,17 @@ class NClustersResult:
 
 
 def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state: int = 0) -> NDArray[np.int64]:
-    """Partition cells into ``n_clusters`` groups: the best of many k-means runs.
+    """Partition cells into ``n_clusters`` groups: the likeliest of several.
+
+    k-means, Ward and Leiden each start a mixture of Gaussians that share one covariance, and the mixture of highest
+    likelihood gives the groups. k-means splits a large type rather than keep a small one, Leiden and Ward err otherwise;
+    the likelihood tells which did best without labels, and the shared covariance allows groups that are not round.
 
     Parameters
     ----------
     points
-        Cells in a space with meaningful distances, ``(n_obs, n_dims)``: principal components of decoded expression.
+        Cells in a space with meaningful distances, ``(n_obs, n_dims)``: principal components of decoded expression. The
+        mixtures use the first 15.
     n_clusters
         Number of clusters.
     random_state
@@ -71,8 +87,65 @@ def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state
     """
     if len(points) < n_clusters:
         raise ValueError(f"Expected at least {n_clusters} cells for {n_clusters} clusters, found {len(points)}.")
-    search = KMeans(n_clusters, n_init=N_STARTS, random_state=random_state)
-    return search.fit_predict(points).astype(np.int64)
+    compact = KMeans(n_clusters, n_init=N_STARTS, random_state=random_state).fit_predict(points).astype(np.int64)
+    if len(np.unique(compact)) < n_clusters:
+        return compact  # Fewer distinct cells than clusters: nothing to choose between.
+    starts = [compact, _ward(points, n_clusters, random_state), _leiden_at(points, n_clusters, random_state)]
+    mixed = np.asarray(points[:, :_MIXTURE_DIMS], dtype=np.float64)
+    # A start with fewer groups than asked (identical cells, no resolution with so many communities) is no candidate.
+    fits = [_fit_mixture(mixed, start) for start in starts if start is not None and len(np.unique(start)) == n_clusters]
+    fits = [fit for fit in fits if len(np.unique(fit[1])) == n_clusters]
+    return max(fits, key=lambda fit: fit[0])[1] if fits else compact
+
+
+def _ward(points: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64]:
+    """Ward's groups of (a sample of) the cells, the other cells in the group of the nearest mean; ``(n_obs,)``."""
+    rows = np.arange(len(points))
+    if len(rows) > _MAX_WARD_CELLS:
+        rows = np.random.default_rng(random_state).choice(len(rows), _MAX_WARD_CELLS, replace=False)
+    labels = AgglomerativeClustering(n_clusters).fit_predict(points[rows])
+    if len(rows) == len(points):
+        return labels.astype(np.int64)
+    means = np.stack([points[rows[labels == group]].mean(axis=0) for group in range(n_clusters)])
+    return pairwise_distances_argmin(points, means).astype(np.int64)
+
+
+def _leiden_at(points: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64] | None:
+    """Leiden's partition into exactly ``n_clusters`` communities, ``(n_obs,)``, or None if no resolution gives it."""
+    connectivities = _connectivities(points, random_state)
+    low, high = _RESOLUTION_BOUNDS
+    for _ in range(_MAX_BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        labels = _leiden(connectivities, middle, random_state)
+        found = int(labels.max()) + 1
+        if found == n_clusters:
+            return labels
+        low, high = (middle, high) if found < n_clusters else (low, middle)
+    return None
+
+
+def _fit_mixture(points: NDArray[np.float64], start: NDArray[np.int64]) -> tuple[float, NDArray[np.int64]]:
+    """Fit Gaussians of one shared covariance from a partition; the mean log-likelihood and the likeliest groups."""
+    groups = OneHotEncoder(sparse_output=False).fit_transform(start[:, None])
+    weights = groups.mean(axis=0)
+    means = groups.T @ points / groups.sum(axis=0)[:, None]
+    ridge = _RIDGE * max(float(points.var(axis=0).mean()), np.finfo(np.float64).tiny)
+    residuals = points - means[start]
+    covariance = residuals.T @ residuals / len(points) + ridge * np.eye(points.shape[1])
+    mixture = GaussianMixture(
+        len(weights),
+        covariance_type="tied",
+        reg_covar=ridge,
+        max_iter=_MAX_ITERATIONS,
+        weights_init=weights,
+        means_init=means,
+        precisions_init=np.linalg.inv(covariance),
+    )
+    with warnings.catch_warnings():
+        # Started from a partition, a fit that still creeps after this many iterations is good enough to compare.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        mixture.fit(points)
+    return float(mixture.lower_bound_), mixture.predict(points).astype(np.int64)
 
 
 def choose_n_clusters(points: NDArray[np.float32], random_state: int = 0) -> NClustersResult:
