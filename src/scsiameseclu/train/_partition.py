@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import pairwise_distances_argmin
 from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import NearestCentroid
 from sklearn.preprocessing import OneHotEncoder
 
 from scsiameseclu.pp import knn
@@ -63,8 +63,8 @@ def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state
     """Partition cells into ``n_clusters`` groups: the likeliest of several.
 
     k-means, Ward and Leiden each start a mixture of Gaussians that share one covariance, and the mixture of highest
-    likelihood gives the groups. k-means splits a large type rather than keep a small one, Leiden and Ward err otherwise;
-    the likelihood tells which did best without labels, and the shared covariance allows groups that are not round.
+    likelihood gives the groups. The likelihood compares them without labels, and the shared covariance allows
+    groups that are not round.
 
     Parameters
     ----------
@@ -106,8 +106,7 @@ def _ward(points: NDArray[np.float32], n_clusters: int, random_state: int) -> ND
     labels = AgglomerativeClustering(n_clusters).fit_predict(points[rows])
     if len(rows) == len(points):
         return labels.astype(np.int64)
-    means = np.stack([points[rows[labels == group]].mean(axis=0) for group in range(n_clusters)])
-    return pairwise_distances_argmin(points, means).astype(np.int64)
+    return NearestCentroid().fit(points[rows], labels).predict(points).astype(np.int64)
 
 
 def _leiden_at(points: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64] | None:
