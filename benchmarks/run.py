@@ -96,7 +96,8 @@ def versions() -> dict[str, str]:
 def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
     """Run one family in a process of its own, append a line per method; its exit code."""
     options = {"settings": args.settings, "scvi_epochs": args.scvi_epochs}
-    fixed = {"label": args.label, "scib": args.scib, "threads": args.threads}
+    keep = str(args.keep.resolve()) if args.keep else None
+    fixed = {"label": args.label, "scib": args.scib, "threads": args.threads, "keep": keep, "tag": args.tag}
     environment = limited(args.threads)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "benchmarks.worker", json.dumps({**job, **options, **fixed})]
@@ -140,6 +141,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--scvi-epochs", type=int, help="epochs of scVI instead of its own choice")
     parser.add_argument("--tag", default="", help="suffix of the methods' names in the results, such as :no_cross")
     parser.add_argument("--scib", action="store_true", help="also the bio-conservation scores of scib-metrics (slow)")
+    parser.add_argument("--keep", type=Path, help="folder for labels and embedding of every run, SET.METHOD.SEED.npz")
     parser.add_argument("--threads", type=int, default=1, help="threads each run may use")
     args = parser.parse_args(arguments)
     try:

@@ -79,6 +79,9 @@ def run_family(job: dict[str, Any]) -> Any:
     # Scored once all is measured: what the scores import and hold would count as memory of the methods that follow.
     from benchmarks.scoring import score_labels
 
+    if job["keep"]:
+        for method, found, _, _ in results:
+            _keep(job, method, found, embedding.values, labels=truth.astype("U"), labelled=labelled)
     of_embedding = _score_embedding(embedding.values[labelled], truth, job["scib"])
     for method, found, seconds, peak in results:
         yield {
@@ -92,6 +95,17 @@ def run_family(job: dict[str, Any]) -> Any:
             "peak_gb": round(peak, 3),
             **embedding.info,
         }
+
+
+def _keep(job: dict[str, Any], method: str, found: Any, values: Any, **known: Any) -> None:
+    """Write the result of a run for scripts that compare runs, in the order of the cells in the file."""
+    import numpy as np
+
+    folder = Path(job["keep"])
+    folder.mkdir(parents=True, exist_ok=True)
+    clusters = np.unique(found, return_inverse=True)[1].astype(np.int16)
+    name = f"{job['set']}.{method}{job['tag']}.{job['seed']}.npz".replace(":", "-")
+    np.savez_compressed(folder / name, clusters=clusters, embedding=np.asarray(values, dtype=np.float32), **known)
 
 
 def _score_embedding(values: Any, truth: Any, scib: bool) -> dict[str, Any]:
