@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from scsiameseclu.nn import AdaptiveFusion, CountDecoder
+from scsiameseclu.nn import AdaptiveFusion, CountDecoder, build_fusion
 
 
 @pytest.mark.parametrize("likelihood", ["zinb", "nb", "poisson"])
@@ -51,6 +51,21 @@ def test_fusion_starts_even_and_stays_between_its_inputs():
     assert ((gate > 0) & (gate < 1)).all()
     assert (z >= torch.minimum(first, second) - 1e-6).all()
     assert (z <= torch.maximum(first, second) + 1e-6).all()
+
+
+@pytest.mark.parametrize(("name", "share"), [("mean", 0.5), ("expression", 1.0), ("graph", 0.0)])
+def test_fixed_fusion_mixes_all_cells_alike(name, share):
+    first, second = torch.randn(5, 4), torch.randn(5, 4)
+    fusion = build_fusion(name, 4)
+    z, gate = fusion(first, second)
+    assert not list(fusion.parameters())
+    assert torch.equal(gate, torch.full((5, 4), share))
+    assert torch.allclose(z, share * first + (1 - share) * second)
+
+
+def test_unknown_fusion_is_refused():
+    with pytest.raises(ValueError, match="Expected a fusion among"):
+        build_fusion("attention", 4)
 
 
 def test_decoding_starts_at_mean_expression():

@@ -17,7 +17,6 @@ from scsiameseclu.module._processes import of_all_processes
 from scsiameseclu.module._weights import LossWeights
 from scsiameseclu.nn import (
     NORMALISED_TOTAL,
-    AdaptiveFusion,
     ClusterHead,
     CountDecoder,
     ExpressionAugmentation,
@@ -25,6 +24,7 @@ from scsiameseclu.nn import (
     ExpressionScaler,
     GraphEncoder,
     ProteinBranch,
+    build_fusion,
     perturb_edges,
 )
 
@@ -60,6 +60,9 @@ class SiameseModule(BaseModuleClass):
         See :class:`~scsiameseclu.nn.CountDecoder`.
     convolution
         See :class:`~scsiameseclu.nn.GraphEncoder`.
+    fusion
+        ``"adaptive"``: a gate mixes the embeddings of expression and graph, see
+        :class:`~scsiameseclu.nn.AdaptiveFusion`. For comparison: their ``"mean"``, or ``"expression"`` or ``"graph"`` alone.
     dropout_rate
         Dropout probability of the encoders.
     swap_rate, noise_sd
@@ -102,6 +105,7 @@ class SiameseModule(BaseModuleClass):
         gene_likelihood: Any = "nb",
         dispersion: Any = "gene",
         convolution: Any = "mean",
+        fusion: Any = "adaptive",
         dropout_rate: float = 0.0,
         swap_rate: float = 0.4,
         noise_sd: float = 0.1,
@@ -143,7 +147,7 @@ class SiameseModule(BaseModuleClass):
         self.augmentation = ExpressionAugmentation(swap_rate, noise_sd)
         self.expression_encoder = ExpressionEncoder(n_embedding_genes, n_latent, **encoder)
         self.graph_encoder = GraphEncoder(n_rep, n_latent, convolution=convolution, **encoder)
-        self.fusion = AdaptiveFusion(n_latent)
+        self.fusion = build_fusion(fusion, n_latent)
         self.decoder = CountDecoder(
             n_latent,
             n_genes,

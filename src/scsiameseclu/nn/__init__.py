@@ -9,7 +9,7 @@ from scsiameseclu.nn._encoders import (
     GraphEncoder,
     RepresentationScaler,
 )
-from scsiameseclu.nn._fusion import AdaptiveFusion
+from scsiameseclu.nn._fusion import AdaptiveFusion, FixedFusion, build_fusion
 from scsiameseclu.nn._head import ClusterHead
 from scsiameseclu.nn._protein import ProteinBranch
 
@@ -21,8 +21,10 @@ __all__ = [
     "ExpressionAugmentation",
     "ExpressionEncoder",
     "ExpressionScaler",
+    "FixedFusion",
     "GraphEncoder",
     "ProteinBranch",
     "RepresentationScaler",
+    "build_fusion",
     "perturb_edges",
 ]

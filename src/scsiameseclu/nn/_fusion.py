@@ -1,9 +1,14 @@
-"""Adaptive fusion of the expression and the graph embedding."""
+"""Fusion of the expression and the graph embedding."""
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from scsiameseclu.nn._layers import hidden_stack
+
+FusionName = Literal["adaptive", "mean", "expression", "graph"]
+_SHARES = {"mean": 0.5, "expression": 1.0, "graph": 0.0}
 
 
 class AdaptiveFusion(nn.Module):
@@ -35,3 +40,37 @@ class AdaptiveFusion(nn.Module):
         """Return the fused embedding and the gate, both ``(batch, n_latent)``."""
         gate = torch.sigmoid(self.gate(self.hidden(torch.cat([z_expression, z_graph], dim=1))))
         return gate * z_expression + (1.0 - gate) * z_graph, gate
+
+
+class FixedFusion(nn.Module):
+    r"""Mix two embeddings in the same way for all cells and dimensions, :math:`z = a z_e + (1 - a) z_g`; for comparison.
+
+    Parameters
+    ----------
+    share
+        Share :math:`a` of the expression embedding, from 0 to 1.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, z_expression: Tensor, z_graph: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fused embedding and the gate, both ``(batch, n_latent)``."""
+        gate = torch.full_like(z_expression, self.share)
+        return self.share * z_expression + (1.0 - self.share) * z_graph, gate
+
+
+def build_fusion(name: FusionName, n_latent: int) -> AdaptiveFusion | FixedFusion:
+    """Build the fusion of this name: learned, the plain mean, or one of the two embeddings alone.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if name == "adaptive":
+        return AdaptiveFusion(n_latent)
+    if name not in _SHARES:
+        raise ValueError(f"Expected a fusion among {['adaptive', *_SHARES]}, found {name!r}.")
+    return FixedFusion(_SHARES[name])
