@@ -47,12 +47,12 @@ def _shares(n_types: int, ratio: float) -> list[float]:
     return [ratio ** (-rank / (n_types - 1)) for rank in range(n_types)]
 
 
-_COMMON = {"n_obs": 3000, "n_vars": 2000}
+_COMMON = {"n_obs": 3000, "n_vars": 3000, "n_markers": 30, "library_size": 3000.0}
 SIMULATED: dict[str, dict[str, Any]] = {
-    **{f"sim_{k}_equal": {"n_types": k} for k in (5, 8, 12, 20, 30, 40)},
-    **{f"sim_{k}_imbalanced_20": {"n_types": k, "proportions": _shares(k, 20.0)} for k in (5, 8, 12, 20, 30)},
-    **{f"sim_{k}_rare": {"n_types": k, "rare_fraction": 0.005} for k in (5, 8, 12, 20)},
-    **{f"sim_{k}_weak": {"n_types": k, "marker_fold": 2.5, "n_markers": 20} for k in (8, 12, 20)},
+    **{f"sim_{k}_equal": {"n_types": k} for k in (5, 12, 20, 30, 40)},
+    **{f"sim_{k}_imbalanced_20": {"n_types": k, "proportions": _shares(k, 20.0)} for k in (8, 20, 30)},
+    **{f"sim_{k}_rare": {"n_types": k, "rare_fraction": 0.005} for k in (5, 12, 20)},
+    **{f"sim_{k}_weak": {"n_types": k, "marker_fold": 2.5} for k in (8, 20)},
 }
 
 
@@ -63,7 +63,7 @@ def load(name: str, args: argparse.Namespace, seed: int) -> tuple[Any, NDArray[A
     from scsiameseclu.data import datasets
 
     if name in SIMULATED:
-        adata, label = datasets.synthetic(**_COMMON, **SIMULATED[name], seed=seed), "cell_type"
+        adata, label = datasets.synthetic(**{**_COMMON, **SIMULATED[name]}, seed=seed), "cell_type"
         del adata.var["marker_of"]
     else:
         adata, label = ad.read_h5ad(args.data / f"{name}.h5ad"), args.label

@@ -2,24 +2,16 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from anndata import AnnData
+from benchmarks import flowsom, methods, partitions, preprocessing, run, scaide, scmae, scoring, table
 from numpy.typing import NDArray
 from sklearn.neighbors import kneighbors_graph
 
 from scsiameseclu.metrics import clustering_metrics
-
-ROOT = Path(__file__).resolve().parents[2]
-if not (ROOT / "benchmarks" / "run.py").exists():
-    pytest.skip("benchmarks are part of the repository, not of the source distribution", allow_module_level=True)
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
-from benchmarks import flowsom, methods, partitions, preprocessing, run, scaide, scmae, scoring, table  # noqa: E402
 
 TYPES = np.repeat(["a", "b", "c"], [60, 50, 40])
 
