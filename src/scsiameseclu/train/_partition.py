@@ -87,15 +87,31 @@ def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state
     """
     if len(points) < n_clusters:
         raise ValueError(f"Expected at least {n_clusters} cells for {n_clusters} clusters, found {len(points)}.")
+    starts = _starts(points, n_clusters, random_state)
+    likeliest = _likeliest(points[:, :_MIXTURE_DIMS], starts, n_clusters)
+    return starts["k-means"] if likeliest is None else likeliest
+
+
+def _starts(points: NDArray[np.float32], n_clusters: int, random_state: int) -> dict[str, NDArray[np.int64]]:
+    """Partitions by name, ``(n_obs,)`` each: k-means, and Ward and Leiden where they have as many clusters as wanted."""
     compact = KMeans(n_clusters, n_init=N_STARTS, random_state=random_state).fit_predict(points).astype(np.int64)
     if len(np.unique(compact)) < n_clusters:
-        return compact  # Fewer distinct cells than clusters: nothing to choose between.
-    starts = [compact, _ward(points, n_clusters, random_state), _leiden_at(points, n_clusters, random_state)]
-    mixed = np.asarray(points[:, :_MIXTURE_DIMS], dtype=np.float64)
-    # A start with fewer groups than asked (identical cells, no resolution with so many communities) is no candidate.
-    fits = [_fit_mixture(mixed, start) for start in starts if start is not None and len(np.unique(start)) == n_clusters]
+        return {"k-means": compact}  # Fewer distinct cells than clusters: nothing to choose between.
+    starts = {"k-means": compact, "Ward": _ward(points, n_clusters, random_state)}
+    communities = _leiden_at(points, n_clusters, random_state)
+    if communities is not None:
+        starts["Leiden"] = communities
+    return {name: start for name, start in starts.items() if len(np.unique(start)) == n_clusters}
+
+
+def _likeliest(
+    points: NDArray[np.floating], starts: dict[str, NDArray[np.int64]], n_clusters: int
+) -> NDArray[np.int64] | None:
+    """Groups of the likeliest mixture, ``(n_obs,)``; None if no mixture keeps all clusters."""
+    mixed = np.asarray(points, dtype=np.float64)
+    fits = [_fit_mixture(mixed, start) for start in starts.values() if len(np.unique(start)) == n_clusters]
     fits = [fit for fit in fits if len(np.unique(fit[1])) == n_clusters]
-    return max(fits, key=lambda fit: fit[0])[1] if fits else compact
+    return max(fits, key=lambda fit: fit[0])[1] if fits else None
 
 
 def _ward(points: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64]:
