@@ -23,7 +23,13 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csgraph, identity
 from scipy.sparse.linalg import eigsh
 from sklearn.cluster import KMeans
-from sklearn.metrics import adjusted_rand_score, calinski_harabasz_score, silhouette_score
+from sklearn.metrics import (
+    adjusted_rand_score,
+    calinski_harabasz_score,
+    pairwise_distances,
+    silhouette_samples,
+    silhouette_score,
+)
 from sklearn.mixture import GaussianMixture
 
 from benchmarks.run import has_labels, read_results
@@ -117,6 +123,32 @@ def leiden(resolution: float) -> Criterion:
     return communities
 
 
+def _leiden_silhouettes(points: Points, seed: int) -> dict[int, tuple[float, float]]:
+    """Silhouette of Leiden's partitions by number of clusters: mean over cells, mean over the clusters' means."""
+    connectivities = partition._connectivities(points, seed)
+    distances = pairwise_distances(points)
+    found = {}
+    for resolution in np.geomspace(0.02, 2.0, 21):
+        labels = partition._leiden(connectivities, float(resolution), seed)
+        if 2 <= len(set(labels)) <= MAX_CLUSTERS:
+            widths = silhouette_samples(distances, labels, metric="precomputed")
+            means = np.bincount(labels, weights=widths) / np.bincount(labels)
+            found[len(means)] = max(found.get(len(means), (-1.0, -1.0)), (float(widths.mean()), float(means.mean())))
+    return found
+
+
+def leiden_by_cells(points: Points, seed: int) -> int:
+    """Leiden's partition with the largest silhouette, mean over cells."""
+    scores = _leiden_silhouettes(points, seed)
+    return max(scores, key=lambda k: scores[k][0], default=2)
+
+
+def leiden_by_clusters(points: Points, seed: int) -> int:
+    """Leiden's partition with the largest silhouette, mean over clusters, so that a small cluster counts like a large one."""
+    scores = _leiden_silhouettes(points, seed)
+    return max(scores, key=lambda k: scores[k][1], default=2)
+
+
 def _cuts(points: Points) -> dict[int, NDArray[np.int64]]:
     """Ward's tree cut into 2 to 50 groups."""
     tree = linkage(points, "ward")
@@ -181,6 +213,8 @@ def _weakest(own: NDArray[Any], predicted: NDArray[Any]) -> float:
 
 CRITERIA: dict[str, Criterion] = {
     **{f"Leiden, resolution {resolution:g}": leiden(resolution) for resolution in RESOLUTIONS},
+    "Leiden, silhouette over cells": leiden_by_cells,
+    "Leiden, silhouette over clusters": leiden_by_clusters,
     "silhouette (Ward)": best_silhouette,
     "Calinski-Harabasz (Ward)": best_calinski,
     "BIC, tied mixture": best_bic,
