@@ -32,9 +32,9 @@ def test_the_seed_hardly_matters():
 def test_number_of_groups_is_found_and_its_curve_reported(blobs):
     result = choose_n_clusters(blobs[0])
     assert result.n_clusters == 4
-    assert result.values[0.1] == 4
+    assert result.values[0.07] == 4
     assert list(result.values.values()) == sorted(result.values.values())
-    assert result.to_state()["resolutions"] == [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+    assert result.to_state()["resolutions"] == [0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0]
     assert result.to_state()["n_communities"][2] == 4
 
 

@@ -19,8 +19,8 @@ from scsiameseclu.pp import knn
 
 N_NEIGHBORS = 15
 N_STARTS = 30
-AUTO_RESOLUTION = 0.1
-CURVE_RESOLUTIONS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+AUTO_RESOLUTION = 0.07
+CURVE_RESOLUTIONS = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
 MAX_CLUSTERS = 50
 _MAX_SCAN_CELLS = 2_000
 _MAX_WARD_CELLS = 5_000
@@ -164,7 +164,7 @@ def _fit_mixture(points: NDArray[np.float64], start: NDArray[np.int64]) -> tuple
 
 
 def choose_n_clusters(points: NDArray[np.float32], random_state: int = 0) -> NClustersResult:
-    """Choose the number of clusters: the communities Leiden finds at resolution 0.1, between 2 and 50.
+    """Choose the number of clusters: the communities Leiden finds at resolution 0.07, between 2 and 50.
 
     On at most 2,000 sampled cells, because the number of communities of a graph with a fixed number of neighbours grows
     with the number of cells. The resolution is low because decoded expression is free of most noise: its graph has few edges
