@@ -163,7 +163,7 @@ def draw(args: argparse.Namespace) -> None:
     from matplotlib import pyplot as plt
 
     latents, truth = latents_of(Path(f"{args.draw}.h5ad"), args, args.seeds[0])
-    rows = np.random.default_rng(0).permutation(len(truth))[:600]
+    rows = np.random.default_rng(0).permutation(len(truth))[:250]
     rows = rows[np.argsort(truth[rows], kind="stable")]
     figure, axes = plt.subplots(1, len(DRAWN), figsize=(3 * len(DRAWN), 3.2), layout="constrained")
     for ax, name in zip(axes, DRAWN, strict=True):
