@@ -171,7 +171,7 @@ def draw(args: argparse.Namespace) -> None:
         ax.set(title=name, xticks=[], yticks=[])
     axes[0].set_ylabel("cells, by known type")
     figure.colorbar(image, ax=axes, label="correlation", shrink=0.8)
-    figure.savefig(args.figure, dpi=110)
+    figure.savefig(args.figure, dpi=75)
 
 
 def main(arguments: list[str] | None = None) -> int:
