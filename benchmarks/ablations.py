@@ -84,16 +84,17 @@ def report(frame: pd.DataFrame) -> str:
         if ari.empty:
             continue
         low, high = interval(ari.to_numpy())
-        seeds = frame.loc[frame["method"] == f"{BASE}:{tag}", "seed"].nunique()
+        runs = frame[frame["method"].isin([BASE, f"{BASE}:{tag}"])]
+        n_pairs = int((runs.groupby(["set", "seed"]).size() == 2).sum())
         means = [f"{each.mean():+.3f}" if len(each) else "-" for each in differences.values()]
         ours = "paper" if tag in PAPER else "ours"
         worse = f"{int((ari < -0.01).sum())} / {int((ari > 0.01).sum())}"
-        lines.append([what, ours, f"{len(ari)} x {seeds}", means[0], f"{low:+.3f} to {high:+.3f}", *means[1:], worse])
+        lines.append([what, ours, f"{len(ari)} ({n_pairs})", means[0], f"{low:+.3f} to {high:+.3f}", *means[1:], worse])
     names = list(SCORES.values())
     header = [
         "change",
         "part of",
-        "sets x seeds",
+        "sets (pairs of runs)",
         f"{names[0]}, difference",
         "95 % interval",
         *names[1:],

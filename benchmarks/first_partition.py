@@ -60,16 +60,21 @@ def left_out(scores: pd.DataFrame) -> float:
     return float(np.mean([scores.loc[name, best] for name, best in zip(scores.index, chosen, strict=True)]))
 
 
+def _instead(candidate: str) -> str:
+    """Where a start does not exist (no resolution with so many communities), its candidates are those of k-means."""
+    return candidate.replace("Ward", "k-means").replace("Leiden", "k-means")
+
+
 def report(frame: pd.DataFrame) -> str:
     """Markdown table: means over sets, real and simulated apart, and the leave-one-set-out figure."""
     simulated = frame["set"].str.startswith("sim_")
     tables = {}
     for score in ("ari", "nmi"):
         for kind, part in (("real", frame[~simulated]), ("simulated", frame[simulated])):
-            wide = part.pivot_table(index="set", columns="candidate", values=score, sort=False)
-            # A start that does not exist on a set (no resolution with so many communities) is k-means there.
+            wide = part.pivot_table(index=["set", "seed"], columns="candidate", values=score, sort=False)
             for column in wide:
-                wide[column] = wide[column].fillna(wide["k-means"])
+                wide[column] = wide[column].fillna(wide[_instead(str(column))])
+            wide = wide.groupby("set", sort=False).mean()
             tables[f"{score.upper()}, {kind} ({len(wide)} sets)"] = wide
     lines = [
         [name, *[f"{wide[name].mean():.3f}" if name in wide else "-" for wide in tables.values()]]

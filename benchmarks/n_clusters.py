@@ -100,7 +100,7 @@ def pretrain(adata: Any, seed: int) -> Points:
 
 
 def points_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Points, NDArray[Any]]:
-    """Components and labels of a data set, trained now or kept from an earlier run."""
+    """Components and labels of a data set, trained now or kept from an earlier run (of whatever version: empty the folder)."""
     path = args.points / f"{name}.{seed}.npz"
     if not path.exists():
         adata, truth = load(name, args, seed)

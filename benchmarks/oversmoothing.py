@@ -51,7 +51,7 @@ def ours(adata: Any, n_types: int, seed: int) -> Latents:
         for tensors in model._make_data_loader(model.adata, batch_size=1024):
             outputs = model.module.inference(**model.module._get_inference_input(tensors))
             for name, found in parts.items():
-                found.append(outputs[name].numpy())
+                found.append(outputs[name].cpu().numpy())
     names = {"z": "ours: fused", "z_expression": "ours: expression branch", "z_graph": "ours: graph branch"}
     return {names[name]: np.concatenate(found) for name, found in parts.items()}
 
@@ -99,7 +99,7 @@ def scvi_latent(adata: Any, seed: int) -> NDArray[np.float32]:
 
 
 def latents_of(path: Path, args: argparse.Namespace, seed: int) -> tuple[Latents, NDArray[Any]]:
-    """All embeddings of a data set and its known types, made now or kept from an earlier run."""
+    """All embeddings of a data set and its known types, made now or kept from an earlier run (of whatever version)."""
     import anndata as ad
 
     kept = args.keep / f"{path.stem}.{seed}.npz"
@@ -162,6 +162,9 @@ def draw(args: argparse.Namespace) -> None:
     """Correlations between cells ordered by known type, one heat map per embedding."""
     from matplotlib import pyplot as plt
 
+    kept = args.keep / f"{args.draw}.{args.seeds[0]}.npz"
+    if not kept.exists():
+        raise FileNotFoundError(f"Expected embeddings in {kept}, found none; run the benchmark on {args.draw} first.")
     latents, truth = latents_of(Path(f"{args.draw}.h5ad"), args, args.seeds[0])
     rows = np.random.default_rng(0).permutation(len(truth))[:250]
     rows = rows[np.argsort(truth[rows], kind="stable")]

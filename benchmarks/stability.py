@@ -21,7 +21,7 @@ from benchmarks.table import markdown
 def read_runs(folder: Path, method: str) -> dict[str, dict[int, dict[str, Any]]]:
     """Kept runs by data set and seed."""
     runs: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
-    for path in sorted(folder.glob(f"*.{method}.*.npz")):
+    for path in sorted(folder.glob(f"*.{method.replace(':', '-')}.*.npz")):
         name, _, seed = path.stem.rsplit(".", 2)
         with np.load(path) as kept:
             runs[name][int(seed)] = {key: kept[key] for key in ("clusters", "labels", "labelled")}
@@ -58,7 +58,7 @@ def report(runs: dict[str, dict[int, dict[str, Any]]]) -> str:
     found = pd.DataFrame({name: agreement(of_set) for name, of_set in runs.items() if len(of_set) > 1}).T
     found.loc["mean"] = found.mean()
     lines = [
-        [str(name), f"{row['n_runs']:.0f}", *[f"{row[key]:.3f}" for key in found.columns[1:]]]
+        [str(name), f"{row['n_runs']:.3g}", *[f"{row[key]:.3f}" for key in found.columns[1:]]]
         for name, row in found.iterrows()
     ]
     return markdown(

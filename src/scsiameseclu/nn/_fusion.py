@@ -49,10 +49,17 @@ class FixedFusion(nn.Module):
     ----------
     share
         Share :math:`a` of the expression embedding, from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        If the share is out of range.
     """
 
     def __init__(self, share: float) -> None:
         super().__init__()
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"Expected a share from 0 to 1, found {share}.")
         self.share = share
 
     def forward(self, z_expression: Tensor, z_graph: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,6 +70,13 @@ class FixedFusion(nn.Module):
 
 def build_fusion(name: FusionName, n_latent: int) -> AdaptiveFusion | FixedFusion:
     """Build the fusion of this name: learned, the plain mean, or one of the two embeddings alone.
+
+    Parameters
+    ----------
+    name
+        ``"adaptive"``, ``"mean"``, ``"expression"`` or ``"graph"``.
+    n_latent
+        Width of both embeddings.
 
     Raises
     ------
