@@ -26,7 +26,8 @@ def centred_log(counts: NDArray[np.float32]) -> NDArray[np.float32]:
     logs = np.log1p(counts)
     measured = ~np.isnan(logs)
     n_measured = measured.sum(axis=1, keepdims=True)
-    return logs - np.where(measured, logs, 0.0).sum(axis=1, keepdims=True) / np.maximum(n_measured, 1)
+    means = np.where(measured, logs, 0.0).sum(axis=1, keepdims=True) / np.maximum(n_measured, 1)
+    return (logs - means).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
