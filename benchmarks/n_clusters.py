@@ -32,7 +32,7 @@ from sklearn.metrics import (
 )
 from sklearn.mixture import GaussianMixture
 
-from benchmarks.run import has_labels, read_results
+from benchmarks.run import labelled_files, read_results
 from benchmarks.table import markdown
 from scsiameseclu.train import _partition as partition
 
@@ -291,10 +291,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not (args.out and args.points):
         parser.error("give --out and --points, or --report")
-    files = sorted(args.data.glob("*.h5ad")) if args.data else []
-    names = [*SIMULATED, *(path.stem for path in files if has_labels(path, args.label))]
-    if args.sets:
-        names = [name for name in names if any(part in name for part in args.sets)]
+    files = labelled_files(args.data, args.label, args.sets) if args.data else []
+    simulated = [name for name in SIMULATED if not args.sets or any(part in name for part in args.sets)]
+    names = [*simulated, *(path.stem for path in files)]
     for seed in args.seeds:
         for name in names:
             done = {(row["set"], row["seed"], row["criterion"]) for row in read_results(args.out)}

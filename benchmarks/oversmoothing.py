@@ -24,7 +24,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from benchmarks import preprocessing
-from benchmarks.run import has_labels, read_results
+from benchmarks.run import labelled_files, read_results
 from benchmarks.table import markdown
 
 Latents = dict[str, NDArray[np.float32]]
@@ -199,11 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not (args.data and args.out and args.keep):
         parser.error("give --data, --out and --keep, or --report, or --keep and --draw")
-    paths = [path for path in sorted(args.data.glob("*.h5ad")) if has_labels(path, args.label)]
-    if args.sets:
-        paths = [path for path in paths if any(name in path.stem for name in args.sets)]
     done = {(row["set"], row["seed"]) for row in read_results(args.out)}
-    for path in paths:
+    for path in labelled_files(args.data, args.label, args.sets):
         for seed in args.seeds:
             if (path.stem, seed) in done:
                 continue

@@ -35,6 +35,12 @@ def has_labels(path: Path, label: str) -> bool:
         return label in file["obs"]
 
 
+def labelled_files(folder: Path, label: str, names: list[str] | None = None) -> list[Path]:
+    """Files with published labels, in order; only those whose name contains one of ``names``, if there are any."""
+    paths = [path for path in sorted(folder.glob("*.h5ad")) if has_labels(path, label)]
+    return [path for path in paths if not names or any(name in path.stem for name in names)]
+
+
 def read_results(out: Path) -> list[dict[str, Any]]:
     """Results so far; the broken end of a file whose writer was stopped is left out."""
     rows = []
@@ -157,9 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run whatever is not in the results file yet; 1 if a run failed."""
     args = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the running job is then stopped as well
-    paths = [path.resolve() for path in sorted(args.data.glob("*.h5ad")) if has_labels(path, args.label)]
-    if args.sets:
-        paths = [path for path in paths if any(name in path.stem for name in args.sets)]
+    paths = [path.resolve() for path in labelled_files(args.data, args.label, args.sets)]
     try:
         jobs = plan(paths, args.methods, args.seeds, read_results(args.out), args)
     except ValueError as error:

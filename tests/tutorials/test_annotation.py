@@ -1,23 +1,17 @@
 """The tutorial on annotation runs as it stands, and is stored with its outputs."""
 
-import json
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "tutorials" / "annotation.ipynb"
-
-
-def _code_cells() -> list[dict]:
-    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    return [cell for cell in cells if cell["cell_type"] == "code"]
+NOTEBOOK = "annotation"
 
 
 @pytest.mark.slow
-def test_every_cell_runs_and_finds_what_the_text_says() -> None:
+def test_every_cell_runs_and_finds_what_the_text_says(code_cells: Callable[[str], list[dict]]) -> None:
     names: dict = {}
-    for cell in _code_cells():
-        exec(compile("".join(cell["source"]), str(NOTEBOOK), "exec"), names)
+    for cell in code_cells(NOTEBOOK):
+        exec(compile("".join(cell["source"]), NOTEBOOK, "exec"), names)
     adata = names["adata"]
     assert {"B cell", "T cell", "NK cell", "Monocyte", "Dendritic cell"} <= set(adata.obs["siamese_clu_type"])
     assert names["right"].mean() > 0.65
@@ -26,7 +20,7 @@ def test_every_cell_runs_and_finds_what_the_text_says() -> None:
     assert names["cosine"]["between"] < names["cosine"]["within"]
 
 
-def test_outputs_are_stored_and_none_is_an_error() -> None:
-    outputs = [output for cell in _code_cells() for output in cell["outputs"]]
+def test_outputs_are_stored_and_none_is_an_error(code_cells: Callable[[str], list[dict]]) -> None:
+    outputs = [output for cell in code_cells(NOTEBOOK) for output in cell["outputs"]]
     assert all(output["output_type"] != "error" for output in outputs)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 5

@@ -74,7 +74,7 @@ def initial_partition(points: NDArray[np.float32], n_clusters: int, random_state
     n_clusters
         Number of clusters.
     random_state
-        Seed of the starts. With this many of them the result hardly depends on it.
+        Seed of the starts.
 
     Returns
     -------

@@ -1,0 +1,20 @@
+"""Tutorials as the tests read them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
+
+
+@pytest.fixture
+def code_cells() -> Callable[[str], list[dict]]:
+    """Code cells of a tutorial by its name, with their stored outputs."""
+
+    def read(name: str) -> list[dict]:
+        cells = json.loads((TUTORIALS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+        return [cell for cell in cells if cell["cell_type"] == "code"]
+
+    return read
