@@ -6,6 +6,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from scsiameseclu.pp import Projection, _projection
+from scsiameseclu.pp._metric import noise_metric, unit_length
 
 
 def scanpy_scores(counts, n_comps):
@@ -72,6 +73,17 @@ def test_given_size_factors_replace_totals_up_to_their_unit(counts_adata):
         fitted = Projection.fit(counts_adata.X, 4, size_factors=unit * totals)
         found = fitted.transform(counts_adata.X, unit * totals)
         np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_known_batches_give_components_in_the_metric_of_their_noise(counts_adata):
+    batch = np.resize(["a", "b"], counts_adata.n_obs)
+    plain = Projection.fit(counts_adata.X, 5).transform(counts_adata.X)
+    fitted = Projection.fit(counts_adata.X, 5, batch=batch)
+    found = fitted.transform(counts_adata.X)
+    np.testing.assert_allclose(found, unit_length(plain @ noise_metric(plain, batch)), atol=1e-4)
+    again = Projection.from_state(fitted.to_state())
+    np.testing.assert_array_equal(again.transform(counts_adata.X), found)
+    assert again.digest == fitted.digest != Projection.fit(counts_adata.X, 5).digest
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, np.nan])

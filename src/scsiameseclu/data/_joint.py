@@ -113,6 +113,7 @@ class JointGraphField(CellGraphField):
                     scaling,
                     protein_weight=self.protein_weight,
                     size_factors=data.sizes,
+                    batch=data.batch,
                     n_pcs=self.settings.n_pcs,
                     random_state=self.settings.random_state,
                 )

@@ -13,6 +13,7 @@ from scsiameseclu.pp._projection import MAX_SCORE, Projection
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
 _ARRAYS = ("mean", "sd", "components")
@@ -123,6 +124,7 @@ class JointProjection:
         *,
         protein_weight: float,
         size_factors: ArrayLike | None = None,
+        batch: pd.Series | None = None,
         n_pcs: int = 50,
         random_state: int = 0,
     ) -> JointProjection:
@@ -131,7 +133,7 @@ class JointProjection:
         The components of the RNA are scaled to a total variance of ``1 - protein_weight``, those of the proteins to
         ``protein_weight``.
         """
-        rna = Projection.fit(counts, n_pcs, random_state=random_state, size_factors=size_factors)
+        rna = Projection.fit(counts, n_pcs, random_state=random_state, size_factors=size_factors, batch=batch)
         rna_variance = float(rna.transform(counts, size_factors).var(axis=0).sum())
         protein_variance = float((protein.transform(values) @ protein.components).var(axis=0).sum())
         return cls(

@@ -157,7 +157,10 @@ def representation(
     counts = get_counts(adata, settings.layer)
     sizes = obs_column(adata, settings.size_factor_key)
     if projection is None:
-        projection = Projection.fit(counts, settings.n_pcs, random_state=settings.random_state, size_factors=sizes)
+        batch = obs_column(adata, settings.batch_key)
+        projection = Projection.fit(
+            counts, settings.n_pcs, random_state=settings.random_state, size_factors=sizes, batch=batch
+        )
     return projection.transform(counts, sizes), projection
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import linalg, sparse
 
 from scsiameseclu.pp._counts import row_chunks, totals
+from scsiameseclu.pp._metric import noise_metric, unit_length
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -29,7 +30,9 @@ class Projection:
 
     ``transform`` computes, cell by cell and hence identically for known and new cells,
     ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components`` with *x* the counts of the selected
-    genes and *s* the size factor of the cell (its total count by default). Only blocks of cells are ever dense.
+    genes and *s* the size factor of the cell (its total count by default). Fitted on cells of known batches, the components are
+    in a metric that shrinks batch effects, and the result is scaled to length 1, so that depth and batch of a cell matter less.
+    Only blocks of cells are ever dense.
 
     Parameters
     ----------
@@ -38,12 +41,15 @@ class Projection:
     mean, scale, center
         float32, shape ``(n_genes_used,)``: mean and standard deviation of the log values, mean of the clipped scores.
     components
-        float32, shape ``(n_genes_used, n_comps)``: orthonormal columns.
+        float32, shape ``(n_genes_used, n_comps)``: orthonormal columns, times :func:`~scsiameseclu.pp._metric.noise_metric` if
+        batches were given.
     target_sum
         Factor from ``counts / size factor`` to normalised counts: 10,000 for total counts; for given size factors such that the
         median cell has 10,000 as well.
     n_vars
         Genes of the matrix it was fitted on.
+    unit_length
+        Whether results have length 1.
     """
 
     gene_indices: NDArray[np.int64]
@@ -53,6 +59,7 @@ class Projection:
     components: NDArray[np.float32]
     target_sum: float
     n_vars: int
+    unit_length: bool = False
 
     @property
     def n_comps(self) -> int:
@@ -75,6 +82,7 @@ class Projection:
         n_top_genes: int = 2000,
         random_state: int | None = 0,
         size_factors: ArrayLike | None = None,
+        batch: pd.Series | None = None,
     ) -> Projection:
         """Fit on counts.
 
@@ -89,9 +97,11 @@ class Projection:
         n_top_genes
             Most genes to use.
         random_state
-            Seed of the start vector of the Lanczos iteration (it does not change the result beyond rounding).
+            Seed of the start vector of the Lanczos iteration, and of the sample of cells for the metric if there are many.
         size_factors
             Positive, length ``n_obs``. Default: total counts.
+        batch
+            Batch of every cell. Default: components as they are.
 
         Raises
         ------
@@ -112,8 +122,12 @@ class Projection:
         scores = (scaled for _, scaled in _scaled_blocks(counts, target_sum / sizes, genes, mean, scale))
         center, covariance = _covariance(scores, len(genes), n_obs)
         n_comps = max(1, min(n_comps, n_obs - 1, len(genes)))
-        components = _leading_eigenvectors(covariance, n_comps, random_state)
-        return cls(genes, mean, scale, center.astype(np.float32), components.astype(np.float32), target_sum, n_vars)
+        axes = _leading_eigenvectors(covariance, n_comps, random_state).astype(np.float32)
+        plain = cls(genes, mean, scale, center.astype(np.float32), axes, target_sum, n_vars)
+        if batch is None:
+            return plain
+        metric = noise_metric(plain.transform(counts, size_factors), batch, random_state)
+        return replace(plain, components=axes @ metric, unit_length=True)
 
     def transform(self, counts: Any, size_factors: ArrayLike | None = None) -> NDArray[np.float32]:
         """Project cells.
@@ -143,11 +157,11 @@ class Projection:
         offset = self.center @ self.components
         for rows, scores in _scaled_blocks(counts, factors, self.gene_indices, self.mean, self.scale):
             result[rows] = scores @ self.components - offset
-        return result
+        return unit_length(result) if self.unit_length else result
 
     def to_state(self) -> dict[str, Any]:
         """Plain dictionary of small arrays and numbers, for a registry or :attr:`~anndata.AnnData.uns`."""
-        return {
+        state = {
             "gene_indices": self.gene_indices,
             "mean": self.mean,
             "scale": self.scale,
@@ -156,6 +170,7 @@ class Projection:
             "target_sum": self.target_sum,
             "n_vars": self.n_vars,
         }
+        return {**state, "unit_length": True} if self.unit_length else state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Projection:
@@ -165,6 +180,7 @@ class Projection:
             gene_indices=np.asarray(state["gene_indices"], dtype=np.int64),
             target_sum=float(state["target_sum"]),
             n_vars=int(state["n_vars"]),
+            unit_length=bool(state.get("unit_length", False)),
             **arrays,
         )
 

@@ -1,0 +1,108 @@
+"""A metric for principal components in which the differences between like cells are small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+N_MUTUAL = 10
+"""Two cells are a pair if each is among this many nearest cells of the other."""
+
+SHRINKAGE = 0.1
+"""What is added to every variance of the noise, as a share of their mean."""
+
+_MAX_CELLS = 10_000
+_MIN_NORM = 1e-8
+
+
+def unit_length(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows scaled to length 1, ``(n, n_dims)``; the Euclidean distance between them grows with their angle alone."""
+    return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), _MIN_NORM)
+
+
+def noise_metric(
+    points: NDArray[np.float32],
+    batch: Sequence[Any] | pd.Series | NDArray[Any] | None = None,
+    random_state: int | None = 0,
+) -> NDArray[np.float32]:
+    r"""Linear map that shrinks the directions in which like cells differ.
+
+    Like cells are mutual nearest neighbours by cosine: of different batches, where there are several (as Haghverdi et al. 2018
+    match batches), otherwise of all. Their differences are noise and batch effects, whatever the cells are. With
+    :math:`C` half their mean square, the map is
+
+    .. math:: (C + \lambda \, \overline{c} \, I)^{-1/2}, \qquad \lambda = 0.1,
+
+    with :math:`\overline{c}` the mean eigenvalue of :math:`C` (within-class covariance normalisation of Hatch et al. 2006, with
+    pairs in place of classes). It is the same for all cells, known and new, and needs no batch of theirs.
+
+    Parameters
+    ----------
+    points
+        Shape ``(n_obs, n_dims)``, centred: principal components. At most 10,000 cells, drawn at random, are used.
+    batch
+        Length ``n_obs``, optional.
+    random_state
+        Seed of the sample.
+
+    Returns
+    -------
+    float32, symmetric, shape ``(n_dims, n_dims)``; the identity if there are fewer pairs than dimensions.
+    """
+    rows = np.arange(len(points))
+    if len(rows) > _MAX_CELLS:
+        rows = np.sort(np.random.default_rng(random_state).choice(len(rows), _MAX_CELLS, replace=False))
+    sample = points[rows]
+    codes = (
+        np.zeros(len(rows), dtype=np.int64) if batch is None else pd.factorize(np.asarray(batch)[rows], sort=True)[0]
+    )
+    first, second = _like_cells(unit_length(sample), codes)
+    n_dims = points.shape[1]
+    if len(first) < n_dims:
+        return np.eye(n_dims, dtype=np.float32)
+    difference = (sample[first] - sample[second]).astype(np.float64)
+    variances, axes = np.linalg.eigh(difference.T @ difference / (2 * len(difference)))
+    floor = SHRINKAGE * variances.mean()
+    if floor <= 0.0:  # every cell is equal to its pair
+        return np.eye(n_dims, dtype=np.float32)
+    scales = 1.0 / np.sqrt(np.maximum(variances, 0.0) + floor)
+    return ((axes * scales) @ axes.T).astype(np.float32)
+
+
+def _like_cells(
+    directions: NDArray[np.float32], codes: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the two cells of every pair of mutual nearest neighbours, between batches if there are several."""
+    members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
+    between = [(a, b) for i, a in enumerate(members) for b in members[i + 1 :]] or [(members[0], members[0])]
+    pairs = [_mutual(directions, a, b) for a, b in between]
+    return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])
+
+
+def _mutual(
+    directions: NDArray[np.float32], a: NDArray[np.int64], b: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of a row of ``a`` and a row of ``b`` that are among the 10 nearest of each other; each pair once."""
+    width = N_MUTUAL + (a is b)  # a cell is the nearest to itself
+    there, back = _neighbours(directions[a], directions[b], width), _neighbours(directions[b], directions[a], width)
+    i, j = there.multiply(back.T).nonzero()
+    first, second = a[i], b[j]
+    if a is b:
+        return first[first < second], second[first < second]
+    return first, second
+
+
+def _neighbours(queries: NDArray[np.float32], points: NDArray[np.float32], width: int) -> sparse.csr_matrix:
+    """Pattern of the nearest points of every query, ``(n_queries, n_points)``."""
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=min(width, len(points)), algorithm="brute")
+    return search.fit(points).kneighbors_graph(queries)
