@@ -1,5 +1,6 @@
 """Gene statistics of log-normalised counts, one block of cells at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from scipy import sparse
 from scsiameseclu.nn import NORMALISED_TOTAL
 from scsiameseclu.pp import highly_variable
 from scsiameseclu.pp._counts import row_chunks, totals
+
+_RIDGE_PAIRS = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,7 @@ class ExpressionStatistics:
         target_sum = NORMALISED_TOTAL * float(np.median(sizes[nonzero] / library[nonzero]))
         n_obs, n_vars = counts.shape
         raw, logged = np.zeros((2, n_vars)), np.zeros((2, n_vars))
-        for rows, block in row_chunks(counts):
-            factors = np.divide(target_sum, sizes[rows], out=np.zeros(sizes[rows].size), where=sizes[rows] > 0)
-            values = sparse.csr_matrix(block, dtype=np.float64).multiply(factors[:, None]).tocsr()
+        for _, values in _normalised_blocks(counts, sizes, target_sum):
             raw += _sums(values)
             logged += _sums(values.log1p())
         (mean, variance), (log_mean, log_variance) = (_moments(sums, n_obs) for sums in (raw, logged))
@@ -59,6 +60,79 @@ class ExpressionStatistics:
         if n_genes >= len(self.mean):
             return np.arange(len(self.mean))
         return highly_variable(self.dispersion_mean, self.dispersion_variance, n_genes)
+
+
+def batch_offsets(
+    counts: Any,
+    genes: NDArray[np.int64],
+    batch: NDArray[np.integer],
+    n_batch: int,
+    neighbor_index: NDArray[np.int64],
+    neighbor_weight: NDArray[np.float32],
+    target_sum: float,
+    size_factors: NDArray[Any] | None = None,
+) -> NDArray[np.float32]:
+    r"""What log-normalised expression is higher by in each batch, between cells that are otherwise alike.
+
+    Means of whole batches differ by their composition, too. So only mutual neighbours of different batches are compared: with
+    :math:`a_{ij}` the product of the weights of the edges :math:`i \to j` and :math:`j \to i`, the offsets :math:`o_{gb}` minimise
+
+    .. math:: \sum_{i, j : b_i \neq b_j} a_{ij} \bigl(x_{ig} - o_{g b_i} - x_{jg} + o_{g b_j}\bigr)^2
+        + 2 \rho \sum_b o_{gb}^2,
+
+    with :math:`\rho` the weight of ten average pairs, so that a few accidental pairs move little. Linear in the edges.
+
+    Parameters
+    ----------
+    counts
+        Count matrix ``(n_obs, n_genes)``, dense, sparse or backed.
+    genes
+        Columns to compare, ``(n,)``.
+    batch, n_batch
+        Code of each cell's batch, from 0, ``(n_obs,)``, and number of batches.
+    neighbor_index, neighbor_weight
+        Neighbours and edge weights of every cell, ``(n_obs, k)``; weight 0 is no edge. Neighbours of ``n_obs`` and above are
+        stored cells of a reference, which have no counts here: not compared.
+    target_sum
+        Numerator of the normalisation, as for :class:`ExpressionStatistics`.
+    size_factors
+        Size factors, ``(n_obs,)``; total counts by default.
+
+    Returns
+    -------
+    float32 ``(n, n_batch)``, mean over batches about 0; 0 where no batch has a mutual neighbour in another.
+    """
+    n_obs = len(batch)
+    index, weight = np.asarray(neighbor_index), np.asarray(neighbor_weight, dtype=np.float64)
+    rows = np.repeat(np.arange(n_obs), index.shape[1])
+    here = index.ravel() < n_obs
+    edges = sparse.csr_matrix((weight.ravel()[here], (rows[here], index.ravel()[here])), shape=(n_obs, n_obs))
+    pairs = edges.multiply(edges.T).tocoo()
+    between = (batch[pairs.row] != batch[pairs.col]) & (pairs.data > 0)
+    if not between.any():
+        return np.zeros((len(genes), n_batch), dtype=np.float32)
+    first, second = pairs.row[between], pairs.col[between]
+    strength = pairs.data[between] / pairs.data[between].mean()
+    ends = np.concatenate([first, second]), np.concatenate([strength, -strength])
+    contrast = sparse.csc_matrix((ends[1], (np.tile(batch[first], 2), ends[0])), shape=(n_batch, n_obs))
+    joined = np.zeros((n_batch, n_batch))
+    np.add.at(joined, (batch[first], batch[second]), strength)
+    laplacian = np.diag(joined.sum(axis=1)) - joined
+
+    sizes = totals(counts)[0] if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
+    difference = np.zeros((n_batch, len(genes)))
+    for block_rows, values in _normalised_blocks(counts, sizes, target_sum):
+        difference += (contrast[:, block_rows] @ values[:, genes].log1p()).toarray()
+    return np.linalg.solve(laplacian + _RIDGE_PAIRS * np.eye(n_batch), difference).T.astype(np.float32)
+
+
+def _normalised_blocks(
+    counts: Any, sizes: NDArray[np.float64], target_sum: float
+) -> Iterator[tuple[slice, sparse.csr_matrix]]:
+    """Normalised counts, a block of cells at a time; a cell of size 0 stays at 0."""
+    for rows, block in row_chunks(counts):
+        factors = np.divide(target_sum, sizes[rows], out=np.zeros(sizes[rows].size), where=sizes[rows] > 0)
+        yield rows, sparse.csr_matrix(block, dtype=np.float64).multiply(factors[:, None]).tocsr()
 
 
 def _sums(values: sparse.csr_matrix) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
-from scsiameseclu.data._statistics import ExpressionStatistics
+from scsiameseclu.data._statistics import ExpressionStatistics, batch_offsets
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin
 from scsiameseclu.model._prediction import PredictionMixin
@@ -228,14 +228,22 @@ class SCSiameseClu(
             size_factors = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY))
         counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         statistics = ExpressionStatistics.from_counts(counts, size_factors)
-        rep = manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
+        genes = statistics.most_variable(self.module.embedding_genes.numel())
+        offsets, n_batch = None, self.module.expression_scaler.offset.shape[1]
+        if n_batch > 1:
+            batch = np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
+            graph = [
+                manager.get_from_registry(key) for key in (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_WEIGHT)
+            ]
+            offsets = batch_offsets(counts, genes, batch, n_batch, *graph, statistics.target_sum, size_factors)
         self.module.fit_input(
-            statistics.most_variable(self.module.embedding_genes.numel()),
+            genes,
             statistics.mean,
             statistics.sd,
             statistics.proportions,
             statistics.target_sum,
-            rep,
+            manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP),
+            offsets,
         )
         self._fit_proteins()
 

@@ -143,7 +143,7 @@ class SiameseModule(BaseModuleClass):
         self.register_buffer("embedding_genes", torch.arange(n_embedding_genes))
         self.register_buffer("other_genes", torch.arange(n_embedding_genes, n_genes))
         self.register_buffer("embedding_share", torch.tensor(1.0))
-        self.expression_scaler = ExpressionScaler(n_embedding_genes)
+        self.expression_scaler = ExpressionScaler(n_embedding_genes, n_batch)
         self.augmentation = ExpressionAugmentation(swap_rate, noise_sd)
         self.expression_encoder = ExpressionEncoder(n_embedding_genes, n_latent, **encoder)
         self.graph_encoder = GraphEncoder(n_rep, n_latent, convolution=convolution, **encoder)
@@ -294,7 +294,7 @@ class SiameseModule(BaseModuleClass):
         protein: Tensor | None = None,
     ) -> View:
         """Both branches and their fusion, for one view."""
-        expression = self.expression_scaler(self._of_genes(x, self.embedding_genes), library)
+        expression = self.expression_scaler(self._of_genes(x, self.embedding_genes), library, categories[0])
         if corrupted:
             expression = self.augmentation(expression)[0]
             weight = perturb_edges(weight, self.edge_drop_rate)
@@ -463,6 +463,7 @@ class SiameseModule(BaseModuleClass):
         proportions: np.ndarray,
         target_sum: float,
         rep: np.ndarray,
+        batch_offsets: np.ndarray | None = None,
     ) -> None:
         """Store the input statistics of the training cells, and start the decoder at their mean expression.
 
@@ -478,11 +479,15 @@ class SiameseModule(BaseModuleClass):
             Total of the normalisation.
         rep
             Graph representation of the training cells, ``(n_obs, n_rep)``.
+        batch_offsets
+            What log-normalised expression is higher by in each batch, ``(n_embedding_genes, n_batch)``.
         """
         genes = torch.as_tensor(embedding_genes)
         self.embedding_genes.copy_(genes)
         self.other_genes.copy_(torch.as_tensor(np.setdiff1d(np.arange(len(mean)), embedding_genes)))
         self.expression_scaler.fit(torch.as_tensor(mean).float()[genes], torch.as_tensor(sd).float()[genes], target_sum)
+        if batch_offsets is not None:
+            self.expression_scaler.offset.copy_(torch.as_tensor(batch_offsets))
         self.embedding_share.fill_(float(proportions[embedding_genes].sum()))
         self.graph_encoder.scaler.fit(torch.as_tensor(np.asarray(rep, dtype=np.float32)))
         self.decoder.assign(genes, torch.as_tensor(proportions).float())

@@ -1,7 +1,7 @@
 """The two branches of the Siamese network: expression and cell graph."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +21,18 @@ class ExpressionScaler(nn.Module):
     For cell :math:`i` with library size (or size factor) :math:`s_i` and gene :math:`g`
 
     .. math::
-        x_{ig} = \mathrm{clip}\bigl(w_g\,(\log(1 + t\,c_{ig} / s_i) - m_g),\ \pm x_{\max}\bigr)
+        x_{ig} = \mathrm{clip}\bigl(w_g\,(\log(1 + t\,c_{ig} / s_i) - m_g - o_{g b_i}),\ \pm x_{\max}\bigr)
 
-    with per-gene mean :math:`m_g` and weight :math:`w_g`, and a target sum :math:`t`. They are statistics of the
-    training cells, kept as buffers, so that they travel with the weights and every later cell is scaled alike.
+    with per-gene mean :math:`m_g` and weight :math:`w_g`, a target sum :math:`t`, and the offset :math:`o_{gb}` of the cell's
+    batch (:func:`~scsiameseclu.data._statistics.batch_offsets`; 0 for a batch that was not there in training). They are
+    statistics of the training cells, kept as buffers, so that they travel with the weights and every later cell is scaled alike.
 
     Parameters
     ----------
     n_genes
         Number of genes.
+    n_batch
+        Number of batches.
     clip
         Bound :math:`x_{\max}` of the absolute value.
     """
@@ -37,10 +40,13 @@ class ExpressionScaler(nn.Module):
     mean: Tensor
     weight: Tensor
     target_sum: Tensor
+    offset: Tensor
 
-    def __init__(self, n_genes: int, clip: float = 10.0) -> None:
+    def __init__(self, n_genes: int, n_batch: int = 1, clip: float = 10.0) -> None:
         super().__init__()
         self.clip = clip
+        # Batches last: scvi-tools appends those of a query to the last dimension.
+        self.register_buffer("offset", torch.zeros(n_genes, max(n_batch, 1)))
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("weight", torch.ones(n_genes))
         self.register_buffer("target_sum", torch.tensor(NORMALISED_TOTAL))
@@ -68,11 +74,33 @@ class ExpressionScaler(nn.Module):
         self.weight.copy_(torch.where(variable, 1.0 / (sd.clamp_min(_EPS).sqrt() * overall), 0.0))
         self.target_sum.fill_(target_sum)
 
-    def forward(self, counts: Tensor, library: Tensor) -> Tensor:
-        """Scale counts ``(batch, n_genes)`` with library sizes ``(batch, 1)`` to float32 ``(batch, n_genes)``."""
+    def forward(self, counts: Tensor, library: Tensor, batch: Tensor | None = None) -> Tensor:
+        """Scale counts of shape ``(batch, n_genes)``.
+
+        Parameters
+        ----------
+        counts
+            Counts, ``(batch, n_genes)``.
+        library
+            Library sizes, ``(batch, 1)``.
+        batch
+            Codes of the cells' batches, int64 ``(batch, 1)``; without it, no offset is taken out.
+
+        Returns
+        -------
+        float32 ``(batch, n_genes)``.
+        """
         # An all-zero cell has library 0 and stays at log1p(0).
         log_normalised = torch.log1p(counts * (self.target_sum / library.clamp_min(_EPS)))
-        return ((log_normalised - self.mean) * self.weight).clamp(-self.clip, self.clip)
+        centre = self.mean
+        if batch is not None and self.offset.shape[1] > 1:
+            centre = centre + self.offset.T.index_select(0, batch.flatten().long())
+        return ((log_normalised - centre) * self.weight).clamp(-self.clip, self.clip)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Models of before there were offsets have none: 0."""
+        state_dict.setdefault(f"{prefix}offset", torch.zeros_like(self.offset))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def standardise(self, proportions: Tensor) -> Tensor:
         """Z-score expression given as proportions ``(batch, n_genes)`` (up to one factor common to all genes)."""
