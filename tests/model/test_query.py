@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scvi
+import torch
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
@@ -71,6 +72,16 @@ def test_new_batches_are_predicted_at_once_from_model_or_folder(trained, saved, 
     assert mapped.is_trained
     assert (mapped.predict().to_numpy() == trained.predict().to_numpy()[:60]).mean() > 0.95
     assert mapped.summary_stats.n_batch == 4
+
+
+def test_new_batches_have_no_offsets_and_known_ones_keep_theirs(trained):
+    known = trained.module.expression_scaler.offset
+    assert known.abs().max() > 0
+    query = without_setup(trained.adata, slice(0, 60))
+    query.obs["batch"] = ["new"] * 30 + ["newer"] * 30
+    offsets = SCSiameseClu.load_query_data(query, trained, **CPU).module.expression_scaler.offset
+    assert torch.equal(offsets[:, :2], known)
+    assert not offsets[:, 2:].any()
 
 
 def test_mapping_is_part_of_the_file_of_the_query_model(trained, tmp_path):

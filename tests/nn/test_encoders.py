@@ -39,6 +39,23 @@ def test_scaler_clips():
     assert scaler(torch.ones(1, 1), torch.ones(1, 1)).item() == 2.0
 
 
+def test_offsets_are_taken_out_of_cells_of_their_batch():
+    scaler = ExpressionScaler(2, n_batch=3)
+    scaler.offset.copy_(torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, -1.0]]))
+    counts, library = torch.ones(3, 2), torch.full((3, 1), 100.0)
+    x = scaler(counts, library, torch.tensor([[0], [1], [2]]))
+    assert torch.allclose(x - scaler(counts, library), -scaler.offset.T, atol=1e-6)
+
+
+def test_states_from_before_there_were_offsets_load_without_any():
+    scaler = ExpressionScaler(2, n_batch=3)
+    state = scaler.state_dict()
+    del state["offset"]
+    scaler.offset.fill_(1.0)
+    scaler.load_state_dict(state)
+    assert not scaler.offset.any()
+
+
 def test_representation_scaler_keeps_proportions_of_axes():
     rep = torch.randn(1000, 2) * torch.tensor([10.0, 1.0]) + 5
     scaler = RepresentationScaler(2)

@@ -231,11 +231,16 @@ class SCSiameseClu(
         genes = statistics.most_variable(self.module.embedding_genes.numel())
         offsets, n_batch = None, self.module.expression_scaler.offset.shape[1]
         if n_batch > 1:
-            batch = np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel()
-            graph = [
-                manager.get_from_registry(key) for key in (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_WEIGHT)
-            ]
-            offsets = batch_offsets(counts, genes, batch, n_batch, *graph, statistics.target_sum, size_factors)
+            offsets = batch_offsets(
+                counts,
+                genes,
+                np.asarray(manager.get_from_registry(REGISTRY_KEYS.BATCH_KEY)).ravel(),
+                n_batch,
+                manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX),
+                manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_WEIGHT),
+                statistics.target_sum,
+                size_factors,
+            )
         self.module.fit_input(
             genes,
             statistics.mean,

@@ -40,6 +40,8 @@ def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[st
     table, old_table = module.decoder.log_dispersion, reference.decoder.log_dispersion
     if table.shape[1] > old_table.shape[1]:
         table.copy_(_extended(old_table.to(table.device), table.shape[1]))
+    # What differs in a new batch is not known: nothing is taken out.
+    module.expression_scaler.offset[:, reference.expression_scaler.offset.shape[1] :] = 0.0
     return new_columns
 
 
