@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 DEFAULT_KEY: Final = "siamese_clu"
 """Default ``key_added`` of everything that writes cluster labels."""
 
-GRAPH_VERSION: Final = 3
+GRAPH_VERSION: Final = 4
 """Version of the neighbour-table convention; part of the fingerprint, so that old tables are never reused."""
 
 

@@ -115,6 +115,19 @@ def test_weights_meet_their_definition(points):
     assert (np.diff(graph.weights, axis=1) <= 0).all()
 
 
+def test_what_a_whole_batch_is_farther_away_by_costs_no_weight(points):
+    batch = np.arange(80) % 2
+    shifted = np.hstack([points, 5.0 * batch[:, None]])
+    graph = knn(shifted, 10, batch=batch)
+    other = batch[graph.indices] != batch[:, None]
+    assert graph.distances[other].min() >= 5.0 > graph.distances[~other].max()
+    shares = (graph.weights * other).sum(axis=1) / graph.weights.sum(axis=1)
+    np.testing.assert_allclose(shares, 0.5, atol=1e-4)
+    plain = fuzzy_weights(graph.distances)
+    assert ((plain * other).sum(axis=1) / plain.sum(axis=1)).mean() < 0.2
+    np.testing.assert_allclose(graph.weights.sum(axis=1), 2 * np.log2(6.0), rtol=1e-4)
+
+
 def test_weights_do_not_depend_on_the_unit(points):
     distances = knn(points, 10).distances
     np.testing.assert_allclose(fuzzy_weights(1e3 * distances), fuzzy_weights(distances), atol=1e-4)

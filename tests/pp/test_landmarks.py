@@ -20,7 +20,8 @@ def blocks(landmarks, rep, batch=None):
     """Representation and weights of the neighbours, padding left out."""
     indices, distances = landmarks.nearest(rep, batch)
     assert np.isfinite(distances).all()
-    return landmarks.rep[indices], fuzzy_weights(distances.astype(np.float32))
+    own_batch = landmarks.batch[indices] if landmarks.batches else None
+    return landmarks.rep[indices], fuzzy_weights(distances.astype(np.float32), batch=own_batch)
 
 
 @pytest.mark.parametrize("balanced", [False, True])

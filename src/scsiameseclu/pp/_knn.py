@@ -54,6 +54,7 @@ def knn(
         Length ``n_obs``, optional. Each cell then takes neighbours from *every* batch, as BBKNN does (Polanski et al. 2020):
         ``n_neighbors`` is split evenly over the batches and the remainder goes to the largest ones, one each; a batch with too
         few cells hands its share on by the same rule. With more batches than ``n_neighbors``, only the largest are asked.
+        Weights are memberships among the neighbours in the same batch.
 
     Returns
     -------
@@ -70,13 +71,16 @@ def knn(
     # Distances do not change, and the expansion |x|^2 - 2xy + |y|^2 used by the exact search loses fewer digits.
     points = centred(points, points)
     if batch is None:
-        indices, distances = _nearest_members(points, np.arange(len(points)), n_neighbors, random_state)
-    else:
-        indices, distances = _batch_balanced(points, batch_codes(batch, len(points)), n_neighbors, random_state)
-    return _padded_graph(indices, distances, n_neighbors)
+        return _padded_graph(*_nearest_members(points, np.arange(len(points)), n_neighbors, random_state), n_neighbors)
+    codes = batch_codes(batch, len(points))
+    if len(np.unique(codes)) == len(codes):  # every batch is a single cell
+        codes = np.zeros_like(codes)
+    return _padded_graph(*_batch_balanced(points, codes, n_neighbors, random_state), n_neighbors, codes)
 
 
-def fuzzy_weights(distances: NDArray[Any], is_edge: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+def fuzzy_weights(
+    distances: NDArray[Any], is_edge: NDArray[np.bool_] | None = None, batch: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
     r"""UMAP's directed membership strengths (McInnes et al. 2018, section 3.1; algorithm ``SmoothKNNDist``).
 
     .. math:: w_{ij} = \exp(-\max(0, d_{ij} - \rho_i) / \sigma_i), \qquad \sum_j w_{ij} = \log_2(k_i + 1)
@@ -84,18 +88,28 @@ def fuzzy_weights(distances: NDArray[Any], is_edge: NDArray[np.bool_] | None = N
     with :math:`\rho_i` the smallest positive distance of cell *i* and :math:`\sigma_i` found by bisection. The logarithm is of
     :math:`k_i + 1` because UMAP counts the cell itself among its neighbours and our tables do not.
 
+    With batches, this holds for the neighbours in each batch by themselves: what all cells of another batch are farther away by
+    is a batch effect and costs no weight, so that batches that give as many neighbours weigh the same.
+
     Parameters
     ----------
     distances
         Shape ``(n_obs, k)``.
     is_edge
         Shape ``(n_obs, k)``: ``False`` on padding, which gets weight 0. Default: no padding.
+    batch
+        Shape ``(n_obs, k)``: code of the batch of every neighbour, if neighbours were drawn from each batch.
 
     Returns
     -------
     float32, shape ``(n_obs, k)``, in (0, 1] on edges.
     """
     is_edge = np.ones(distances.shape, dtype=bool) if is_edge is None else is_edge
+    if batch is not None:
+        weights = np.zeros(distances.shape, dtype=np.float32)
+        for code in np.unique(batch):
+            weights += fuzzy_weights(distances, is_edge & (batch == code))
+        return weights
     overall_mean = _mean_distance(distances, is_edge)[1]
     blocks = [
         _fuzzy_block(distances[start : start + _CHUNK], is_edge[start : start + _CHUNK], overall_mean)
@@ -171,8 +185,6 @@ def _batch_balanced(
         for rows, quota in zip(members, quotas, strict=True)
         if quota > 0
     ]
-    if not found:  # every batch is a single cell
-        return _nearest_members(points, np.arange(len(points)), k, random_state)
     return np.hstack([indices for indices, _ in found]), np.hstack([distances for _, distances in found])
 
 
@@ -286,7 +298,9 @@ def sort_rows(
     return np.take_along_axis(indices, order, axis=1), np.take_along_axis(distances, order, axis=1)
 
 
-def _padded_graph(indices: NDArray[np.int64], distances: NDArray[np.float64], k: int) -> NeighborGraph:
+def _padded_graph(
+    indices: NDArray[np.int64], distances: NDArray[np.float64], k: int, codes: NDArray[np.int64] | None = None
+) -> NeighborGraph:
     indices, distances = sort_rows(indices, distances, k)
     n_obs, found = indices.shape
     table = np.tile(np.arange(n_obs, dtype=np.int64)[:, None], (1, k))
@@ -295,4 +309,5 @@ def _padded_graph(indices: NDArray[np.int64], distances: NDArray[np.float64], k:
     table[:, :found] = np.where(is_edge, indices, table[:, :found])
     padded[:, :found] = np.where(is_edge, distances, 0.0)
     own_row = np.arange(n_obs)[:, None]
-    return NeighborGraph(table, padded, fuzzy_weights(padded, table != own_row))
+    batch = None if codes is None else codes[table]
+    return NeighborGraph(table, padded, fuzzy_weights(padded, table != own_row, batch))

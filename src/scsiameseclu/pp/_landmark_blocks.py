@@ -47,7 +47,8 @@ def landmark_blocks(
     weights = np.zeros((adata.n_obs, k), dtype=np.float32)
     indices[:, :found] = np.where(is_edge, nearest + adata.n_obs, indices[:, :found])
     if found:
-        weights[:, :found] = fuzzy_weights(np.where(is_edge, distances, 0.0).astype(np.float32), is_edge)
+        own_batch = landmarks.batch[nearest] if landmarks.batches else None
+        weights[:, :found] = fuzzy_weights(np.where(is_edge, distances, 0.0).astype(np.float32), is_edge, own_batch)
     return LandmarkBlocks(rep, indices, weights)
 
 
