@@ -64,8 +64,12 @@ def harmony(adata: AnnData, seed: int) -> NDArray[np.float32]:
     """The same components after Harmony."""
     import harmonypy
 
-    corrected = harmonypy.run_harmony(pca(adata, seed), adata.obs, BATCH, random_state=seed).Z_corr
-    return np.asarray(corrected, dtype=np.float32).reshape(adata.n_obs, -1)
+    corrected = np.asarray(harmonypy.run_harmony(pca(adata, seed), adata.obs, BATCH, random_state=seed).Z_corr)
+    if len(corrected) != adata.n_obs:  # components x cells before harmonypy 2
+        raise ImportError(
+            f"Expected harmonypy 2 or newer, with cells in rows; found an array of shape {corrected.shape}."
+        )
+    return corrected.astype(np.float32)
 
 
 def scvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
