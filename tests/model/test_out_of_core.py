@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 import scvi
 import torch
+import zarr
 from scipy import sparse
 
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._rows import StoredRows
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.pp import read_mapped
 from scsiameseclu.tl import cluster
 
 ROWS = [7, 3, 50, 3, 0]
@@ -45,6 +47,36 @@ def test_same_model_from_disk_as_from_memory(path):
     assert batches[1][SIAMESE_KEYS.CELL_INDEX].ravel().tolist() == ROWS
     assert all(np.array_equal(batches[0][key], batches[1][key]) for key in batches[0])
     stored.file.close()
+
+
+def test_same_model_from_a_collection_as_from_memory(tmp_path):
+    adata = synthetic(n_obs=120, n_vars=40, n_types=3, seed=0)
+    store = zarr.open_group(tmp_path / "cells.zarr", mode="w")
+    for number, rows in enumerate((slice(0, 50), slice(50, 120))):
+        anndata.io.write_elem(store, f"dataset_{number}", adata[rows].copy())
+    models = [fitted(adata)]
+    for rebuild in (True, False):
+        models.append(fitted(SCSiameseClu.setup_annbatch(tmp_path / "cells.zarr", rebuild=rebuild, n_neighbors=15)))
+    first, *others = (model.module.state_dict() for model in models)
+    assert all(torch.equal(first[name], other[name]) for other in others for name in first)
+    assert (tmp_path / "cells.zarr.mapped").is_dir()
+    # The copy serves a model loaded without data, too.
+    models[0].save(tmp_path / "model")
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=read_mapped(tmp_path / "cells.zarr.mapped"))
+    assert np.array_equal(loaded.get_latent_representation(), models[0].get_latent_representation())
+
+
+def test_a_collection_written_by_annbatch(tmp_path):
+    annbatch = pytest.importorskip("annbatch")
+    adata = synthetic(n_obs=120, n_vars=40, n_types=3, seed=0)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    annbatch.DatasetCollection(tmp_path / "cells.zarr").add_adatas(
+        [tmp_path / "cells.h5ad"], shuffle=True, dataset_size=50, shuffle_chunk_size=10, n_obs_per_chunk=10
+    )
+    found = SCSiameseClu.setup_annbatch(tmp_path / "cells.zarr", tmp_path / "rows", genes=list(adata.var_names[:30]))
+    assert found.shape == (120, 30)
+    assert sorted(found.obs_names) == sorted(adata.obs_names)
+    assert np.array_equal(found.X.toarray(), adata[found.obs_names, found.var_names].X.toarray())
 
 
 def test_stored_rows_are_read_once_and_in_order():

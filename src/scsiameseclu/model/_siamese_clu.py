@@ -3,8 +3,9 @@
 import errno
 import logging
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -24,14 +25,9 @@ from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_setup_input, standard_fields
-from scsiameseclu.model._training import (
-    AUTO,
-    NO_RANDOM_ACCESS,
-    TrainingMixin,
-    check_enough_cells,
-    checked_n_clusters,
-)
+from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp import read_mapped, write_mapped
 
 logger = logging.getLogger(__name__)
 
@@ -210,15 +206,50 @@ class SCSiameseClu(
         cls.register_manager(manager)
 
     @classmethod
-    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> None:
-        """Refuse collections that are read in sequence (scvi-tools offers them to every model from 1.5 on).
+    def setup_annbatch(
+        cls,
+        collection_path: str | PathLike[str],
+        directory: str | PathLike[str] | None = None,
+        genes: Sequence[str] | None = None,
+        rebuild: bool = True,
+        **setup_kwargs: Any,
+    ) -> AnnData:
+        """Set up the cells of an annbatch collection, or of any zarr store or ``.h5ad`` file, without reading them into memory.
+
+        Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are copied, in
+        sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`). Unlike the method of
+        this name in scvi-tools, it returns data to construct the model on, no datamodule.
+
+        Parameters
+        ----------
+        collection_path
+            The collection: a zarr group that holds one AnnData, or several with the same genes.
+        directory
+            Folder for the copy; by default ``collection_path`` with ``.mapped`` added.
+        genes
+            Names of the genes to keep, about 2,000 highly variable ones; all by default.
+        rebuild
+            Copy again what an earlier call copied to ``directory``. With False it is opened as it is, and ``genes`` is not used.
+        **setup_kwargs
+            Arguments of :meth:`setup_anndata`.
+
+        Returns
+        -------
+        The AnnData, set up: ``SCSiameseClu(adata)`` comes next.
 
         Raises
         ------
-        NotImplementedError
-            Always.
+        FileExistsError, FileNotFoundError, KeyError, NotImplementedError, ValueError
+            As :func:`scsiameseclu.pp.write_mapped`, :func:`scsiameseclu.pp.read_mapped` and :meth:`setup_anndata`.
         """
-        raise NotImplementedError(NO_RANDOM_ACCESS.format("an annbatch collection"))
+        layer = setup_kwargs.pop("layer", None)  # becomes X of the copy
+        folder = f"{str(collection_path).rstrip('/')}.mapped" if directory is None else directory
+        if rebuild:
+            adata = write_mapped(collection_path, folder, layer=layer, genes=genes, overwrite=True)
+        else:
+            adata = read_mapped(folder)
+        cls.setup_anndata(adata, **setup_kwargs)
+        return adata
 
     def _fit_input(self) -> None:
         """Give the module the input statistics of the model's data."""

@@ -15,8 +15,9 @@ from scsiameseclu.train._checkpoint import only_clustering_epochs
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
-    "Expected an AnnData, in memory or backed by one file, found {}: it is read in sequence, while training looks up the "
-    "neighbours of every cell. Write the cells to one h5ad file and open it with anndata.read_h5ad(path, backed='r')."
+    "Expected the model's own AnnData, found {}: it is read in sequence, while training looks up the neighbours of every cell. "
+    "Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_annbatch (or "
+    "scsiameseclu.pp.write_mapped), and train without a datamodule."
 )
 
 

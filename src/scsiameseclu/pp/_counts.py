@@ -48,10 +48,7 @@ def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
 
 
 def totals(counts: Any) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
-    """Sums per cell and per gene, float64."""
-    if sparse.issparse(counts):
-        by_cell, by_gene = (np.asarray(counts.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0))
-        return by_cell, by_gene
+    """Sums per cell and per gene, float64; by blocks, because scipy's sums copy all values of a matrix to float64."""
     per_cell, per_gene = np.zeros(counts.shape[0]), np.zeros(counts.shape[1])
     for rows, block in row_chunks(counts):
         per_cell[rows] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()

@@ -1,0 +1,242 @@
+"""Counts of many files as one memory-mapped matrix, whose rows are looked up as fast as in memory."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import ExitStack
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata
+import h5py
+import numpy as np
+import zarr
+from anndata import AnnData
+from anndata.abc import CSCDataset, CSRDataset
+from scipy import sparse
+
+from scsiameseclu.pp._counts import row_chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import DTypeLike, NDArray
+
+_MANIFEST = "manifest.json"  # written last: a folder without it is incomplete
+_ANNOTATION = "annotation.h5ad"
+_FILES = {_MANIFEST, _ANNOTATION, "data.bin", "indices.bin", "indptr.bin"}
+_FORMAT = 1
+
+
+def write_mapped(
+    sources: str | PathLike[str] | Sequence[str | PathLike[str]],
+    directory: str | PathLike[str],
+    *,
+    layer: str | None = None,
+    genes: Sequence[str] | None = None,
+    overwrite: bool = False,
+) -> AnnData:
+    """Copy counts, block by block, into files that are read by memory mapping, and open them.
+
+    Training looks up single rows all over the data, which compressed files (HDF5, zarr) and loaders that read in sequence are slow
+    at. Copied once to plain CSR files, rows are found at once, and the operating system keeps in memory what fits.
+
+    Parameters
+    ----------
+    sources
+        What to copy, in this order: ``.h5ad`` files, zarr stores, or zarr groups of several AnnData, as annbatch's collections
+        are (their parts in the order of the number in their name). All need the same genes in the same order.
+    directory
+        Folder to write to, new or empty.
+    layer
+        Layer with the counts; ``X`` by default.
+    genes
+        Names of the genes to keep, in the order wanted; all by default.
+    overwrite
+        Replace data that this function wrote to ``directory`` before.
+
+    Returns
+    -------
+    The data as :func:`read_mapped` opens them.
+
+    Raises
+    ------
+    FileExistsError
+        If ``directory`` has content, other than what may be replaced.
+    FileNotFoundError
+        If a source does not exist.
+    KeyError
+        If a source lacks the layer, or genes asked for.
+    NotImplementedError
+        If counts are stored by columns (CSC).
+    ValueError
+        If there is no source, a source holds no AnnData, or their genes differ.
+
+    Notes
+    -----
+    Peak memory is one block of 4,096 cells and the annotation (``obs``, ``var``). On disk a count takes its own size and four bytes
+    (eight from 2**31 counts on) for its column.
+    """
+    paths = [sources] if isinstance(sources, str | PathLike) else list(sources)
+    folder = Path(directory)
+    _check_folder(folder, overwrite)
+    with ExitStack() as files:
+        parts = [part for path in paths for part in _parts(Path(path), files)]
+        if not parts:
+            raise ValueError("Expected at least one source, found none.")
+        annotation = _annotation(parts)
+        columns = _columns(annotation, genes)
+        counts = [_stored_counts(part, layer) for part in parts]
+        _clear(folder)
+        manifest = _write_counts(counts, columns, folder)
+    annotation[:, slice(None) if columns is None else columns].copy().write_h5ad(folder / _ANNOTATION)
+    (folder / _MANIFEST).write_text(json.dumps(manifest))
+    return read_mapped(folder)
+
+
+def read_mapped(directory: str | PathLike[str]) -> AnnData:
+    """Open data written by :func:`write_mapped`.
+
+    Parameters
+    ----------
+    directory
+        The folder.
+
+    Returns
+    -------
+    An AnnData like one in memory, except that the counts in ``X`` (CSR) stay on disk until they are used, and cannot be written
+    to. ``adata.copy()`` and subsets copy into memory.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no complete data.
+    ValueError
+        If it was written by a later version in another format.
+    """
+    folder = Path(directory)
+    if not (folder / _MANIFEST).is_file():
+        raise FileNotFoundError(
+            f"Expected a folder completed by write_mapped, found no {_MANIFEST} in {str(folder)!r}. Delete what is there "
+            "and write it again."
+        )
+    manifest = json.loads((folder / _MANIFEST).read_text())
+    if manifest["format"] != _FORMAT:
+        raise ValueError(f"Expected format {_FORMAT}, found {manifest['format']} in {str(folder)!r}.")
+    data, indices, indptr = (_mapped(folder / f"{name}.bin", manifest[name]) for name in ("data", "indices", "indptr"))
+    adata = anndata.read_h5ad(folder / _ANNOTATION)
+    adata.X = sparse.csr_matrix((data, indices, indptr), shape=adata.shape, copy=False)
+    return adata
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    found = names - _FILES if overwrite else names
+    if found:
+        raise FileExistsError(
+            f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Name another folder, "
+            "open finished data with read_mapped, or replace them (and nothing else) with overwrite=True."
+        )
+
+
+def _clear(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (_MANIFEST, *sorted(_FILES)):  # the mark of complete data first
+        (folder / name).unlink(missing_ok=True)
+
+
+def _mapped(path: Path, dtype: DTypeLike) -> NDArray[Any]:
+    # An empty file cannot be mapped.
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
+
+
+def _parts(path: Path, files: ExitStack) -> Iterator[Any]:
+    """Groups of one source that hold an AnnData each, open until ``files`` are closed."""
+    if not path.exists():
+        raise FileNotFoundError(f"Expected an .h5ad file or a zarr store, found nothing at {str(path)!r}.")
+    group = files.enter_context(h5py.File(path, "r")) if path.is_file() else zarr.open_group(path, mode="r")
+    members = [group] if _holds_anndata(group) else [group[key] for key in sorted(group.keys(), key=_natural)]
+    found = [member for member in members if _holds_anndata(member)]
+    if not found:
+        raise ValueError(f"Expected an AnnData or a collection of them, found none in {str(path)!r}.")
+    yield from found
+
+
+def _holds_anndata(group: Any) -> bool:
+    return isinstance(group, h5py.Group | zarr.Group) and group.attrs.get("encoding-type") == "anndata"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sort key that puts ``dataset_10`` after ``dataset_9``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _annotation(parts: list[Any]) -> AnnData:
+    """Cells and genes of all parts, without counts; categories are united."""
+    frames = [(anndata.io.read_elem(part["obs"]), anndata.io.read_elem(part["var"])) for part in parts]
+    genes = frames[0][1].index
+    for position, (_, var) in enumerate(frames):
+        if not var.index.equals(genes):
+            raise ValueError(
+                f"Expected the same genes in the same order everywhere, found others in part {position} "
+                f"({len(var)} instead of {len(genes)}, or another order). Align the files first."
+            )
+    if len(frames) == 1:
+        return AnnData(obs=frames[0][0], var=frames[0][1])
+    return anndata.concat([AnnData(obs=obs, var=var) for obs, var in frames], join="outer", merge="first")
+
+
+def _columns(annotation: AnnData, genes: Sequence[str] | None) -> NDArray[np.int64] | None:
+    if genes is None:
+        return None
+    columns = annotation.var_names.get_indexer(list(genes)) if annotation.var_names.is_unique else None
+    if columns is None:
+        raise ValueError("Expected unique gene names to choose genes by, found duplicates.")
+    if (columns < 0).any():
+        missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
+        raise KeyError(f"`genes`: {len(missing)} are not in the data, such as {missing[:5]}.")
+    return columns.astype(np.int64)
+
+
+def _stored_counts(part: Any, layer: str | None) -> Any:
+    """The count matrix of a part, not read yet."""
+    place = "X" if layer is None else f"layers/{layer}"
+    if place not in part:
+        available = list(part["layers"]) if "layers" in part else []
+        raise KeyError(f"Expected counts in {place!r}, found none in {part.name!r}. Layers: {available}.")
+    element = part[place]
+    if not isinstance(element, h5py.Group | zarr.Group):
+        return element
+    stored = anndata.io.sparse_dataset(element)
+    if isinstance(stored, CSCDataset) or not isinstance(stored, CSRDataset):
+        raise NotImplementedError(f"Expected counts stored by rows (CSR or dense), found CSC in {part.name!r}.")
+    return stored
+
+
+def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: Path) -> dict[str, Any]:
+    """Append all blocks to the files of one CSR matrix; returns the types of its three arrays."""
+    dtype = np.result_type(*(matrix.dtype for matrix in counts))
+    # scipy wants the column numbers and the row pointers in one type, and would copy what is not.
+    n_values = sum(_most_values(matrix) for matrix in counts)
+    integer = np.dtype(np.int32 if n_values <= np.iinfo(np.int32).max else np.int64)
+    end = 0
+    with (folder / "data.bin").open("wb") as data, (folder / "indices.bin").open("wb") as indices:
+        with (folder / "indptr.bin").open("wb") as indptr:
+            np.zeros(1, dtype=integer).tofile(indptr)
+            for matrix in counts:
+                for _, block in row_chunks(matrix):
+                    kept = sparse.csr_matrix(block)
+                    kept = kept if columns is None else kept[:, columns]
+                    kept.sort_indices()
+                    kept.data.astype(dtype, copy=False).tofile(data)
+                    kept.indices.astype(integer, copy=False).tofile(indices)
+                    (kept.indptr[1:].astype(integer) + integer.type(end)).tofile(indptr)
+                    end += kept.nnz
+    return {"format": _FORMAT, "data": dtype.str, "indices": integer.str, "indptr": integer.str}
+
+
+def _most_values(matrix: Any) -> int:
+    """Upper bound of the number of stored values."""
+    return int(matrix.group["data"].shape[0]) if isinstance(matrix, CSRDataset) else int(np.prod(matrix.shape))
