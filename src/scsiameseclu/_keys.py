@@ -49,6 +49,12 @@ class _RegistryKeys(NamedTuple):
 ADATA_KEYS: Final = _AnnDataKeys()
 SIAMESE_KEYS: Final = _RegistryKeys()
 
+NEIGHBOR_BLOCKS: Final = (
+    (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_REP),
+    (SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_REP),
+)
+"""Index tables, and under which key a mini-batch has the representation of the neighbours they name."""
+
 
 def confidence_key(key: str) -> str:
     """``obs`` column with the highest cluster probability of each cell."""

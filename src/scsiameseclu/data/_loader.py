@@ -1,19 +1,22 @@
 """Mini-batches that carry the neighbour block of their cells."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
 from torch.utils.data import Dataset, Subset
 
 from scsiameseclu import _compat
-from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu._keys import NEIGHBOR_BLOCKS, SIAMESE_KEYS
+from scsiameseclu.data._device import DeviceData
 from scsiameseclu.data._rows import RowReader, row_numbers, row_reader
 
-_INDEX_KEYS = (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.DIFFUSED_INDEX)
+_INDEX_KEYS = tuple(index_key for index_key, _ in NEIGHBOR_BLOCKS)
 _KNN_BLOCK = {SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_WEIGHT}
 _DIFFUSED_BLOCK = {SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_WEIGHT}
 
@@ -52,6 +55,10 @@ class NeighborDataset(AnnTorchDataset):
         the default of scvi-tools for keys it does not know, is exact only up to 2**24 rows.
     load_sparse_tensor
         As in :class:`scvi.data.AnnTorchDataset`.
+
+    Notes
+    -----
+    While the manager holds its data on a device (:meth:`NeighborDataManager.on_device`), all of this are tensors there.
     """
 
     def __init__(
@@ -66,17 +73,23 @@ class NeighborDataset(AnnTorchDataset):
             for key, dtype in self.keys_and_dtypes.items()  # type: ignore[has-type]
         }
 
-    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
+    def __getitem__(self, indexes: int | list[int] | slice | torch.Tensor) -> dict[str, Any]:
         """Load the rows ``indexes`` and their neighbour blocks.
 
         Arrays in memory and HDF5 files are read here, one vectorised look-up each; everything else (dask, or sparse tensors)
         by scvi-tools.
         """
+        held: DeviceData | None = self.adata_manager.device_data
+        if isinstance(indexes, torch.Tensor):
+            # Row numbers that are on the device need not pass by the host.
+            return self[indexes.tolist()] if held is None else held.batch(indexes, self.keys_and_dtypes)
         rows = row_numbers(indexes, len(self))
+        if held is not None:
+            return held.batch(rows, self.keys_and_dtypes)
         readers = self._readers
         batch = super().__getitem__(indexes) if readers is None else {key: read(rows) for key, read in readers.items()}
         batch[SIAMESE_KEYS.CELL_INDEX] = rows[:, None]
-        for index_key, rep_key in zip(_INDEX_KEYS, (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.DIFFUSED_REP), strict=True):
+        for index_key, rep_key in NEIGHBOR_BLOCKS:
             if index_key in batch:
                 batch[rep_key] = self._neighbor_rep(batch[index_key])
         return batch
@@ -129,6 +142,26 @@ class NeighborDataManager(AnnDataManager):
     Everything in scvi-tools that reads data (training, inference, transfer to other AnnData objects) asks the manager
     for a data set, so this one override brings the neighbour block everywhere.
     """
+
+    device_data: DeviceData | None = None
+
+    @contextmanager
+    def on_device(self, device: torch.device) -> Iterator[None]:
+        """Hold the data on a device meanwhile, so that batches are formed there; they must be in memory and fit.
+
+        Worth it where the device waits for batches. Two processes cannot share it, nor can workers of a loader.
+
+        Raises
+        ------
+        NotImplementedError
+            When the first batch is asked for, if the data are not in memory.
+        """
+        dataset = NeighborDataset(self)
+        self.device_data = DeviceData(self, device, np.concatenate([dataset._representation, dataset._landmark_rep]))
+        try:
+            yield
+        finally:
+            self.device_data = None
 
     def create_torch_dataset(
         self,

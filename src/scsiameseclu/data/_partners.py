@@ -40,10 +40,11 @@ class PartnerSampler:
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Tensors of one partner of each cell, those that the second view is made of, on the device of ``batch``."""
         neighbors = batch[SIAMESE_KEYS.NEIGHBOR_INDEX]
-        allowed = self._may_be_drawn[neighbors.cpu().clamp(max=len(self._may_be_drawn) - 1)]
-        weight = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] * allowed.to(neighbors.device)
+        self._may_be_drawn = self._may_be_drawn.to(neighbors.device)
+        allowed = self._may_be_drawn[neighbors.clamp(max=len(self._may_be_drawn) - 1)]
+        weight = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] * allowed
         rows = draw_partners(batch[SIAMESE_KEYS.CELL_INDEX], neighbors, weight)
-        partners = self._dataset[rows.cpu().numpy()]
+        partners = self._dataset[rows]
         return {key: torch.as_tensor(value).to(rows.device) for key, value in partners.items()}
 
 

@@ -1,10 +1,14 @@
 """Training, and what it refuses or records."""
 
 import math
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from scvi import settings
 from scvi.dataloaders import DataSplitter
+from scvi.model._utils import parse_device_args
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
@@ -67,7 +71,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
             runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
         datasplitter_kwargs
-            Further arguments of :class:`scvi.dataloaders.DataSplitter`.
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`, and ``on_device``: with True the data, which must be in
+            memory, are copied to the one device of the training, counts as CSR, and batches are formed there. Results are the same.
+            Off by default, because it was not measured on a GPU yet.
         plan_kwargs
             Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
         **trainer_kwargs
@@ -84,7 +90,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         NonFiniteLossError
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
-            If there are not more training cells than clusters, or ``max_epochs`` is below 1.
+            If there are not more training cells than clusters, ``max_epochs`` is below 1, or ``on_device`` is asked for with several
+            processes or workers.
 
         Notes
         -----
@@ -117,26 +124,43 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
         if max_epochs is None:
             max_epochs = n_pretrain + schedule.n_cluster
+        split_options = dict(datasplitter_kwargs or {})
+        device = self._holding_device(split_options, accelerator, devices, distributed)
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
-        super().train(
-            max_epochs=max_epochs,
-            accelerator=accelerator,
-            devices=devices,
-            train_size=train_size,
-            validation_size=validation_size,
-            shuffle_set_split=shuffle_set_split,
-            batch_size=batch_size,
-            early_stopping=early_stopping,
-            # Processes share the cells, so that none may have a full batch.
-            datasplitter_kwargs={
-                "drop_last": n_train > batch_size and not distributed,
-                **self._loaded_keys(plan_options),
-                **(datasplitter_kwargs or {}),
-            },
-            plan_kwargs=plan_options,
-            **trainer_kwargs,
-        )
+        with nullcontext() if device is None else self.adata_manager.on_device(device):  # type: ignore[attr-defined]
+            super().train(
+                max_epochs=max_epochs,
+                accelerator=accelerator,
+                devices=devices,
+                train_size=train_size,
+                validation_size=validation_size,
+                shuffle_set_split=shuffle_set_split,
+                batch_size=batch_size,
+                early_stopping=early_stopping,
+                # Processes share the cells, so that none may have a full batch.
+                datasplitter_kwargs={
+                    "drop_last": n_train > batch_size and not distributed,
+                    **self._loaded_keys(plan_options),
+                    **split_options,
+                },
+                plan_kwargs=plan_options,
+                **trainer_kwargs,
+            )
+
+    @staticmethod
+    def _holding_device(
+        split_options: dict[str, Any], accelerator: str, devices: int | list[int] | str, distributed: bool
+    ) -> torch.device | None:
+        """Take ``on_device`` out of the options of the data splitter: the device to hold the data on, or None."""
+        if not split_options.pop("on_device", False):
+            return None
+        if distributed or split_options.get("num_workers", settings.dl_num_workers):
+            raise ValueError(
+                "Expected one process and no workers to read data held on a device, found several; leave out on_device."
+            )
+        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
+        return device
 
     def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
         """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
