@@ -136,7 +136,7 @@ def table(records: list[dict[str, Any]]) -> str:
     done = [record for record in records if "seconds" in record]
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(done, key=lambda record: record["cells"]):
-        name = " ".join([record["method"], record["accelerator"], f"{record['genes']} genes"])
+        name = f"{record['method']} {record['accelerator']} {record['threads']} threads {record['genes']} genes"
         groups.setdefault(name + (" backed" if record["backed"] else ""), []).append(record)
     for name, runs in sorted(groups.items()):
         for run in runs:
