@@ -150,6 +150,10 @@ def test_queries_that_cannot_be_mapped(trained):
     query = make(20)
     del query.obs["batch"]
     refused(query, KeyError, "found 'batch'")
+    query = make(20)
+    query.obs["batch"] = 7
+    refused(query, TypeError, r"found \[7\] where the model's data have")
+    refused(make(20)[:0].copy(), ValueError, "at least one cell")
     refused(query.X, TypeError, "found csr_matrix")
     with pytest.raises(TypeError, match="found int"):
         SCSiameseClu.load_query_data(make(20), 5, **CPU)

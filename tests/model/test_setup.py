@@ -47,6 +47,15 @@ def test_cells_without_a_batch_are_counted(adata):
         SCSiameseClu.setup_anndata(adata, batch_key="batch")
 
 
+@pytest.mark.parametrize("settings", [{"batch_key": "mixed"}, {"categorical_covariate_keys": ["mixed"]}])
+def test_text_and_numbers_are_no_categories_of_one_column(adata, settings):
+    adata.obs["mixed"] = pd.Series(
+        [1, "one"] * (adata.n_obs // 2) + [1] * (adata.n_obs % 2), adata.obs_names, dtype=object
+    )
+    with pytest.raises(TypeError, match=r"'mixed'\]: expected categories of one kind.*int, str"):
+        SCSiameseClu.setup_anndata(adata, **settings)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

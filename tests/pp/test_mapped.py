@@ -119,11 +119,13 @@ def test_bad_sources(adata, tmp_path):
     adata.X = sparse.csc_matrix(adata.X)
     adata.write_h5ad(tmp_path / "csc.h5ad")
     zarr.open_group(tmp_path / "empty.zarr", mode="w")
+    (tmp_path / "folder").mkdir()
     target = tmp_path / "mapped"
     for error, match, sources, options in [
         (FileNotFoundError, "nothing at", tmp_path / "absent.h5ad", {}),
         (ValueError, "at least one source", [], {}),
         (ValueError, "found none in", tmp_path / "empty.zarr", {}),
+        (ValueError, "folder of another kind", tmp_path / "folder", {}),
         (ValueError, "same genes", [tmp_path / "cells.h5ad", tmp_path / "other.h5ad"], {}),
         (NotImplementedError, "CSC", tmp_path / "csc.h5ad", {}),
         (KeyError, "layers/raw", tmp_path / "cells.h5ad", {"layer": "raw"}),

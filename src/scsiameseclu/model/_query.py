@@ -10,9 +10,12 @@ import pandas as pd
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin
 
+from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
@@ -74,9 +77,11 @@ class QueryMixin(ArchesMixin):
 
         Raises
         ------
+        TypeError
+            If batches (or categories of another covariate) are numbers in one of query and reference and text in the other.
         ValueError
-            If the query has none of the reference's genes, gene names are not unique, batch labels are missing, or counts
-            are not valid.
+            If the query has no cell, or none of the reference's genes, gene names are not unique, batch labels are missing, or
+            counts are not valid.
         KeyError
             If a column or representation the model was set up with is missing.
 
@@ -96,6 +101,8 @@ class QueryMixin(ArchesMixin):
         if isinstance(adata, AnnData):
             source = reference
         adata = cls._aligned(adata, source, inplace_subset_query_vars)
+        if isinstance(adata, AnnData):
+            _check_cells(adata, reference.registry_)
         model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
         if not unfrozen:
@@ -259,3 +266,16 @@ def _as_path(folder: Any) -> str:
     if not isinstance(folder, str | PathLike):
         raise TypeError(f"Expected a trained SCSiameseClu or the folder of one, found {type(folder).__name__}.")
     return fspath(folder)
+
+
+def _check_cells(query: AnnData, registry: dict[str, Any]) -> None:
+    """Refuse a query without cells, or with categories that do not go with those of the reference."""
+    if query.n_obs == 0:
+        raise ValueError("Expected at least one cell to map, found an AnnData without cells.")
+    batch = _compat.field_state(registry, REGISTRY_KEYS.BATCH_KEY)
+    covariates = _compat.field_state(registry, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
+    for key, known in {batch["original_key"]: batch["categorical_mapping"], **covariates}.items():
+        if (
+            key in query.obs and key != f"_scvi_{REGISTRY_KEYS.BATCH_KEY}"
+        ):  # the column scvi-tools makes up without a batch_key
+            check_one_kind(query.obs[key], known)

@@ -87,6 +87,36 @@ def check_columns(
     if batch_key is not None and adata.obs[batch_key].isna().any():
         n_missing = int(adata.obs[batch_key].isna().sum())
         raise ValueError(f"Expected a batch for every cell, found {n_missing} missing values in obs[{batch_key!r}].")
+    for key in [batch_key, *(categorical_covariate_keys or [])]:
+        if key is not None:
+            check_one_kind(adata.obs[key])
+
+
+def check_one_kind(values: pd.Series, known: Sequence[Any] = ()) -> None:
+    """Refuse categories that cannot be sorted together, such as text and numbers.
+
+    Parameters
+    ----------
+    values
+        Categories of cells, a column of ``obs``.
+    known
+        Categories that a reference has.
+
+    Raises
+    ------
+    TypeError
+        If there are both text and numbers, or others that have no order.
+    """
+    found, known = values.dropna().unique().tolist(), np.asarray(known).tolist()
+    try:
+        sorted([*known, *found])
+    except TypeError as error:
+        kinds = sorted({type(each).__name__ for each in [*known, *found]})
+        reference = f" where the model's data have {known[:3]}" if known else ""
+        raise TypeError(
+            f"obs[{values.name!r}]: expected categories of one kind, found {found[:3]}{reference} ({', '.join(kinds)}). "
+            f"Convert the column, for instance with adata.obs[{values.name!r}].astype(str)."
+        ) from error
 
 
 def _check_numbers(adata: AnnData, key: str, *, positive: bool) -> None:

@@ -156,12 +156,21 @@ def _parts(path: Path, files: ExitStack) -> Iterator[Any]:
     """Groups of one source that hold an AnnData each, open until ``files`` are closed."""
     if not path.exists():
         raise FileNotFoundError(f"Expected an .h5ad file or a zarr store, found nothing at {str(path)!r}.")
-    group = files.enter_context(h5py.File(path, "r")) if path.is_file() else zarr.open_group(path, mode="r")
+    group = files.enter_context(h5py.File(path, "r")) if path.is_file() else _open_store(path)
     members = [group] if _holds_anndata(group) else [group[key] for key in sorted(group.keys(), key=_natural)]
     found = [member for member in members if _holds_anndata(member)]
     if not found:
         raise ValueError(f"Expected an AnnData or a collection of them, found none in {str(path)!r}.")
     yield from found
+
+
+def _open_store(path: Path) -> zarr.Group:
+    try:
+        return zarr.open_group(path, mode="r")
+    except zarr.errors.GroupNotFoundError as error:
+        raise ValueError(
+            f"Expected an .h5ad file or a zarr store, found a folder of another kind at {str(path)!r}."
+        ) from error
 
 
 def _holds_anndata(group: Any) -> bool:
