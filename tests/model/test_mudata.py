@@ -35,14 +35,29 @@ def mdata():
     return make_mdata()
 
 
-@pytest.fixture(scope="module")
-def model(quick, small):
+def train(mdata, quick, small):
     scvi.settings.seed = 0
-    mdata = make_mdata()
     SCSiameseClu.setup_mudata(mdata, batch_key="batch")
     model = SCSiameseClu(mdata, n_clusters=4, **small)
     model.train(max_epochs=12, batch_size=60, **quick)
     return model
+
+
+@pytest.fixture(scope="module")
+def model(quick, small):
+    return train(make_mdata(), quick, small)
+
+
+@pytest.fixture(scope="module")
+def reference(quick, small):
+    """Model of part of the cells of a simulation."""
+    return train(make_mdata(n_obs=180)[:120].copy(), quick, small)
+
+
+@pytest.fixture
+def held_out():
+    """The other cells of the simulation."""
+    return make_mdata(n_obs=180)[120:].copy()
 
 
 @pytest.fixture(scope="module")
@@ -115,29 +130,67 @@ def test_written_saved_and_loaded(model, soft, tmp_path):
     assert np.allclose(bare.predict(make_mdata(), soft=True), soft, atol=1e-5)
 
 
-def test_query_with_missing_and_shuffled_features(model, quick):
-    query = make_mdata(n_obs=60, seed=7)
-    full = model.predict(query.copy(), soft=True)
+def test_query_with_missing_and_shuffled_features(reference, held_out, quick):
+    query = held_out.copy()
+    full = SCSiameseClu.load_query_data(query.copy(), reference, accelerator="cpu").predict().to_numpy()
     reduced = MuData({"rna": query["rna"][:, ::-1][:, 1:].copy(), "protein": query["protein"][:, ::-1][:, 1:].copy()})
     reduced.obs = query.obs.copy()
     with pytest.raises(ValueError, match="prepare_query_mudata"):
-        model.predict(reduced.copy())
-    ready = SCSiameseClu.prepare_query_mudata(reduced, model, inplace=False)
-    mapped = SCSiameseClu.load_query_data(ready, model, accelerator="cpu")
+        reference.predict(reduced.copy())
+    ready = SCSiameseClu.prepare_query_mudata(reduced, reference, inplace=False)
+    mapped = SCSiameseClu.load_query_data(ready, reference, accelerator="cpu")
     # CD6 is the one left out: not measured in any cell of the query.
     assert np.isnan(ready.obsm["siamese_clu_protein"][:, 5]).all()
     assert not np.isnan(ready.obsm["siamese_clu_protein"][:, :5]).any()
-    assert (mapped.predict().astype(str).to_numpy() == full.idxmax(axis=1).to_numpy()).mean() > 0.8
+    assert (mapped.predict().to_numpy() == full).mean() > 0.8
     mapped.train(max_epochs=1, **quick)
     assert np.isfinite(mapped.history["protein_train"].iloc[-1, 0])
 
 
-def test_new_batch_in_a_query(model):
-    query = make_mdata(n_obs=40, seed=8)
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 60), [7]], ids=["all", "some", "one"])
+def test_reference_cells_passed_again_keep_their_embedding(model, rows):
+    again = SCSiameseClu.load_query_data(make_mdata()[rows].copy(), model, accelerator="cpu")
+    difference = again.get_latent_representation() - model.get_latent_representation()[rows]
+    assert np.abs(difference).max() < 1e-5
+
+
+def test_a_cell_is_mapped_the_same_in_any_company(reference, held_out):
+    together = SCSiameseClu.load_query_data(held_out.copy(), reference, accelerator="cpu").get_latent_representation()
+    few = SCSiameseClu.load_query_data(held_out[5:8].copy(), reference, accelerator="cpu").get_latent_representation()
+    assert np.abs(few - together[5:8]).max() < 1e-5
+
+
+def test_adapting_a_query_leaves_the_reference_known(reference, held_out, quick):
+    query = held_out.copy()
     query.obs["batch"] = "new"
-    mapped = SCSiameseClu.load_query_data(query, model, accelerator="cpu")
+    mapped = SCSiameseClu.load_query_data(query, reference, accelerator="cpu")
     assert mapped.summary_stats.n_batch == 3
-    assert len(mapped.predict()) == 40
+    mapped.train(max_epochs=1, **quick)
+    assert len(mapped.predict()) == 60
+    assert np.array_equal(mapped.reference_latent_, reference.reference_latent_)
+
+
+def test_queries_that_cannot_be_mapped(model):
+    def refused(query, error, message):
+        with pytest.raises(error, match=message):
+            SCSiameseClu.load_query_data(query, model, accelerator="cpu")
+
+    query = make_mdata(n_obs=40, seed=8)
+    refused(query["rna"].copy(), TypeError, "Expected a MuData like the data of the model, found AnnData.*NaN")
+    refused(query[:0].copy(), ValueError, "at least one cell")
+    query.obs["batch"] = 3
+    refused(query, TypeError, "'batch'.*found \\[3\\] where the model's data have")
+
+
+def test_query_without_proteins(reference, held_out):
+    query = held_out.copy()
+    both = SCSiameseClu.load_query_data(query.copy(), reference, accelerator="cpu").predict().to_numpy()
+    query["protein"].X = np.full_like(query["protein"].X, np.nan)
+    mapped = SCSiameseClu.load_query_data(query, reference, accelerator="cpu").predict().to_numpy()
+    types = query["rna"].obs["cell_type"].to_numpy()
+    # What the RNA tells is still told: every cluster of the RNA alone is of the type it is of with both.
+    type_of = pd.crosstab(both, types).idxmax(axis=1)
+    assert (type_of.loc[mapped].to_numpy() == types).mean() > 0.9
 
 
 def test_changed_proteins_are_noticed(mdata, model):

@@ -18,6 +18,8 @@ from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.data._fields import GRAPH_TABLES, CellGraphField
 from scsiameseclu.pp._counts import check_counts, get_counts, totals
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
+from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
+from scsiameseclu.pp._landmarks import Landmarks
 from scsiameseclu.pp._neighbors import GraphSettings, build_graph, write_graph
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class JointData:
     genes: list[str]
     values: NDArray[np.float32]  # (n_obs, n_proteins), NaN where not measured
     proteins: list[str]
-    protein_counts: bool
+    protein_counts: bool | None  # None: no value was measured
     sizes: NDArray[np.float64] | None
     batch: pd.Series | None
 
@@ -104,6 +106,10 @@ class JointGraphField(CellGraphField):
         data = self._read(mdata)
         projection = _stored(mdata)
         if projection is None or not self._is_built(mdata, data, projection):
+            if data.protein_counts is None:
+                raise ValueError(
+                    "Expected protein values to set up on, found only NaN. Use setup_anndata for RNA alone."
+                )
             scaling = ProteinScaling.fit(data.values, data.proteins, data.protein_counts)
             projection = JointProjection(None, scaling)
             if self.settings.use_rep is None:
@@ -126,14 +132,15 @@ class JointGraphField(CellGraphField):
             "gene_names": data.genes,
             "protein_weight": self.protein_weight,
             "joint": projection.to_state(),
+            **self._reference_state(mdata, data),
         }
 
     def transfer_field(  # type: ignore[override]
         self, state_registry: dict[str, Any], mdata_target: MuData, own_graph: bool = False, **kwargs: Any
     ) -> dict[str, Any]:
-        """Give ``mdata_target`` tables made as the state says, unless it has exactly those already.
+        """Give ``mdata_target`` its neighbours in the reference, unless it has exactly those already.
 
-        Neighbours are those among the target's own cells, whatever ``own_graph`` says: there are no landmarks of joint data.
+        ``own_graph`` as for :meth:`~scsiameseclu.data._fields.CellGraphField.transfer_field`.
 
         Raises
         ------
@@ -147,20 +154,39 @@ class JointGraphField(CellGraphField):
         data = self._read(mdata_target)
         projection = JointProjection.from_state(state_registry["joint"])
         _check_target(state_registry, projection.protein, data)
-        if not self._is_built(mdata_target, data, projection):
+        landmarks = self._landmarks(state_registry, mdata_target, data, own_graph)
+        if self._is_built(mdata_target, data, projection, landmarks):
+            return dict(state_registry)
+        if landmarks is None:
             logger.info("Building the joint cell graph of %d cells.", mdata_target.n_obs)
-            self._write(mdata_target, data, projection, int(state_registry["n_rep"]))
-        return dict(state_registry)
+        else:
+            logger.info("Finding the neighbours of %d cells among %d landmarks.", mdata_target.n_obs, len(landmarks))
+        self._write(mdata_target, data, projection, int(state_registry["n_rep"]), landmarks)
+        own_state = self._reference_state(mdata_target, data) if own_graph else {}
+        return {**state_registry, **own_state}
 
     def is_current(
         self, mdata: MuData, state_registry: Mapping[str, Any] | None = None, own_graph: bool = False
     ) -> bool:
         """Whether the tables in ``mdata`` belong to its cells and data as they are now."""
-        projection = _stored(mdata)
+        projection, landmarks, data = _stored(mdata), None, self._read(mdata)
         if state_registry is not None:
             self._take_over(state_registry)
             projection = JointProjection.from_state(state_registry["joint"])
-        return projection is not None and self._is_built(mdata, self._read(mdata), projection)
+            landmarks = self._landmarks(state_registry, mdata, data, own_graph)
+        return projection is not None and self._is_built(mdata, data, projection, landmarks)
+
+    def _reference_state(self, mdata: MuData, data: JointData) -> dict[str, Any]:
+        """What later cells need of these: the landmarks, and a mark to know these cells by."""
+        rep = mdata.obsm[ADATA_KEYS.GRAPH_REP]
+        landmarks = Landmarks.choose(rep, data.batch, self.settings.n_neighbors, self.settings.random_state)
+        return {"landmarks": landmarks.to_state(), "source": self._source_digest(mdata, data)}
+
+    def _landmarks(self, state: Mapping[str, Any], mdata: MuData, data: JointData, own_graph: bool) -> Landmarks | None:
+        """Landmarks to find the neighbours of cells among; None for the cells of the set-up."""
+        if own_graph or state["source"] == self._source_digest(mdata, data):
+            return None
+        return Landmarks.from_state(state["landmarks"])
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         """Settings of the state in place of those of this object (the seed may differ by now)."""
@@ -187,7 +213,14 @@ class JointGraphField(CellGraphField):
             batch,
         )
 
-    def _write(self, mdata: MuData, data: JointData, projection: JointProjection, n_rep: int | None = None) -> None:
+    def _write(
+        self,
+        mdata: MuData,
+        data: JointData,
+        projection: JointProjection,
+        n_rep: int | None = None,
+        landmarks: Landmarks | None = None,
+    ) -> None:
         settings = self.settings
         if settings.use_rep is None:
             rep = projection.transform(data.counts, data.values, data.sizes)
@@ -205,39 +238,52 @@ class JointGraphField(CellGraphField):
             size_factor_key=None,
             batch_key=None if data.batch is None else "batch",
         )
-        write_graph(cells, build_graph(cells, of_cells), of_cells)
+        if landmarks is None:
+            write_graph(cells, build_graph(cells, of_cells), of_cells)
+            for key in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
+                mdata.obsp[key] = cells.obsp[key]
+        else:
+            write_landmark_blocks(cells, landmark_blocks(cells, of_cells, landmarks), of_cells, landmarks, None)
         for _, key in GRAPH_TABLES:
             mdata.obsm[key] = cells.obsm[key]
-        for key in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
-            mdata.obsp[key] = cells.obsp[key]
         mdata.obsm[ADATA_KEYS.PROTEIN] = data.values
         mdata.obsm[ADATA_KEYS.PROTEIN_REP] = projection.protein.transform(data.values)
         record = cells.uns[ADATA_KEYS.NEIGHBORS]
         record["settings"] = {name: value for name, value in asdict(settings).items() if value is not None}
         record["settings"]["protein_weight"] = self.protein_weight
         record["joint"] = projection.to_state()
-        record["fingerprint"] = self._fingerprint(mdata, data, projection)
+        record["fingerprint"] = self._fingerprint(mdata, data, projection, landmarks)
         mdata.uns[ADATA_KEYS.NEIGHBORS] = record
 
-    def _is_built(self, mdata: MuData, data: JointData, projection: JointProjection) -> bool:
-        """Whether the tables stored in ``mdata`` are those of ``data`` and ``projection``."""
+    def _is_built(
+        self, mdata: MuData, data: JointData, projection: JointProjection, landmarks: Landmarks | None = None
+    ) -> bool:
+        """Whether the tables stored in ``mdata`` are those of ``data``, ``projection`` and ``landmarks``."""
         if any(key not in mdata.obsm for _, key in _TABLES):
             return False
         if mdata.obsm[ADATA_KEYS.NEIGHBOR_INDEX].shape[1] != self.settings.n_neighbors:
             return False
-        expected = self._fingerprint(mdata, data, projection)
+        expected = self._fingerprint(mdata, data, projection, landmarks)
         return bool(mdata.uns.get(ADATA_KEYS.NEIGHBORS, {}).get("fingerprint") == expected)
 
-    def _fingerprint(self, mdata: MuData, data: JointData, projection: JointProjection) -> str:
-        """SHA-1 of everything the stored tables depend on."""
+    def _fingerprint(
+        self, mdata: MuData, data: JointData, projection: JointProjection, landmarks: Landmarks | None
+    ) -> str:
+        """SHA-1 of everything the stored tables depend on, and of some of them."""
+        state = hashlib.sha1(self._source_digest(mdata, data).encode(), usedforsecurity=False)
+        for key in (ADATA_KEYS.GRAPH_REP, ADATA_KEYS.NEIGHBOR_INDEX):
+            state.update(np.ascontiguousarray(mdata.obsm[key]).tobytes())
+        state.update(projection.digest.encode())
+        state.update(b"" if landmarks is None else landmarks.digest.encode())
+        return state.hexdigest()
+
+    def _source_digest(self, mdata: MuData, data: JointData) -> str:
+        """SHA-1 of what the tables are built from: tells the cells of a reference from any others."""
         state = hashlib.sha1(usedforsecurity=False)
         settings = (sorted(asdict(self.settings).items()), asdict(self.source), self.protein_weight)
         state.update(repr((GRAPH_VERSION, mdata.n_obs, settings)).encode())
         for names in (mdata.obs_names.astype(str), data.genes, data.proteins):
             state.update("\0".join(names).encode())
-        for key in (ADATA_KEYS.GRAPH_REP, ADATA_KEYS.NEIGHBOR_INDEX):
-            state.update(np.ascontiguousarray(mdata.obsm[key]).tobytes())
-        state.update(projection.digest.encode())
         state.update(data.values.tobytes())
         for sums in totals(data.counts):
             state.update(sums.tobytes())
@@ -261,13 +307,15 @@ def joint_graph_fields(**settings: Any) -> list[BaseAnnDataField]:
     return [JointGraphField(**settings), *(MuDataTableField(name, key, mod_key=None) for name, key in _TABLES)]
 
 
-def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float32], bool]:
+def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float32], bool | None]:
     """Protein values, a new dense float32 array, and whether they are counts (whole numbers of at least 0).
+
+    Without any measured value (all NaN, as in a query of RNA alone), that is unknown: ``None``.
 
     Raises
     ------
     ValueError
-        If a value is infinite, or no value is above 0 or measured.
+        If a value is infinite, or all that were measured are 0.
     """
     raw = get_counts(protein, layer)
     values = np.array(raw.toarray() if sparse.issparse(raw) else raw, dtype=np.float32)
@@ -278,6 +326,8 @@ def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float
             f"{protein.obs_names[row]!r}, protein {protein.var_names[column]!r}."
         )
     measured = values[~np.isnan(values)]
+    if measured.size == 0:
+        return values, None
     if not measured.any():
         raise ValueError("Expected protein values, found only zeros. Check which matrix or layer holds them.")
     return values, bool(measured.min() >= 0 and np.array_equal(measured, np.rint(measured)))
@@ -310,7 +360,7 @@ def _check_target(state: Mapping[str, Any], scaling: ProteinScaling, data: Joint
                 f"Expected the {len(known)} {what} the model was set up with, in their order, found {len(found)} {what} that "
                 "differ. Align the data with `prepare_query_mudata` first."
             )
-    if scaling.counts != data.protein_counts:
+    if data.protein_counts is not None and scaling.counts != data.protein_counts:
         kinds = {True: "counts", False: "normalised values"}
         raise ValueError(
             f"Expected proteins as {kinds[scaling.counts]}, as at set-up, found {kinds[data.protein_counts]}."

@@ -125,7 +125,7 @@ class MuDataMixin:
         for name, key in columns.items():
             container = mdata if of[name] is None else mdata[of[name]]
             check_columns(container, **{**dict.fromkeys(columns), name: key})  # type: ignore[arg-type]
-        check_setup_input(mdata[of["rna_layer"]], rna_layer)
+        check_setup_input(mdata[of["rna_layer"]], rna_layer, min_cells=1 if known else 2)
         _check_proteins(mdata[of["protein_layer"]], protein_layer, protein_weight, warn=not known)
         fields = [
             *joint_graph_fields(
@@ -295,7 +295,7 @@ def _check_proteins(protein: AnnData, layer: str | None, protein_weight: float, 
         raise ValueError(f"Expected protein_weight between 0 and 1, found {protein_weight}.")
     if protein.n_vars < 2:
         raise ValueError(f"Expected at least 2 proteins, found {protein.n_vars}; set up the RNA alone instead.")
-    if not read_proteins(protein, layer)[1] and warn:
+    if warn and read_proteins(protein, layer)[1] is False:
         warnings.warn(
             "Expected raw protein counts, found values that are not whole numbers of at least 0: they are taken as normalised, "
             "with a normal likelihood. If there are raw counts, name their layer, protein_layer=....",

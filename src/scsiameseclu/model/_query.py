@@ -78,7 +78,8 @@ class QueryMixin(ArchesMixin):
         Raises
         ------
         TypeError
-            If batches (or categories of another covariate) are numbers in one of query and reference and text in the other.
+            If ``adata`` is not of the kind the model was set up with, or batches (or categories of another covariate) are
+            numbers in one of query and reference and text in the other.
         ValueError
             If the query has no cell, or none of the reference's genes, gene names are not unique, batch labels are missing, or
             counts are not valid.
@@ -100,9 +101,8 @@ class QueryMixin(ArchesMixin):
             reference = reference_model
         if isinstance(adata, AnnData):
             source = reference
+        _check_cells(adata, reference.registry_)
         adata = cls._aligned(adata, source, inplace_subset_query_vars)
-        if isinstance(adata, AnnData):
-            _check_cells(adata, reference.registry_)
         model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
         if not unfrozen:
@@ -118,8 +118,6 @@ class QueryMixin(ArchesMixin):
     def _aligned(cls, data: AnnData | MuData, reference: Any, inplace: bool) -> AnnData | MuData:
         """The data with the genes of the reference in their order: themselves if they have that already."""
         prepare = cls.prepare_query_mudata if isinstance(data, MuData) else cls.prepare_query_anndata
-        if not isinstance(data, AnnData | MuData):
-            raise TypeError(f"Expected an AnnData or a MuData, found {type(data).__name__}.")
         if isinstance(data, AnnData) and data.is_view:
             data = data.copy()
         wanted: Any = prepare(data, reference, return_reference_var_names=True)
@@ -268,14 +266,27 @@ def _as_path(folder: Any) -> str:
     return fspath(folder)
 
 
-def _check_cells(query: AnnData, registry: dict[str, Any]) -> None:
-    """Refuse a query without cells, or with categories that do not go with those of the reference."""
+def _check_cells(query: Any, registry: dict[str, Any]) -> None:
+    """Refuse a query of the wrong kind, without cells, or with categories that do not go with those of the reference."""
+    method, arguments = _compat.setup_call(registry)
+    wanted = MuData if method == "setup_mudata" else AnnData
+    if not isinstance(query, wanted):
+        raise TypeError(
+            f"Expected {'a MuData' if wanted is MuData else 'an AnnData'} like the data of the model, found {type(query).__name__}."
+            + (" Proteins that were not measured can be given as NaN." if isinstance(query, AnnData) else "")
+        )
     if query.n_obs == 0:
-        raise ValueError("Expected at least one cell to map, found an AnnData without cells.")
+        raise ValueError("Expected at least one cell to map, found data without cells.")
     batch = _compat.field_state(registry, REGISTRY_KEYS.BATCH_KEY)
     covariates = _compat.field_state(registry, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
-    for key, known in {batch["original_key"]: batch["categorical_mapping"], **covariates}.items():
-        if (
-            key in query.obs and key != f"_scvi_{REGISTRY_KEYS.BATCH_KEY}"
-        ):  # the column scvi-tools makes up without a batch_key
-            check_one_kind(query.obs[key], known)
+    places = arguments.get("modalities") or {}
+    if arguments.get("batch_key") is not None:
+        _check_column(query, places.get("batch_key"), batch["original_key"], batch["categorical_mapping"])
+    for key, known in covariates.items():
+        _check_column(query, places.get("categorical_covariate_keys"), key, known)
+
+
+def _check_column(query: AnnData | MuData, modality: str | None, key: str, known: Sequence[Any]) -> None:
+    cells = query if modality is None or modality not in query.mod else query[modality]
+    if key in cells.obs:
+        check_one_kind(cells.obs[key], known)
