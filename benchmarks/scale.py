@@ -1,13 +1,15 @@
 """How time and peak memory grow with the number of cells, next to scVI + Leiden and PCA + Leiden.
 
     python benchmarks/scale.py --cells 10000 40000 160000 --out scale.jsonl [--methods scsiameseclu scvi pca_leiden]
-        [--genes 2000] [--threads 2] [--accelerator cpu] [--max-cells-per-method scvi=50000] [--timeout 7200] [--backed]
+        [--genes 2000] [--threads 2] [--accelerator cpu] [--max-cells-per-method scvi=50000] [--timeout 7200]
+        [--storage backed] [--max-epochs 1]
     python benchmarks/scale.py --out scale.jsonl --table
 
 Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own and one
-JSON line; runs that are in the file already are skipped, failed ones too: delete their lines to try again. The clock starts when the counts are in memory (with ``--backed``:
-when the file is open); peak memory is that of the whole process, imports and counts included. Every method runs with its
-default settings. The exponent is the slope of a least-squares line through log time, or log memory above that of the imports,
+JSON line; runs that are in the file already are skipped, failed ones too: delete their lines to try again. The clock starts when the counts are in memory
+(``--storage backed`` or ``mapped``: when the file is open); peak memory is that of the whole process, imports and counts included,
+and so are the pages of mapped files; ``own_gb`` is the peak without these, on Linux only. Every method runs with its default
+settings (``--max-epochs``: fewer epochs, for memory alone). The exponent is the slope of a least-squares line through log time, or log memory above that of the imports,
 against log cells: 1 is linear growth.
 """
 
@@ -15,16 +17,20 @@ import argparse
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 METHODS = ("scsiameseclu", "scvi", "pca_leiden")
-MEASURES = ("seconds", "cpu_seconds", "peak_gb")
+STORAGE = ("memory", "backed", "mapped")
 
 
 def peak_gb() -> float:
@@ -34,13 +40,35 @@ def peak_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform != "darwin" else 1 << 30)
 
 
-def load(n_obs: int, n_vars: int, seed: int, folder: str | None) -> Any:
-    """Simulate counts; with a folder, leave them on disk."""
+class OwnMemory(threading.Thread):
+    """Peak, in GB, of the memory of this process that is not backed by a file, looked up ten times a second; NaN where unknown."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak, self._stop_it = math.nan, threading.Event()
+
+    def run(self) -> None:
+        """Watch until stopped."""
+        status = Path("/proc/self/status")
+        while status.exists() and not self._stop_it.wait(0.1):
+            found = re.search(r"^RssAnon:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+            if found:
+                self.peak = float(np.fmax(self.peak, int(found[1]) / (1 << 20)))
+
+    def stop(self) -> float:
+        """Stop watching; the peak."""
+        self._stop_it.set()
+        self.join()
+        return self.peak
+
+
+def load(n_obs: int, n_vars: int, seed: int, storage: str, folder: str) -> Any:
+    """Simulate counts; leave them on disk if wanted."""
     import anndata
 
     import scsiameseclu as ssc
 
-    if folder is None:
+    if storage == "memory":
         return ssc.datasets.synthetic(n_obs, n_vars, n_types=10, library_size=3000.0, seed=seed)
     path = Path(folder) / "counts.h5ad"
     if not path.exists():
@@ -50,10 +78,12 @@ def load(n_obs: int, n_vars: int, seed: int, folder: str | None) -> Any:
             "ssc.datasets.synthetic(n, g, n_types=10, library_size=3000.0, seed=s).write_h5ad(sys.argv[4])"
         )
         subprocess.run([sys.executable, "-c", code, str(n_obs), str(n_vars), str(seed), str(path)], check=True)
+    if storage == "mapped":
+        return ssc.pp.write_mapped(path, Path(folder) / "counts.mapped")
     return anndata.read_h5ad(path, backed="r")
 
 
-def cluster(method: str, adata: Any, accelerator: str) -> Any:
+def cluster(method: str, adata: Any, accelerator: str, max_epochs: int | None) -> Any:
     """Labels of the cells, and seconds of each part."""
     import scanpy as sc
     import scvi
@@ -68,7 +98,7 @@ def cluster(method: str, adata: Any, accelerator: str) -> Any:
         parts[name] = round(time.perf_counter() - start, 3)
         return result
 
-    quiet = {"accelerator": accelerator, "enable_progress_bar": False}
+    quiet = {"accelerator": accelerator, "enable_progress_bar": False, "max_epochs": max_epochs}
     if method == "scsiameseclu":
         timed("setup", ssc.SCSiameseClu.setup_anndata, adata)
         model = timed("init", ssc.SCSiameseClu, adata)
@@ -102,16 +132,19 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
     scvi.settings.seed = args.seed
     imports = peak_gb()
     with tempfile.TemporaryDirectory() as folder:
-        adata = load(args.cells[0], args.genes, args.seed, folder if args.backed else None)
+        adata = load(args.cells[0], args.genes, args.seed, args.storage, folder)
         counts = peak_gb()
+        own = OwnMemory()
+        own.start()
         truth = adata.obs["cell_type"].to_numpy()
         start, cpu = time.perf_counter(), time.process_time()
-        labels, parts = cluster(args.methods[0], adata, args.accelerator)
+        labels, parts = cluster(args.methods[0], adata, args.accelerator, args.max_epochs)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3),
         "peak_gb": round(peak_gb(), 4),
+        "own_gb": round(own.stop(), 4),
         "imports_gb": round(imports, 4),
         "counts_gb": round(counts, 4),
         "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 2**30, 4) if torch.cuda.is_available() else 0.0,
@@ -132,23 +165,28 @@ def exponent(cells: list[int], values: list[float]) -> float:
 
 def table(records: list[dict[str, Any]]) -> str:
     """Markdown table of the runs that ended, with exponents."""
-    lines = ["| method | cells | seconds | CPU seconds | peak GB | ARI | clusters |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| method | cells | seconds | CPU seconds | peak GB | own GB | ARI | clusters |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     done = [record for record in records if "seconds" in record]
     groups: dict[str, list[dict[str, Any]]] = {}
     for record in sorted(done, key=lambda record: record["cells"]):
         name = f"{record['method']} {record['accelerator']} {record['threads']} threads {record['genes']} genes"
-        groups.setdefault(name + (" backed" if record["backed"] else ""), []).append(record)
+        name += "" if record["storage"] == "memory" else f" {record['storage']}"
+        name += "" if record["max_epochs"] is None else f" {record['max_epochs']} epochs"
+        groups.setdefault(name, []).append(record)
     for name, runs in sorted(groups.items()):
         for run in runs:
             lines.append(
                 f"| {name} | {run['cells']:,} | {run['seconds']:.0f} | {run['cpu_seconds']:.0f} | {run['peak_gb']:.2f} "
-                f"| {run['ari']:.3f} | {run['n_clusters']} |"
+                f"| {run.get('own_gb', math.nan):.2f} | {run['ari']:.3f} | {run['n_clusters']} |"
             )
         cells = [run["cells"] for run in runs]
         memory = [run["peak_gb"] - run["imports_gb"] for run in runs]
         slopes = [exponent(cells, [run[name] for run in runs]) for name in ("seconds", "cpu_seconds")]
         slopes.append(exponent(cells, memory))
-        lines.append(f"| {name} | exponent | " + " | ".join(f"{slope:.2f}" for slope in slopes) + " | | |")
+        lines.append(f"| {name} | exponent | " + " | ".join(f"{slope:.2f}" for slope in slopes) + " | | | |")
     failed = [
         f"- {record['method']}, {record['cells']:,} cells: {record['error']}" for record in records if "error" in record
     ]
@@ -175,25 +213,18 @@ def read(path: Path) -> list[dict[str, Any]]:
 def run_all(args: argparse.Namespace) -> None:
     """Run what is not in the results file yet, small sizes first."""
     limits = {name: int(number) for name, number in (item.split("=") for item in args.max_cells_per_method)}
-    keys = ("method", "cells", "genes", "seed", "threads", "accelerator", "backed")
+    keys = ("method", "cells", "genes", "seed", "threads", "accelerator", "storage", "max_epochs")
     for n_obs in sorted(args.cells):
         for method in args.methods:
-            if n_obs > limits.get(method, n_obs) or (args.backed and method == "pca_leiden"):
+            if n_obs > limits.get(method, n_obs) or (args.storage != "memory" and method == "pca_leiden"):
                 continue
-            setting = (method, n_obs, args.genes, args.seed, args.threads, args.accelerator, args.backed)
-            record: dict[str, Any] = dict(zip(keys, setting, strict=True))
+            common = (args.genes, args.seed, args.threads, args.accelerator, args.storage, args.max_epochs)
+            record: dict[str, Any] = dict(zip(keys, (method, n_obs, *common), strict=True))
             if any(all(known.get(key) == record[key] for key in keys) for known in read(args.out)):
                 continue
-            options = {
-                "methods": method,
-                "cells": n_obs,
-                "genes": args.genes,
-                "seed": args.seed,
-                "threads": args.threads,
-            }
-            options["accelerator"] = args.accelerator
-            command = [sys.executable, __file__, "--one", *(x for k, v in options.items() for x in (f"--{k}", str(v)))]
-            command += ["--backed"] if args.backed else []
+            options = {"methods": method, **{key: value for key, value in record.items() if key != "method"}}
+            flags = [(f"--{k.replace('_', '-')}", str(v)) for k, v in options.items() if v is not None]
+            command = [sys.executable, __file__, "--one", *(part for flag in flags for part in flag)]
             try:
                 done = subprocess.run(
                     command, capture_output=True, text=True, env=limited(args.threads), timeout=args.timeout
@@ -222,7 +253,10 @@ def main() -> None:
     parser.add_argument("--accelerator", default="cpu")
     parser.add_argument("--max-cells-per-method", nargs="*", default=[], metavar="METHOD=CELLS")
     parser.add_argument("--timeout", type=float, default=7200, help="seconds a run may take")
-    parser.add_argument("--backed", action="store_true", help="leave the counts on disk (not PCA + Leiden)")
+    parser.add_argument(
+        "--storage", choices=STORAGE, default="memory", help="leave the counts on disk (not PCA + Leiden)"
+    )
+    parser.add_argument("--max-epochs", type=int, help="epochs instead of the default")
     parser.add_argument("--out", type=Path, default=Path("scale.jsonl"))
     parser.add_argument("--table", action="store_true", help="only print the table of the results file")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
