@@ -1,8 +1,9 @@
 """Are the probabilities of the soft assignment right? Simulated cells of known types, from easy to hard; see README.md.
 
-    python -m benchmarks.calibration --out calibration.jsonl [--seeds 0 1 2] [--figure calibration.png]
+    python -m benchmarks.calibration --out calibration.jsonl [--seeds 0 1 2] [--figure calibration.png] [--no-clustering]
 
 A cell is right if its cluster is the one matched to its type. Curves pool the cells of all seeds.
+``--no-clustering``: an ablation, without the clustering loss; keep its results in a file of their own.
 """
 
 import argparse
@@ -25,8 +26,8 @@ DIFFICULTIES = {"easy": 4.0, "medium": 2.5, "hard": 2.0}
 """Median fold change of the markers."""
 
 
-def simulate_and_cluster(difficulty: str, seed: int) -> dict[str, Any]:
-    """One run with all defaults; its reliability curve and how often it is right."""
+def simulate_and_cluster(difficulty: str, seed: int, model_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """One run; its reliability curve and how often it is right."""
     import scvi
 
     import scsiameseclu as ssc
@@ -35,7 +36,7 @@ def simulate_and_cluster(difficulty: str, seed: int) -> dict[str, Any]:
     scvi.settings.seed = seed
     adata = ssc.datasets.synthetic(**COMMON, marker_fold=DIFFICULTIES[difficulty], seed=seed)
     truth = adata.obs.pop("cell_type").cat.codes.to_numpy().astype(np.int64)
-    ssc.tl.cluster(adata, N_TYPES, train_kwargs={"enable_progress_bar": False})
+    ssc.tl.cluster(adata, N_TYPES, model_kwargs=model_kwargs, train_kwargs={"enable_progress_bar": False})
     probs = np.asarray(adata.obsm["siamese_clu_probs"])
     found = probs.argmax(axis=1).astype(np.int64)
     types, clusters = _matching.match_groups(_matching.contingency(truth, found, N_TYPES, probs.shape[1]))
@@ -101,13 +102,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="results, JSON lines; appended to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--figure", type=Path, help="file of the curves")
+    parser.add_argument("--no-clustering", action="store_true", help="without the clustering loss")
     args = parser.parse_args(arguments)
+    model_kwargs = {"loss_weights": {"clustering": 0.0}} if args.no_clustering else {}
     warnings.filterwarnings("ignore")
     done = {(row["difficulty"], row["seed"]) for row in read_results(args.out)}
     for seed in args.seeds:
         for difficulty in DIFFICULTIES:
             if (difficulty, seed) not in done:
-                row = simulate_and_cluster(difficulty, seed)
+                row = simulate_and_cluster(difficulty, seed, model_kwargs)
                 with args.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
     frame = pd.DataFrame(read_results(args.out))
