@@ -58,6 +58,43 @@ def test_graph_is_in_the_latent_space_of_the_scvi_model(scvi_model, model):
     assert model.module.graph_encoder.scaler.mean.shape == (4,)
 
 
+@pytest.mark.parametrize("dispersion", ["gene", "gene-batch"])
+def test_decoder_starts_at_the_dispersions_of_the_scvi_model(data, quick, small, dispersion):
+    adata = data.copy()
+    scvi.settings.seed = 0
+    scvi.model.SCVI.setup_anndata(adata, layer="counts", batch_key="batch")
+    peer = scvi.model.SCVI(adata, n_latent=4, n_hidden=16, dispersion=dispersion)
+    peer.train(max_epochs=1, **quick)
+    options = {"n_clusters": 3, "n_neighbors": 6, "n_embedding_genes": 25, **small}
+    model = SCSiameseClu.from_scvi_model(peer, init_decoder=True, **options)
+    batch = next(iter(model._make_data_loader(adata, batch_size=adata.n_obs)))
+    module = model.module.eval()
+    theta = module.generative(
+        **module._get_generative_input(batch, module.inference(**module._get_inference_input(batch)))
+    )
+    theta = theta["px"].theta.detach().numpy()
+    px_r = peer.module.px_r.detach().exp().numpy()
+    codes = adata.obs["batch"].cat.codes.to_numpy() if dispersion == "gene-batch" else None
+    expected = px_r[:, codes].T if codes is not None else np.broadcast_to(px_r, theta.shape)
+    assert np.allclose(theta, expected, rtol=1e-5)
+    model.train(max_epochs=1, batch_size=64, **quick)
+    assert np.isfinite(model.predict(soft=True)).all(axis=None)
+    with pytest.raises(ValueError, match="leave out init_decoder"):
+        SCSiameseClu.from_scvi_model(peer, init_decoder=True, gene_likelihood="poisson", **options)
+    other = "gene" if dispersion == "gene-batch" else "gene-batch"
+    with pytest.raises(ValueError, match=f"Expected dispersion='{dispersion}'"):
+        SCSiameseClu.from_scvi_model(peer, init_decoder=True, dispersion=other, **options)
+
+
+def test_decoder_does_not_start_at_dispersions_that_are_not_there(data, quick):
+    adata = data.copy()
+    scvi.model.SCVI.setup_anndata(adata, layer="counts")
+    peer = scvi.model.SCVI(adata, n_latent=4, n_hidden=16, dispersion="gene-cell")
+    peer.train(max_epochs=1, **quick)
+    with pytest.raises(ValueError, match="found 'zinb' and 'gene-cell'"):
+        SCSiameseClu.from_scvi_model(peer, init_decoder=True)
+
+
 def test_the_models_do_not_disturb_each_other(scvi_model, model):
     of_scvi, of_ours = scvi_model.get_latent_representation(), model.predict(soft=True)
     for _ in range(2):

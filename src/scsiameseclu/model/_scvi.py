@@ -31,12 +31,13 @@ class FromScviMixin:
         *,
         n_neighbors: int = 15,
         key_added: str = "X_scVI",
+        init_decoder: bool = False,
         **model_kwargs: Any,
     ) -> Self:
         """Build a model on the data of a trained scVI model, with the cell graph in its latent space.
 
-        Counts, batches, covariates and size factors are those the scVI model was set up with. Weights are not taken over:
-        the two networks differ in the width of the embedding and in the build of the decoder.
+        Counts, batches, covariates and size factors are those the scVI model was set up with. Weights that read or make an
+        embedding are not taken over: the two embeddings differ in width and in what they hold.
 
         Parameters
         ----------
@@ -49,6 +50,9 @@ class FromScviMixin:
             Neighbours per cell.
         key_added
             Entry of ``obsm`` that the latent space, float32 ``(n_obs, n_latent of the scVI model)``, is written to.
+        init_decoder
+            Start the decoder with the dispersion of each gene (or gene and batch) in the scVI model, the part of its decoder that
+            means the same whatever the embedding, and take over ``dispersion``. They are trained further.
         **model_kwargs
             Further arguments of :class:`~scsiameseclu.SCSiameseClu`.
 
@@ -63,7 +67,8 @@ class FromScviMixin:
         RuntimeError
             If it is not trained.
         ValueError
-            If it has no data attached, its data are minified, or it was not set up on an AnnData.
+            If it has no data attached, its data are minified, or it was not set up on an AnnData; with ``init_decoder``, also if it
+            has no dispersions by gene or by gene and batch, or ``dispersion`` or ``gene_likelihood`` ask for something else.
 
         Notes
         -----
@@ -80,13 +85,40 @@ class FromScviMixin:
         >>> model.train()
         """
         setup = _setup_of(scvi_model)
+        if init_decoder:
+            model_kwargs["dispersion"] = _dispersion_of(scvi_model, **model_kwargs)
         adata = scvi_model.adata
         latent = np.asarray(scvi_model.get_latent_representation(), dtype=np.float32)
         if key_added in adata.obsm and not np.array_equal(adata.obsm[key_added], latent):
             logger.warning("obsm[%r] is replaced by the latent space of the given model.", key_added)
         adata.obsm[key_added] = latent
         cls.setup_anndata(adata, **setup, use_rep=key_added, n_neighbors=n_neighbors)  # type: ignore[attr-defined]
-        return cls(adata, n_clusters=n_clusters, **model_kwargs)  # type: ignore[call-arg]
+        model = cls(adata, n_clusters=n_clusters, **model_kwargs)  # type: ignore[call-arg]
+        if init_decoder:
+            model.module.decoder.set_dispersion(scvi_model.module.px_r.detach())  # type: ignore[attr-defined]
+        return model
+
+
+def _dispersion_of(scvi_model: SCVI, dispersion: str | None = None, gene_likelihood: str = "nb", **_others: Any) -> str:
+    """Kind of dispersion of an scVI model, which the arguments of a new model must agree with.
+
+    Raises
+    ------
+    ValueError
+        If they do not, or there is no such dispersion here.
+    """
+    found = scvi_model.module.dispersion
+    if scvi_model.module.gene_likelihood not in ("nb", "zinb") or found not in ("gene", "gene-batch"):
+        raise ValueError(
+            "Expected an scVI model with gene_likelihood 'nb' or 'zinb' and dispersion 'gene' or 'gene-batch' to start the decoder "
+            f"from, found {scvi_model.module.gene_likelihood!r} and {found!r}. Leave out init_decoder."
+        )
+    if gene_likelihood == "poisson" or dispersion not in (None, found):
+        raise ValueError(
+            f"Expected dispersion={found!r}, as in the scVI model, and gene_likelihood 'nb' or 'zinb', found "
+            f"{dispersion or found!r} and {gene_likelihood!r}. Change them, or leave out init_decoder."
+        )
+    return str(found)
 
 
 def _setup_of(scvi_model: SCVI) -> dict[str, Any]:

@@ -101,6 +101,19 @@ class CountDecoder(nn.Module):
         if self.other_logits is not None:
             self.other_logits.bias.copy_(logits[self.n_embedding_genes :])
 
+    @torch.no_grad()
+    def set_dispersion(self, log_dispersion: Tensor) -> None:
+        r"""Start from known dispersions, after :meth:`assign`.
+
+        Parameters
+        ----------
+        log_dispersion
+            Natural logarithm of the inverse dispersion :math:`\theta`, genes in the order of their columns, ``(n_genes,)`` or
+            ``(n_genes, n_batch)``.
+        """
+        by_column = log_dispersion.reshape(len(self.order), -1)
+        self.log_dispersion[self.order] = by_column.to(self.log_dispersion)
+
     def forward(
         self, z: Tensor, library: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None
     ) -> Distribution:
