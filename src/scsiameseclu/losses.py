@@ -239,7 +239,8 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
         -\log p(x) = \theta \log(1 + \mu / \theta) - [x > 0] \Bigl(\log\Gamma(x + \theta) - \log\Gamma(\theta)
         - \log\Gamma(x + 1) + x \log \frac{\mu}{\mu + \theta}\Bigr)
 
-    Most counts are 0, and the gamma functions, the dearest part by far, are only evaluated where they are not.
+    Most counts are 0, and the gamma functions, the dearest part by far on a CPU, are there only evaluated where they are not. On a
+    GPU finding these places costs more than the functions.
 
     Parameters
     ----------
@@ -259,6 +260,9 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
     log_ratio = log_rate - log_dispersion
     softplus = torch.nn.functional.softplus(log_ratio)  # log(1 + mu / theta)
     nll = theta * softplus
+    if x.is_cuda:
+        gammas = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1.0)
+        return nll - gammas - x * (log_ratio - softplus)
     where = x.flatten().nonzero().squeeze(1)
     if not where.numel():
         return nll

@@ -199,7 +199,6 @@ def test_gpu_search_is_used_where_it_can_be(monkeypatch, caplog):
         module.__spec__ = ModuleSpec(name, None)
         module.NearestNeighbors = Search
         monkeypatch.setitem(sys.modules, name, module)
-    assert not _knn.gpu_search_available()  # no device
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with caplog.at_level("INFO", logger="scsiameseclu"):
         found = _knn.knn(points, 5)
@@ -208,3 +207,35 @@ def test_gpu_search_is_used_where_it_can_be(monkeypatch, caplog):
     assert np.array_equal(found.weights, expected.weights)
     assert "among 50" in caplog.text
     assert "(cuML)" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_search_on_a_device_is_the_exact_one(monkeypatch, caplog, precision):
+    """On the CPU in place of a GPU, in blocks of a few cells."""
+    import torch
+
+    from scsiameseclu.pp import _knn
+
+    points = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    expected = _knn.knn(points, 5)
+    search, asked = _knn.search_on_device, []
+
+    def on_cpu(*args):
+        asked.append(args[2])
+        return search(*args, device="cpu")
+
+    monkeypatch.setattr(_knn, "EXACT_LIMIT", 10)
+    monkeypatch.setattr(_knn, "_GPU_SCORES", 7 * 60)
+    monkeypatch.setattr(_knn, "search_on_device", on_cpu)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with caplog.at_level("INFO", logger="scsiameseclu"):
+            found = _knn.knn(points, 5)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert asked == [6]
+    assert np.array_equal(found.indices, expected.indices)
+    assert np.array_equal(found.weights, expected.weights)
+    assert "on the GPU" in caplog.text

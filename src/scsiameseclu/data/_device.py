@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -64,11 +65,27 @@ class DeviceData:
         return self._readers[key, dtype.str]
 
 
+def fits_on(device: torch.device, manager: AnnDataManager) -> bool:
+    """Whether it pays to hold the data of a manager on a device: a GPU that has twice their size free, and data in memory."""
+    if device.type != "cuda":
+        return False
+    size = 0
+    for key in manager.data_registry:
+        array = manager.get_from_registry(key)
+        if issparse(array):
+            size += 8 * (array.nnz + array.shape[0])
+        elif isinstance(array, np.ndarray | pd.DataFrame):
+            size += 8 * array.size
+        else:
+            return False
+    return 2 * size <= torch.cuda.mem_get_info(device)[0]
+
+
 class DeviceArrayRows:
     """Rows of an array that is copied to a device once, ``(len(rows), ...)``."""
 
     def __init__(self, array: NDArray[Any], dtype: DTypeLike, device: torch.device) -> None:
-        self.array = torch.as_tensor(np.ascontiguousarray(array), device=device)
+        self.array = _copied(array, device)
         self.dtype = _torch_dtype(dtype)
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -81,10 +98,13 @@ class DeviceSparseRows:
 
     def __init__(self, matrix: Any, dtype: DTypeLike, device: torch.device) -> None:
         matrix = matrix.tocsr()
+        if not matrix.has_canonical_format:  # a value stored in parts counts as their sum
+            matrix = matrix.copy()
+            matrix.sum_duplicates()
         self.n_columns = matrix.shape[1]
-        self.start = torch.as_tensor(matrix.indptr.astype(np.int64), device=device)
-        self.columns = torch.as_tensor(matrix.indices.astype(np.int32), device=device)
-        self.values = torch.as_tensor(matrix.data.astype(dtype), device=device)
+        self.start = _copied(matrix.indptr.astype(np.int64, copy=False), device)
+        self.columns = _copied(matrix.indices.astype(np.int32, copy=False), device)
+        self.values = _copied(matrix.data.astype(dtype, copy=False), device)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Look up rows, in the order given, on the device."""
@@ -94,8 +114,7 @@ class DeviceSparseRows:
         # Position of each value: the start of its row plus its number within the row.
         entry = torch.arange(len(row), device=rows.device) + (start - (length.cumsum(0) - length))[row]
         dense = torch.zeros(len(rows), self.n_columns, dtype=self.values.dtype, device=rows.device)
-        # Added up, as scipy does with a value that is stored in parts.
-        return dense.index_put_((row, self.columns[entry].long()), self.values[entry], accumulate=True)
+        return dense.index_put_((row, self.columns[entry].long()), self.values[entry])
 
 
 def device_row_reader(data: Any, dtype: DTypeLike, device: torch.device) -> DeviceRowReader:
@@ -122,6 +141,13 @@ def device_row_reader(data: Any, dtype: DTypeLike, device: torch.device) -> Devi
     raise NotImplementedError(
         f"Expected data in memory to hold on {device}, found {type(data).__name__}. Leave out on_device, or call adata.to_memory()."
     )
+
+
+def _copied(array: NDArray[Any], device: torch.device) -> Tensor:
+    with warnings.catch_warnings():
+        # It is read only here, too (memory-mapped files cannot be written).
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.as_tensor(np.ascontiguousarray(array), device=device)
 
 
 def _torch_dtype(dtype: DTypeLike) -> torch.dtype:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import NEIGHBOR_BLOCKS, SIAMESE_KEYS
@@ -73,7 +73,7 @@ class NeighborDataset(AnnTorchDataset):
             for key, dtype in self.keys_and_dtypes.items()  # type: ignore[has-type]
         }
 
-    def __getitem__(self, indexes: int | list[int] | slice | torch.Tensor) -> dict[str, Any]:
+    def __getitem__(self, indexes: int | list[int] | slice | torch.Tensor | NDArray[Any]) -> dict[str, Any]:
         """Load the rows ``indexes`` and their neighbour blocks.
 
         Arrays in memory and HDF5 files are read here, one vectorised look-up each; everything else (dask, or sparse tensors)
@@ -149,7 +149,7 @@ class NeighborDataManager(AnnDataManager):
     def on_device(self, device: torch.device) -> Iterator[None]:
         """Hold the data on a device meanwhile, so that batches are formed there; they must be in memory and fit.
 
-        Worth it where the device waits for batches. Two processes cannot share it, nor can workers of a loader.
+        Worth it where the device waits for batches: on a GPU. Two processes cannot share it, nor can workers of a loader.
 
         Raises
         ------
@@ -171,4 +171,18 @@ class NeighborDataManager(AnnDataManager):
     ) -> Dataset[dict[str, Any]]:
         """Create the data set; arguments as in :meth:`scvi.data.AnnDataManager.create_torch_dataset`."""
         dataset = NeighborDataset(self, data_and_attributes, load_sparse_tensor)
-        return dataset if indices is None else Subset(dataset, indices)
+        return dataset if indices is None else RowSubset(dataset, row_numbers(np.asarray(indices), len(dataset)))
+
+
+class RowSubset(Dataset[dict[str, Any]]):
+    """Rows of a data set, looked up all at once where :class:`torch.utils.data.Subset` looks up one by one."""
+
+    def __init__(self, dataset: NeighborDataset, indices: NDArray[np.int64]) -> None:
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, indexes: int | list[int] | slice) -> dict[str, Any]:
+        """Load the rows ``indices[indexes]``."""
+        return self.dataset[self.indices[indexes]]

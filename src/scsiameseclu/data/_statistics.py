@@ -11,6 +11,7 @@ from scipy import sparse
 from scsiameseclu.nn import NORMALISED_TOTAL
 from scsiameseclu.pp import highly_variable
 from scsiameseclu.pp._counts import row_chunks, totals
+from scsiameseclu.pp._threads import in_threads
 
 _RIDGE_PAIRS = 10.0
 
@@ -49,9 +50,9 @@ class ExpressionStatistics:
         target_sum = NORMALISED_TOTAL * float(np.median(sizes[nonzero] / library[nonzero]))
         n_obs, n_vars = counts.shape
         raw, logged = np.zeros((2, n_vars)), np.zeros((2, n_vars))
-        for _, values in _normalised_blocks(counts, sizes, target_sum):
-            raw += _sums(values)
-            logged += _sums(values.log1p())
+        for of_raw, of_logged in in_threads(_block_sums, _normalised_blocks(counts, sizes, target_sum)):
+            raw += of_raw
+            logged += of_logged
         (mean, variance), (log_mean, log_variance) = (_moments(sums, n_obs) for sums in (raw, logged))
         return cls(log_mean, np.sqrt(log_variance), mean, variance, per_gene / per_gene.sum(), target_sum)
 
@@ -130,9 +131,18 @@ def _normalised_blocks(
     counts: Any, sizes: NDArray[np.float64], target_sum: float
 ) -> Iterator[tuple[slice, sparse.csr_matrix]]:
     """Normalised counts, a block of cells at a time; a cell of size 0 stays at 0."""
-    for rows, block in row_chunks(counts):
+
+    def normalised(chunk: tuple[slice, Any]) -> tuple[slice, sparse.csr_matrix]:
+        rows, block = chunk
         factors = np.divide(target_sum, sizes[rows], out=np.zeros(sizes[rows].size), where=sizes[rows] > 0)
-        yield rows, sparse.csr_matrix(block, dtype=np.float64).multiply(factors[:, None]).tocsr()
+        return rows, sparse.csr_matrix(block, dtype=np.float64).multiply(factors[:, None]).tocsr()
+
+    return in_threads(normalised, row_chunks(counts))
+
+
+def _block_sums(block: tuple[slice, sparse.csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sums of normalised counts and of their logarithms."""
+    return _sums(block[1]), _sums(block[1].log1p())
 
 
 def _sums(values: sparse.csr_matrix) -> NDArray[np.float64]:

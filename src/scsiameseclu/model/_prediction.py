@@ -1,6 +1,7 @@
 """Embedding, clusters and their summary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -8,9 +9,14 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
+from scvi import settings
 
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, confidence_key, probs_key
+from scsiameseclu.data._device import fits_on
+from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
+
+_GPU_BATCH = 8192
 
 
 class PredictionMixin:
@@ -49,8 +55,7 @@ class PredictionMixin:
         probs = None if head is None else np.empty((len(rows), head.n_clusters), dtype=np.float32)
         self.module.eval()
         start = 0
-        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
-        for tensors in loader:
+        for tensors in self._batches(adata, rows, batch_size):
             z = self.module.inference(**self.module._get_inference_input(tensors))["z"]
             block = slice(start, start + z.shape[0])
             latent[block] = z.cpu().numpy()
@@ -58,6 +63,19 @@ class PredictionMixin:
                 probs[block] = head(z).softmax(dim=1).cpu().numpy()
             start = block.stop
         return adata, rows, latent, probs
+
+    def _batches(self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None) -> Iterator[dict[str, Any]]:
+        """What embedding the cells needs of them, batch by batch; formed on the GPU where the module and enough room is."""
+        manager = self.get_anndata_manager(adata, required=True)  # type: ignore[attr-defined]
+        device = self.module.device
+        if batch_size is None:
+            batch_size = max(settings.batch_size, _GPU_BATCH if device.type == "cuda" else 0)
+        # To copy all data for the sake of a few cells does not pay.
+        held = 2 * len(rows) > adata.n_obs and fits_on(device, manager)
+        with manager.on_device(device) if held else nullcontext():
+            yield from self._make_data_loader(  # type: ignore[attr-defined]
+                adata, indices=rows, batch_size=batch_size, data_and_attributes=view_keys(manager, "first")
+            )
 
     def get_latent_representation(
         self,
@@ -74,7 +92,7 @@ class PredictionMixin:
         indices
             Rows to embed, or a boolean mask; all by default.
         batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default. Does not change the result.
+            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the result.
 
         Returns
         -------
@@ -142,7 +160,7 @@ class PredictionMixin:
         soft
             Return probabilities instead of labels.
         batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default. Does not change the result.
+            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the result.
         min_confidence
             Leave cells whose highest probability is below this unassigned. By default all cells are assigned.
         max_out_of_reference

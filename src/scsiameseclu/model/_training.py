@@ -12,10 +12,18 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
+from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner, learning_rate
+from scsiameseclu.train import (
+    Schedule,
+    SiameseTrainingPlan,
+    SiameseTrainRunner,
+    default_batch_size,
+    learning_rate,
+)
 from scsiameseclu.train._checkpoint import only_clustering_epochs
+from scsiameseclu.train._schedule import BASE_BATCH
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
@@ -43,7 +51,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         train_size: float | None = None,
         validation_size: float | None = None,
         shuffle_set_split: bool = True,
-        batch_size: int = 256,
+        batch_size: int | None = None,
         early_stopping: bool = False,
         datasplitter_kwargs: dict[str, Any] | None = None,
         plan_kwargs: dict[str, Any] | None = None,
@@ -64,16 +72,17 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         train_size, validation_size, shuffle_set_split
             Split of the cells. By default all cells train, or 90 % with ``early_stopping``.
         batch_size
-            Cells per batch, on each of several devices. The last, incomplete batch of an epoch is dropped if there is more
-            than one. With more than 256 cells per step, all devices together, the default learning rate grows
+            Cells per batch, on each of several devices; 256 by default, and more on a GPU if there are many cells
+            (:func:`~scsiameseclu.train.default_batch_size`). The last, incomplete batch of an epoch is dropped if there is more than
+            one. With more than 256 cells per step, all devices together, the default learning rate grows
             (:func:`~scsiameseclu.train.learning_rate`).
         early_stopping
             Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
             runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
         datasplitter_kwargs
             Further arguments of :class:`scvi.dataloaders.DataSplitter`, and ``on_device``: with True the data, which must be in
-            memory, are copied to the one device of the training, counts as CSR, and batches are formed there. Results are the same.
-            Off by default, because it was not measured on a GPU yet.
+            memory, are copied to the one device of the training, counts as CSR, and batches are formed there. Batches are the
+            same. By default that is done on one GPU if the data are in memory and take at most half of what the GPU has free.
         plan_kwargs
             Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
         **trainer_kwargs
@@ -109,6 +118,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         distributed = _is_distributed(devices, trainer_kwargs.get("strategy"))
         self._check_trainable(n_train, distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
+        on_gpu = _device(accelerator, devices).type == "cuda"
+        if batch_size is None:
+            batch_size = default_batch_size(n_train, _n_devices(devices)) if on_gpu else BASE_BATCH
         plan_options = dict(plan_kwargs or {})
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
         head = self.module.head
@@ -148,19 +160,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 **trainer_kwargs,
             )
 
-    @staticmethod
     def _holding_device(
-        split_options: dict[str, Any], accelerator: str, devices: int | list[int] | str, distributed: bool
+        self, split_options: dict[str, Any], accelerator: str, devices: int | list[int] | str, distributed: bool
     ) -> torch.device | None:
         """Take ``on_device`` out of the options of the data splitter: the device to hold the data on, or None."""
-        if not split_options.pop("on_device", False):
-            return None
-        if distributed or split_options.get("num_workers", settings.dl_num_workers):
+        wanted = split_options.pop("on_device", AUTO)
+        shared = distributed or split_options.get("num_workers", settings.dl_num_workers)
+        device = _device(accelerator, devices)
+        if wanted == AUTO:
+            return None if shared or not fits_on(device, self.adata_manager) else device  # type: ignore[attr-defined]
+        if wanted and shared:
             raise ValueError(
                 "Expected one process and no workers to read data held on a device, found several; leave out on_device."
             )
-        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
-        return device
+        return device if wanted else None
 
     def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
         """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
@@ -210,6 +223,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
 def _n_devices(devices: int | list[int] | str) -> int:
     """Devices asked for; scvi-tools takes one for ``"auto"``."""
     return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 1 else 1
+
+
+def _device(accelerator: str, devices: int | list[int] | str) -> torch.device:
+    """The (first) device that trains."""
+    return parse_device_args(accelerator, devices, return_device="torch")[2]
 
 
 def _is_distributed(devices: int | list[int] | str, strategy: Any) -> bool:

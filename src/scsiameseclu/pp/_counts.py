@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from scsiameseclu.pp._threads import in_threads
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -38,21 +40,41 @@ def get_counts(adata: AnnData, layer: str | None = None) -> Any:
 
 
 def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
-    """Yield ``(rows, block)``: a CSR matrix for sparse counts, an array for dense ones, read from disk if backed."""
+    """Yield ``(rows, block)``: a CSR matrix for sparse counts, an array for dense ones, read from disk if backed.
+
+    Blocks of data in memory may share it: they are to be read, not written.
+    """
     if sparse.issparse(counts) and counts.format != "csr":
         counts = counts.tocsr()  # rows of other formats are slow to cut; memory stays linear
     for start in range(0, counts.shape[0], size):
         rows = slice(start, min(start + size, counts.shape[0]))
-        block = counts[rows]
-        yield rows, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+        if sparse.issparse(counts):
+            yield rows, _csr_rows(counts, rows)
+        else:
+            block = counts[rows]
+            yield rows, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+
+
+def _csr_rows(matrix: Any, rows: slice) -> sparse.csr_matrix:
+    """Rows of a CSR matrix, without the copy that slicing makes."""
+    first, last = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
+    values, columns = matrix.data[first:last], matrix.indices[first:last]
+    indptr = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
+    return sparse.csr_matrix((values, columns, indptr), shape=(rows.stop - rows.start, matrix.shape[1]))
 
 
 def totals(counts: Any) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
     """Sums per cell and per gene, float64; by blocks, because scipy's sums copy all values of a matrix to float64."""
+
+    def sums(chunk: tuple[slice, Any]) -> tuple[slice, Any, Any]:
+        rows, block = chunk
+        of_cells, of_genes = (np.asarray(block.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0))
+        return rows, of_cells, of_genes
+
     per_cell, per_gene = np.zeros(counts.shape[0]), np.zeros(counts.shape[1])
-    for rows, block in row_chunks(counts):
-        per_cell[rows] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-        per_gene += np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+    for rows, of_cells, of_genes in in_threads(sums, row_chunks(counts)):
+        per_cell[rows] = of_cells
+        per_gene += of_genes
     return per_cell, per_gene
 
 

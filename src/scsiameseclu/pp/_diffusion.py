@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from scsiameseclu.pp._graph import NeighborGraph
+from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,10 +65,11 @@ def ppr_diffusion(
     width = max(2 * k, 32) if max_entries is None else max(max_entries, k + 1)
     # Once for all blocks of cells: the size of the whole graph, times the number of blocks, would grow with cells squared.
     damped = graph.transition().astype(np.float32) * np.float32(1 - alpha)
-    parts = [
-        _strongest_others(_walk_rows(damped, start, alpha, n_iter, width), start, k)
-        for start in range(0, graph.n_obs, _CHUNK)
-    ]
+
+    def diffuse(start: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        return _strongest_others(_walk_rows(damped, start, alpha, n_iter, width), start, k)
+
+    parts = in_threads(diffuse, range(0, graph.n_obs, _CHUNK))
     indices, weights = (np.concatenate(tables) for tables in zip(*parts, strict=True))
     distances = np.zeros_like(weights)
     # Adding 0 turns the -0 of a mass of 1 into 0.

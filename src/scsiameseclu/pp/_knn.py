@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from scsiameseclu.pp._graph import NeighborGraph
+from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +27,8 @@ EXACT_LIMIT = 30_000
 _CHUNK = 4096
 _SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
 _SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
-_GPU_BLOCK = 65_536
+_GPU_BLOCK = 65_536  # cells asked for at once, of cuML
+_GPU_SCORES = 2**29  # pairs scored at once without it: 2 GB
 _MIN_WEIGHT = 1e-8  # keeps an edge whose membership underflows
 _N_BISECTIONS = 64
 _MIN_SIGMA = 1e-3  # umap-learn's MIN_K_DIST_SCALE
@@ -39,8 +42,9 @@ def knn(
 ) -> NeighborGraph:
     """Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
-    Exact up to 30,000 cells, pynndescent above; exact at any size where rapids cuML and a CUDA device are there. A cell is removed from its own list by row number, so duplicated cells
-    neither lose a neighbour nor keep themselves; ties are ordered by row number.
+    Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that is
+    installed, otherwise by torch). A cell is removed from its own list by row number, so duplicated cells neither lose a neighbour
+    nor keep themselves; ties are ordered by row number.
 
     Parameters
     ----------
@@ -111,10 +115,11 @@ def fuzzy_weights(
             weights += fuzzy_weights(distances, is_edge & (batch == code))
         return weights
     overall_mean = _mean_distance(distances, is_edge)[1]
-    blocks = [
-        _fuzzy_block(distances[start : start + _CHUNK], is_edge[start : start + _CHUNK], overall_mean)
-        for start in range(0, len(distances), _CHUNK)
-    ]
+
+    def weigh(rows: slice) -> NDArray[np.float32]:
+        return _fuzzy_block(distances[rows], is_edge[rows], overall_mean)
+
+    blocks = list(in_threads(weigh, _row_slices(len(distances))))
     return np.concatenate(blocks) if blocks else np.zeros(distances.shape, dtype=np.float32)
 
 
@@ -210,8 +215,10 @@ def _nearest_members(
     width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
     if len(points) * len(members) <= EXACT_LIMIT**2:
         method, candidates = "exact", search_exact(points[members], points, width)
-    elif gpu_search_available():
-        method, candidates = "cuML", _search_gpu(points, members, width)
+    elif torch.cuda.is_available():
+        with_cuml = importlib.util.find_spec("cuml") is not None
+        method, search = ("cuML", _search_cuml) if with_cuml else ("exact, on the GPU", search_on_device)
+        candidates = search(points[members], points, width)
     else:
         method, candidates = "pynndescent", _search_approximate(points, members, width, random_state)
     logger.info(
@@ -229,23 +236,38 @@ def _nearest_members(
     return sort_rows(indices, distances, k)
 
 
-def gpu_search_available() -> bool:
-    """Whether rapids cuML is installed and torch sees a CUDA device. cuML is imported only if so, and only when it is needed."""
-    import torch
-
-    return importlib.util.find_spec("cuml") is not None and torch.cuda.is_available()
-
-
-def _search_gpu(points: NDArray[np.float32], members: NDArray[np.int64], width: int) -> NDArray[np.int64]:
-    """Brute force in blocks of cells, so that only the points and one block's distances are in the GPU's memory."""
+def _search_cuml(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
+    """Brute force in blocks of queries, so that only the points and one block's distances are in the GPU's memory."""
     from cuml.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=width, algorithm="brute", output_type="numpy").fit(points[members])
+    search = NearestNeighbors(n_neighbors=width, algorithm="brute", output_type="numpy").fit(points)
     blocks = [
-        np.asarray(search.kneighbors(points[start : start + _GPU_BLOCK], return_distance=False), dtype=np.int64)
-        for start in range(0, len(points), _GPU_BLOCK)
+        np.asarray(search.kneighbors(queries[start : start + _GPU_BLOCK], return_distance=False), dtype=np.int64)
+        for start in range(0, len(queries), _GPU_BLOCK)
     ]
     return np.concatenate(blocks)
+
+
+def search_on_device(
+    points: NDArray[np.float32], queries: NDArray[np.float32], width: int, device: str | torch.device = "cuda"
+) -> NDArray[np.int64]:
+    """As :func:`search_exact`, on a device: blocks of queries against all points, in full float32 precision."""
+    targets = torch.as_tensor(points, device=device)
+    # The nearest point to a query q is that with the largest q.p - |p|^2 / 2.
+    penalty = targets.square().sum(dim=1).div_(2)
+    width = min(width + _SPARE, len(points))
+    n_rows = max(_GPU_SCORES // len(points), 1)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        blocks = []
+        for start in range(0, len(queries), n_rows):
+            block = torch.as_tensor(queries[start : start + n_rows], device=device)
+            scores = torch.addmm(penalty, block, targets.T, beta=-1)
+            blocks.append(scores.topk(width, dim=1).indices.cpu())
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    return torch.cat(blocks).numpy()
 
 
 def centred(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -280,22 +302,37 @@ def exact_distances(
     Points that have to be the same may differ by the rounding of the matrix product they come from, which depends on the
     block of cells they were computed in.
     """
-    distances = np.empty(indices.shape)
-    for start in range(0, len(indices), _CHUNK):
-        rows = slice(start, start + _CHUNK)
+
+    def measure(rows: slice) -> NDArray[np.float64]:
         difference = points[indices[rows]] - queries[rows, None, :].astype(np.float64)
-        distances[rows] = np.sqrt(np.einsum("ijd,ijd->ij", difference, difference))
+        return np.sqrt(np.einsum("ijd,ijd->ij", difference, difference))
+
+    distances = np.empty(indices.shape)
+    for rows, block in zip(_row_slices(len(indices)), in_threads(measure, _row_slices(len(indices))), strict=True):
+        distances[rows] = block
     typical = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1).mean())
     distances[distances <= _SAME * typical] = 0.0
     return distances
+
+
+def _row_slices(n_rows: int) -> list[slice]:
+    """Blocks of rows."""
+    return [slice(start, start + _CHUNK) for start in range(0, n_rows, _CHUNK)]
 
 
 def sort_rows(
     indices: NDArray[np.int64], distances: NDArray[np.float64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The ``k`` first of each row by (distance, row number)."""
-    order = np.lexsort((indices, distances), axis=1)[:, :k]
-    return np.take_along_axis(indices, order, axis=1), np.take_along_axis(distances, order, axis=1)
+
+    def first(rows: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        order = np.lexsort((indices[rows], distances[rows]), axis=1)[:, :k]
+        return np.take_along_axis(indices[rows], order, axis=1), np.take_along_axis(distances[rows], order, axis=1)
+
+    blocks = list(in_threads(first, _row_slices(len(indices))))
+    if not blocks:
+        return indices[:, :k], distances[:, :k]
+    return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])
 
 
 def _padded_graph(

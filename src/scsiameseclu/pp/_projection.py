@@ -12,6 +12,7 @@ from scipy import linalg, sparse
 
 from scsiameseclu.pp._counts import row_chunks, totals
 from scsiameseclu.pp._metric import noise_metric, unit_length
+from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -256,14 +257,19 @@ def _normalized(block: Any, factors: NDArray[np.float64]) -> Any:
 
 def _gene_moments(counts: Any, factors: NDArray[np.float64]) -> _Moments:
     n_obs, n_vars = counts.shape
-    sums = np.zeros((4, n_vars))
-    for rows, block in row_chunks(counts):
-        normalized = _normalized(block, factors[rows])
+
+    def block_sums(chunk: tuple[slice, Any]) -> NDArray[np.float64]:
+        normalized = _normalized(chunk[1], factors[chunk[0]])
         logged = normalized.log1p() if sparse.issparse(normalized) else np.log1p(normalized)
-        for slot, values in enumerate((normalized, logged)):
+        parts = []
+        for values in (normalized, logged):
             squares = values.multiply(values) if sparse.issparse(values) else np.square(values)
-            sums[2 * slot] += np.asarray(values.sum(axis=0)).ravel()
-            sums[2 * slot + 1] += np.asarray(squares.sum(axis=0)).ravel()
+            parts += [np.asarray(part.sum(axis=0)).ravel() for part in (values, squares)]
+        return np.stack(parts)
+
+    sums = np.zeros((4, n_vars))
+    for part in in_threads(block_sums, row_chunks(counts)):
+        sums += part
     means = sums[[0, 2]] / n_obs
     variances = np.maximum(sums[[1, 3]] - n_obs * means**2, 0) / (n_obs - 1)
     # Rounding leaves constant genes a variance of the order of 1e-16 times the square of their mean.
@@ -278,13 +284,16 @@ def _scaled_blocks(
     mean: NDArray[np.float32],
     scale: NDArray[np.float32],
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    for rows, block in row_chunks(counts):
+    def scaled(chunk: tuple[slice, Any]) -> tuple[slice, NDArray[np.float32]]:
+        rows, block = chunk
         values = _normalized(block[:, genes], factors[rows])
         dense = (values.toarray() if sparse.issparse(values) else values).astype(np.float32)
         np.log1p(dense, out=dense)
         dense -= mean
         dense /= scale
-        yield rows, np.clip(dense, -MAX_SCORE, MAX_SCORE, out=dense)
+        return rows, np.clip(dense, -MAX_SCORE, MAX_SCORE, out=dense)
+
+    return in_threads(scaled, row_chunks(counts))
 
 
 def _covariance(

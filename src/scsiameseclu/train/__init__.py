@@ -5,7 +5,7 @@ from scsiameseclu.train._partition import NClustersResult, choose_n_clusters, in
 from scsiameseclu.train._plan import SiameseTrainingPlan
 from scsiameseclu.train._resume import ResumeCheckpoint
 from scsiameseclu.train._runner import SiameseTrainRunner
-from scsiameseclu.train._schedule import Schedule, learning_rate
+from scsiameseclu.train._schedule import Schedule, default_batch_size, learning_rate
 
 __all__ = [
     "NClustersResult",
@@ -15,6 +15,7 @@ __all__ = [
     "SiameseTrainRunner",
     "SiameseTrainingPlan",
     "choose_n_clusters",
+    "default_batch_size",
     "initial_partition",
     "learning_rate",
 ]

@@ -186,9 +186,11 @@ class SiameseTrainingPlan(PlanHooks):
     def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Add the targets kept since the last refresh; rows of 0 for cells that have none."""
         if self._targets is not None:
-            position = self._target_rows[batch[SIAMESE_KEYS.CELL_INDEX].squeeze(1).cpu()]
-            targets = self._targets[position.clamp_min(0)] * (position >= 0).unsqueeze(1)
-            batch[SIAMESE_KEYS.CLUSTER_TARGET] = targets.to(self.device)
+            rows = batch[SIAMESE_KEYS.CELL_INDEX].squeeze(1)
+            # Those of a checkpoint come back on the CPU.
+            self._target_rows, self._targets = self._target_rows.to(rows.device), self._targets.to(rows.device)
+            position = self._target_rows[rows]
+            batch[SIAMESE_KEYS.CLUSTER_TARGET] = self._targets[position.clamp_min(0)] * (position >= 0).unsqueeze(1)
         return batch
 
     # -- phases --------------------------------------------------------------------------------------------------
@@ -266,9 +268,9 @@ class SiameseTrainingPlan(PlanHooks):
         A target that followed the network from batch to batch, at fixed column duals, would be free to follow it into a
         single cluster: the duals hold the masses only for the embeddings they were solved on.
         """
-        self._target_rows = torch.full((self._data.adata_manager.adata.n_obs,), -1)
-        self._target_rows[torch.as_tensor(rows)] = torch.arange(len(rows))
-        self._targets = targets.float().cpu()
+        self._target_rows = torch.full((self._data.adata_manager.adata.n_obs,), -1, device=targets.device)
+        self._target_rows[torch.as_tensor(rows, device=targets.device)] = torch.arange(len(rows), device=targets.device)
+        self._targets = targets.float()
 
     @torch.no_grad()
     def _refresh_targets(self) -> float:
