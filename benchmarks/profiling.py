@@ -1,6 +1,6 @@
 """Where an epoch goes, and how far that is from what the machine could do.
 
-    python -m benchmarks.profiling [--cells 5000] [--genes 2000] [--epochs 3] [--threads 1] [--accelerator cpu] [--data FILE.h5ad]
+    python -m benchmarks.profiling [--cells 5000] [--genes 2000] [--epochs 3] [--threads 1] [--accelerator cpu] [--batch-size 256] [--data FILE.h5ad]
 
 Simulated counts unless ``--data`` is given. The first epoch warms up and is not counted. Each part's time is its own: what it
 calls, if that is a part too, is charged there. On a GPU the device is waited for at the start and end of every part, so that the
@@ -79,12 +79,14 @@ def seconds_of(function: Callable[[], Any], wait: Callable[[], None], repeats: i
 
 def instrument(watch: Stopwatch, model: Any) -> None:
     """Time the parts of a training step of this model."""
+    from scsiameseclu.data._device import DeviceData
     from scsiameseclu.data._loader import NeighborDataset
     from scsiameseclu.data._partners import PartnerSampler
     from scsiameseclu.train import SiameseTrainingPlan
 
     module = model.module
     watch.wrap(NeighborDataset, "__getitem__", "loader: rows")
+    watch.wrap(DeviceData, "batch", "loader: rows, on the device")
     watch.wrap(NeighborDataset, "_neighbor_rep", "loader: neighbour block")
     watch.wrap(PartnerSampler, "__call__", "partners")
     watch.wrap(module, "inference", "fusion and rest of the views")
@@ -151,7 +153,7 @@ def floor(module: Any, tensors: dict[str, Any], wait: Callable[[], None]) -> dic
     }
 
 
-def profile(adata: Any, epochs: int, accelerator: str) -> str:
+def profile(adata: Any, epochs: int, accelerator: str, batch_size: int) -> str:
     """Train and describe: Markdown tables of the parts and of the floor."""
     import lightning.pytorch as pl
     import scvi
@@ -177,7 +179,7 @@ def profile(adata: Any, epochs: int, accelerator: str) -> str:
                 self.start = time.perf_counter()
 
     clock = Clock()
-    options = {"accelerator": accelerator, "enable_progress_bar": False, "train_size": 1.0}
+    options = {"accelerator": accelerator, "enable_progress_bar": False, "train_size": 1.0, "batch_size": batch_size}
     model.train(max_epochs=epochs + 1, plan_kwargs={"n_pretrain_epochs": 1}, callbacks=[clock], **options)
     total = time.perf_counter() - clock.start
     steps = watch.calls["rest of the step"]
@@ -199,7 +201,7 @@ def profile(adata: Any, epochs: int, accelerator: str) -> str:
     lines.append(f"| all | | {1e3 * least:.1f} |")
     lines += [
         "",
-        f"{adata.n_obs} cells x {adata.n_vars} genes, {steps} steps of 256 cells, {torch.get_num_threads()} thread(s), {device}. "
+        f"{adata.n_obs} cells x {adata.n_vars} genes, {steps} steps of {batch_size} cells, {torch.get_num_threads()} thread(s), {device}. "
         f"Step: {per_step / steps / least:.1f} times the floor. Once per run: set-up {setup:.1f} s, first partition "
         f"{watch.seconds['first partition']:.1f} s. Per refresh: Sinkhorn targets "
         f"{watch.seconds['Sinkhorn targets'] / max(watch.calls['Sinkhorn targets'], 1):.2f} s.",
@@ -215,6 +217,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="epochs counted, all of them with the clustering loss")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--accelerator", default="cpu")
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--data", help=".h5ad file of raw counts")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -226,7 +229,7 @@ def main() -> None:
         import scsiameseclu as ssc
 
         adata = ssc.datasets.synthetic(args.cells, args.genes, n_types=10, library_size=3000.0, seed=0)
-    print(profile(adata, args.epochs, args.accelerator))
+    print(profile(adata, args.epochs, args.accelerator, args.batch_size))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scsiameseclu.pp._threads import in_threads
+
 __all__ = ["pbmc68k_reduced", "synthetic"]
 
 _TARGET_SUM = 1e4
@@ -151,8 +153,8 @@ def synthetic(
     marker_of[rng.permutation(n_vars)[: n_types * n_markers]] = np.repeat(np.arange(n_types), n_markers)
     profiles = _profiles(rng, marker_of, n_types, n_batches, marker_fold, batch_effect)
 
-    chunks = []
-    for number, chunk_seed in enumerate(chunk_seeds):
+    def simulate(chunk: tuple[int, np.random.SeedSequence]) -> sparse.csr_matrix:
+        number, chunk_seed = chunk
         rows = slice(number * _CHUNK_CELLS, min((number + 1) * _CHUNK_CELLS, n_obs))
         rng = np.random.default_rng(chunk_seed)
         libraries = rng.lognormal(np.log(library_size), library_spread, size=rows.stop - rows.start)
@@ -160,7 +162,9 @@ def synthetic(
         counts = rng.poisson(means * rng.gamma(inverse_dispersion, 1.0 / inverse_dispersion, size=means.shape))
         if dropout > 0:
             counts[rng.random(counts.shape) < dropout] = 0
-        chunks.append(sparse.csr_matrix(counts.astype(np.float32)))
+        return sparse.csr_matrix(counts.astype(np.float32))
+
+    chunks = list(in_threads(simulate, enumerate(chunk_seeds)))
     obs = pd.DataFrame(
         {"cell_type": _named(types, "type", n_types), "batch": _named(batches, "batch", n_batches)},
         index=pd.Index([f"cell_{i}" for i in range(n_obs)]),

@@ -58,9 +58,11 @@ def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
 def _csr_rows(matrix: Any, rows: slice) -> sparse.csr_matrix:
     """Rows of a CSR matrix, without the copy that slicing makes."""
     first, last = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
-    values, columns = matrix.data[first:last], matrix.indices[first:last]
-    indptr = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
-    return sparse.csr_matrix((values, columns, indptr), shape=(rows.stop - rows.start, matrix.shape[1]))
+    block = sparse.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
+    # Given to the constructor, they would be copied.
+    block.data, block.indices = matrix.data[first:last], matrix.indices[first:last]
+    block.indptr = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
+    return block
 
 
 def totals(counts: Any) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:

@@ -282,7 +282,7 @@ class SiameseTrainingPlan(PlanHooks):
         if self._clustering_since != self.current_epoch:
             marginals = ema_marginals(marginals, scaled.softmax(dim=1).mean(dim=0), self.marginal_momentum)
             if self._first_masses is not None:
-                marginals = floored(marginals, MIN_MASS * self._first_masses)
+                marginals = floored(marginals, MIN_MASS * self._first_masses.to(marginals))
         result = sinkhorn(
             scaled,
             marginals,
