@@ -8,7 +8,7 @@ import torch
 from scipy import sparse
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._device import DeviceSparseRows, device_row_reader
+from scsiameseclu.data._device import DeviceSparseRows, device_row_reader, fits_on
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
@@ -87,3 +87,19 @@ def test_what_cannot_be_held_is_refused(tmp_path):
     model = SCSiameseClu(backed, n_clusters=3, n_latent=6, n_hidden=16)
     with pytest.raises(NotImplementedError, match="in memory"):
         model.train(max_epochs=1, accelerator="cpu", datasplitter_kwargs={"on_device": True})
+
+
+def test_data_are_held_by_themselves_only_on_a_gpu_with_room(monkeypatch):
+    manager = set_up().adata_manager
+    size = 8 * (manager.adata.X.nnz + manager.adata.n_obs)
+    free = [0]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 1 << 40))
+    gpu = torch.device("cuda")
+    assert not fits_on(CPU, manager)
+    assert not fits_on(gpu, manager)
+    free[0] = 2 * size  # the counts alone
+    assert not fits_on(gpu, manager)
+    free[0] = 1 << 30
+    assert fits_on(gpu, manager)
+    monkeypatch.setattr(type(manager), "get_from_registry", lambda *_: object())  # not in memory
+    assert not fits_on(gpu, manager)

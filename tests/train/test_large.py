@@ -6,7 +6,7 @@ import torch
 
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.train import SiameseTrainingPlan, learning_rate
+from scsiameseclu.train import Schedule, SiameseTrainingPlan, default_batch_size, learning_rate
 from scsiameseclu.train._metrics import EpochMeans
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -51,6 +51,14 @@ def test_learning_rate_rule():
     assert learning_rate(1) == learning_rate(256) == 1e-3
     assert learning_rate(1024) == pytest.approx(2e-3)
     assert learning_rate(10**6) == 4e-3
+
+
+@pytest.mark.parametrize(("n_obs", "expected"), [(300, 256), (5000, 256), (100_000, 4096), (10**6, 8192)])
+def test_batches_on_a_gpu_leave_enough_steps(n_obs, expected):
+    size = default_batch_size(n_obs)
+    assert size == expected
+    assert size == 256 or n_obs * Schedule.for_cells(n_obs).max_epochs / size >= 300
+    assert default_batch_size(n_obs, n_devices=2) == max(expected // 2, 256) or expected == 8192
 
 
 def test_means_weigh_batches_by_their_cells():

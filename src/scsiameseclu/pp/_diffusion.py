@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._threads import in_threads
@@ -65,12 +66,20 @@ def ppr_diffusion(
     width = max(2 * k, 32) if max_entries is None else max(max_entries, k + 1)
     # Once for all blocks of cells: the size of the whole graph, times the number of blocks, would grow with cells squared.
     damped = graph.transition().astype(np.float32) * np.float32(1 - alpha)
+    # Cells next to their neighbours: the walks of a block then stay in a part of memory that fits a cache.
+    order = reverse_cuthill_mckee(damped, symmetric_mode=True).astype(np.int64)
+    damped = damped[order][:, order]
 
     def diffuse(start: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        return _strongest_others(_walk_rows(damped, start, alpha, n_iter, width), start, k)
+        mass = _walk_rows(damped, start, alpha, n_iter, width)
+        mass.indices = order[mass.indices]
+        return _strongest_others(mass, order[start : start + _CHUNK], k)
 
-    parts = in_threads(diffuse, range(0, graph.n_obs, _CHUNK))
-    indices, weights = (np.concatenate(tables) for tables in zip(*parts, strict=True))
+    indices, weights = np.empty((graph.n_obs, k), dtype=np.int64), np.empty((graph.n_obs, k), dtype=np.float32)
+    starts = range(0, graph.n_obs, _CHUNK)
+    for start, block in zip(starts, in_threads(diffuse, starts), strict=True):
+        rows = order[start : start + _CHUNK]
+        indices[rows], weights[rows] = block
     distances = np.zeros_like(weights)
     # Adding 0 turns the -0 of a mass of 1 into 0.
     np.negative(np.log(weights, out=distances, where=weights > 0), out=distances, where=weights > 0)
@@ -85,7 +94,16 @@ def _walk_rows(damped: csr_matrix, start: int, alpha: float, n_iter: int, width:
     )
     mass, floor = restart, np.zeros(len(rows), dtype=np.float32)
     for _ in range(n_iter):
-        mass, floor = _truncate(restart + mass @ damped, width, floor)
+        mass, floor = _truncate(_restarted(mass @ damped, rows, restart), width, floor)
+    return mass
+
+
+def _restarted(mass: csr_matrix, rows: NDArray[np.int64], restart: csr_matrix) -> csr_matrix:
+    """The sum ``mass + restart``; in place, at a fraction of the cost, once every walk has come back to its own cell."""
+    own = mass.indices == np.repeat(rows.astype(mass.indices.dtype), np.diff(mass.indptr))
+    if np.count_nonzero(own) < len(rows):
+        return csr_matrix(mass + restart)
+    mass.data[own] += restart.data
     return mass
 
 
@@ -134,9 +152,11 @@ def _dense_rows(matrix: csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.int
     return values, slots
 
 
-def _strongest_others(mass: csr_matrix, start: int, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _strongest_others(
+    mass: csr_matrix, rows: NDArray[np.int64], k: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The ``k`` strongest cells of each row other than the cell of the row itself, by (mass, row number); padded."""
-    own_row = np.arange(start, start + mass.shape[0], dtype=np.int64)[:, None]
+    own_row = rows[:, None]
     values, slots = _dense_rows(mass)
     columns = np.where(values > 0, mass.indices[slots], own_row) if mass.nnz else np.broadcast_to(own_row, values.shape)
     values = np.where((columns == own_row) | (values < _MIN_MASS), 0, values)
