@@ -38,6 +38,16 @@ def test_batches_are_those_of_the_usual_loader(rows):
     assert isinstance(dataset[rows][SIAMESE_KEYS.CELL_INDEX], np.ndarray)
 
 
+def test_held_once_in_the_middle_of_a_training():
+    manager = set_up().adata_manager
+    with manager.on_device(CPU):
+        held = manager.device_data
+        with manager.on_device(CPU):
+            assert manager.device_data is held
+        assert manager.device_data is held
+    assert manager.device_data is None
+
+
 def test_query_cells_find_their_landmarks():
     model = set_up()
     model.train(max_epochs=1, accelerator="cpu", enable_progress_bar=False)

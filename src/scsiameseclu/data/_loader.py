@@ -149,6 +149,8 @@ class NeighborDataManager(AnnDataManager):
     def on_device(self, device: torch.device) -> Iterator[None]:
         """Hold the data on a device meanwhile, so that batches are formed there; they must be in memory and fit.
 
+        Nothing is done if they are held already.
+
         Worth it where the device waits for batches: on a GPU. Two processes cannot share it, nor can workers of a loader.
 
         Raises
@@ -156,6 +158,9 @@ class NeighborDataManager(AnnDataManager):
         NotImplementedError
             When the first batch is asked for, if the data are not in memory.
         """
+        if self.device_data is not None:  # in the middle of a training
+            yield
+            return
         dataset = NeighborDataset(self)
         self.device_data = DeviceData(self, device, np.concatenate([dataset._representation, dataset._landmark_rep]))
         try:

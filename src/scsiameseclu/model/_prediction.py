@@ -71,7 +71,7 @@ class PredictionMixin:
         if batch_size is None:
             batch_size = max(settings.batch_size, _GPU_BATCH if device.type == "cuda" else 0)
         # To copy all data for the sake of a few cells does not pay.
-        held = 2 * len(rows) > adata.n_obs and fits_on(device, manager)
+        held = 2 * len(rows) > adata.n_obs and not settings.dl_num_workers and fits_on(device, manager)
         with manager.on_device(device) if held else nullcontext():
             yield from self._make_data_loader(  # type: ignore[attr-defined]
                 adata, indices=rows, batch_size=batch_size, data_and_attributes=view_keys(manager, "first")

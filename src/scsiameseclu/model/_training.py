@@ -100,7 +100,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
             If there are not more training cells than clusters, ``max_epochs`` is below 1, or ``on_device`` is asked for with several
-            processes or workers.
+            processes, workers or pinned memory.
 
         Notes
         -----
@@ -165,13 +165,15 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     ) -> torch.device | None:
         """Take ``on_device`` out of the options of the data splitter: the device to hold the data on, or None."""
         wanted = split_options.pop("on_device", AUTO)
-        shared = distributed or split_options.get("num_workers", settings.dl_num_workers)
+        workers = split_options.get("num_workers", settings.dl_num_workers)
+        elsewhere = distributed or workers or split_options.get("pin_memory", False)
         device = _device(accelerator, devices)
         if wanted == AUTO:
-            return None if shared or not fits_on(device, self.adata_manager) else device  # type: ignore[attr-defined]
-        if wanted and shared:
+            return None if elsewhere or not fits_on(device, self.adata_manager) else device  # type: ignore[attr-defined]
+        if wanted and elsewhere:
             raise ValueError(
-                "Expected one process and no workers to read data held on a device, found several; leave out on_device."
+                "Expected one process, no workers and no pinned memory with data held on a device, found some of these; "
+                "leave out on_device."
             )
         return device if wanted else None
 

@@ -28,7 +28,7 @@ _CHUNK = 4096
 _SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
 _SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
 _GPU_BLOCK = 65_536  # cells asked for at once, of cuML
-_GPU_SCORES = 2**29  # pairs scored at once without it: 2 GB
+_GPU_SCORES = 2**29  # pairs scored at once without it, at most: 2 GB
 _MIN_WEIGHT = 1e-8  # keeps an edge whose membership underflows
 _N_BISECTIONS = 64
 _MIN_SIGMA = 1e-3  # umap-learn's MIN_K_DIST_SCALE
@@ -256,7 +256,10 @@ def search_on_device(
     # The nearest point to a query q is that with the largest q.p - |p|^2 / 2.
     penalty = targets.square().sum(dim=1).div_(2)
     width = min(width + _SPARE, len(points))
-    n_rows = max(_GPU_SCORES // len(points), 1)
+    n_scores = _GPU_SCORES
+    if targets.is_cuda:
+        n_scores = min(n_scores, torch.cuda.mem_get_info(targets.device)[0] // 16)  # a quarter of the free memory
+    n_rows = max(n_scores // len(points), 1)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -287,13 +287,15 @@ def _scaled_blocks(
     def scaled(chunk: tuple[slice, Any]) -> tuple[slice, NDArray[np.float32]]:
         rows, block = chunk
         values = _normalized(block[:, genes], factors[rows])
-        dense = (values.toarray() if sparse.issparse(values) else values).astype(np.float32)
+        values = values.astype(np.float32)
+        dense = values.toarray() if sparse.issparse(values) else values
         np.log1p(dense, out=dense)
         dense -= mean
         dense /= scale
         return rows, np.clip(dense, -MAX_SCORE, MAX_SCORE, out=dense)
 
-    return in_threads(scaled, row_chunks(counts))
+    # Dense blocks: few threads, for the sake of memory.
+    return in_threads(scaled, row_chunks(counts), at_most=8)
 
 
 def _covariance(

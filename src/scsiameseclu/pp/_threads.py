@@ -15,7 +15,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+MAX_THREADS = 16
+"""More threads wait for memory, and every one holds a block of cells."""
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], at_most: int = MAX_THREADS
+) -> Iterator[Result]:
     """Yield ``function(item)`` for every item, in their order, computed on as many threads as torch uses on the CPU.
 
     numpy and scipy.sparse release Python's lock while they compute, so blocks of cells run side by side. Items are drawn by the
@@ -28,8 +34,10 @@ def in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
         Works on one item; must not share state with other calls.
     items
         Anything iterable.
+    at_most
+        Threads at most.
     """
-    n_threads = torch.get_num_threads()
+    n_threads = min(torch.get_num_threads(), at_most)
     if n_threads == 1:
         yield from map(function, items)
         return
