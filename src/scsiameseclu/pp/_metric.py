@@ -25,7 +25,8 @@ _MIN_NORM = 1e-8
 
 def unit_length(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows scaled to length 1, ``(n, n_dims)``; the Euclidean distance between them grows with their angle alone."""
-    return points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), _MIN_NORM)
+    lengths = np.maximum(np.linalg.norm(points, axis=1, keepdims=True), _MIN_NORM).astype(np.float32)
+    return points / lengths
 
 
 def noise_metric(
