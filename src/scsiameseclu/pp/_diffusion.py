@@ -14,7 +14,7 @@ from scsiameseclu.pp._threads import in_threads
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 2048
+_CHUNK = 1024
 _FLOOR_MARGIN = np.float32(0.9)
 _MIN_MASS = 1e-12  # below this a float32 mass says nothing
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 EXACT_LIMIT = 30_000
 """Up to this many cells every pair is compared; above, pynndescent approximates."""
 
-_CHUNK = 4096
+_CHUNK = 1024
 _SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
 _SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
 _GPU_BLOCK = 65_536  # cells asked for at once, of cuML
