@@ -53,12 +53,15 @@ def test_learning_rate_rule():
     assert learning_rate(10**6) == 4e-3
 
 
-@pytest.mark.parametrize(("n_obs", "expected"), [(300, 256), (5000, 256), (100_000, 2048), (10**6, 8192)])
-def test_batches_on_a_gpu_leave_enough_steps(n_obs, expected):
+@pytest.mark.parametrize(
+    ("n_obs", "expected", "of_two"),
+    [(300, 256, 256), (5000, 256, 256), (100_000, 2048, 1024), (10**6, 8192, 8192)],
+)
+def test_batches_on_a_gpu_leave_enough_steps(n_obs, expected, of_two):
     size = default_batch_size(n_obs)
     assert size == expected
     assert size == 256 or n_obs * Schedule.for_cells(n_obs).max_epochs / size >= 500
-    assert default_batch_size(n_obs, n_devices=2) == max(expected // 2, 256) or expected == 8192
+    assert default_batch_size(n_obs, n_devices=2) == of_two
 
 
 def test_means_weigh_batches_by_their_cells():

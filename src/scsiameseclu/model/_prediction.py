@@ -15,8 +15,7 @@ from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, confidence_k
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
-
-_GPU_BATCH = 8192
+from scsiameseclu.train._schedule import MAX_BATCH
 
 
 class PredictionMixin:
@@ -69,7 +68,7 @@ class PredictionMixin:
         manager = self.get_anndata_manager(adata, required=True)  # type: ignore[attr-defined]
         device = self.module.device
         if batch_size is None:
-            batch_size = max(settings.batch_size, _GPU_BATCH if device.type == "cuda" else 0)
+            batch_size = max(settings.batch_size, MAX_BATCH if device.type == "cuda" else 0)
         # To copy all data for the sake of a few cells does not pay.
         held = 2 * len(rows) > adata.n_obs and not settings.dl_num_workers and fits_on(device, manager)
         with manager.on_device(device) if held else nullcontext():

@@ -118,8 +118,9 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         distributed = _is_distributed(devices, trainer_kwargs.get("strategy"))
         self._check_trainable(n_train, distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
-        on_gpu = _device(accelerator, devices).type == "cuda"
+        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
         if batch_size is None:
+            on_gpu = device.type == "cuda"
             batch_size = default_batch_size(n_train, _n_devices(devices)) if on_gpu else BASE_BATCH
         plan_options = dict(plan_kwargs or {})
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
@@ -137,10 +138,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if max_epochs is None:
             max_epochs = n_pretrain + schedule.n_cluster
         split_options = dict(datasplitter_kwargs or {})
-        device = self._holding_device(split_options, accelerator, devices, distributed)
+        hold = self._holds_data(split_options, device, distributed)
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
-        with nullcontext() if device is None else self.adata_manager.on_device(device):  # type: ignore[attr-defined]
+        with self.adata_manager.on_device(device) if hold else nullcontext():  # type: ignore[attr-defined]
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -160,22 +161,19 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 **trainer_kwargs,
             )
 
-    def _holding_device(
-        self, split_options: dict[str, Any], accelerator: str, devices: int | list[int] | str, distributed: bool
-    ) -> torch.device | None:
-        """Take ``on_device`` out of the options of the data splitter: the device to hold the data on, or None."""
+    def _holds_data(self, split_options: dict[str, Any], device: torch.device, distributed: bool) -> bool:
+        """Take ``on_device`` out of the options of the data splitter: whether the device is to hold the data."""
         wanted = split_options.pop("on_device", AUTO)
         workers = split_options.get("num_workers", settings.dl_num_workers)
         elsewhere = distributed or workers or split_options.get("pin_memory", False)
-        device = _device(accelerator, devices)
         if wanted == AUTO:
-            return None if elsewhere or not fits_on(device, self.adata_manager) else device  # type: ignore[attr-defined]
+            return not elsewhere and fits_on(device, self.adata_manager)  # type: ignore[attr-defined]
         if wanted and elsewhere:
             raise ValueError(
                 "Expected one process, no workers and no pinned memory with data held on a device, found some of these; "
                 "leave out on_device."
             )
-        return device if wanted else None
+        return bool(wanted)
 
     def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
         """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
@@ -225,11 +223,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
 def _n_devices(devices: int | list[int] | str) -> int:
     """Devices asked for; scvi-tools takes one for ``"auto"``."""
     return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 1 else 1
-
-
-def _device(accelerator: str, devices: int | list[int] | str) -> torch.device:
-    """The (first) device that trains."""
-    return parse_device_args(accelerator, devices, return_device="torch")[2]
 
 
 def _is_distributed(devices: int | list[int] | str, strategy: Any) -> bool:

@@ -311,7 +311,8 @@ def exact_distances(
         return np.sqrt(np.einsum("ijd,ijd->ij", difference, difference))
 
     distances = np.empty(indices.shape)
-    for rows, block in zip(_row_slices(len(indices)), in_threads(measure, _row_slices(len(indices))), strict=True):
+    slices = _row_slices(len(indices))
+    for rows, block in zip(slices, in_threads(measure, slices), strict=True):
         distances[rows] = block
     typical = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1).mean())
     distances[distances <= _SAME * typical] = 0.0
