@@ -73,7 +73,7 @@ def test_decoding_starts_at_mean_expression():
     decoder.scale_logits.weight.data.zero_()
     decoder.other_logits.weight.data.zero_()
     proportions = torch.tensor([0.7, 0.2, 0.0999, 0.0001])
-    decoder.assign(torch.tensor([1, 3]), proportions)
+    decoder.assign(torch.tensor([1, 3]), torch.tensor([2, 0]), proportions)
     scale = decoder(torch.randn(5, 3), torch.ones(5, 1)).get_normalized("scale")
     assert torch.allclose(scale, proportions.expand(5, 4), atol=1e-5)
     among = decoder.embedding_scale(torch.randn(5, 3))
@@ -95,7 +95,7 @@ def test_likelihood_is_that_of_the_distribution(likelihood):
 def test_other_genes_are_decoded_but_do_not_shape_the_embedding(likelihood):
     torch.manual_seed(0)
     decoder = CountDecoder(3, 6, n_embedding_genes=4, gene_likelihood=likelihood)
-    decoder.assign(torch.tensor([0, 2, 3, 5]), torch.full((6,), 1 / 6))
+    decoder.assign(torch.tensor([0, 2, 3, 5]), torch.tensor([1, 4]), torch.full((6,), 1 / 6))
     z = torch.randn(8, 3, requires_grad=True)
     x = torch.poisson(torch.full((8, 6), 2.0))
     library = x.sum(dim=1, keepdim=True)
@@ -132,7 +132,7 @@ def test_cells_without_counts_have_a_finite_gradient():
 
 def test_genes_keep_their_columns():
     decoder = CountDecoder(3, 5, n_embedding_genes=2, dispersion="gene")
-    decoder.assign(torch.tensor([1, 4]), torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25]))
+    decoder.assign(torch.tensor([1, 4]), torch.tensor([0, 2, 3]), torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25]))
     decoder.log_dispersion.data[:, 0] = torch.tensor([1.0, 4.0, 0.0, 2.0, 3.0])  # embedding genes first
     px = decoder(torch.zeros(1, 3), torch.ones(1, 1))
     assert torch.allclose(px.theta.log().squeeze(), torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]))

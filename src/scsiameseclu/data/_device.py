@@ -12,6 +12,7 @@ from scipy.sparse import issparse
 from torch import Tensor
 
 from scsiameseclu._keys import NEIGHBOR_BLOCKS, SIAMESE_KEYS
+from scsiameseclu.pp._counts import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,10 +98,9 @@ class DeviceSparseRows:
     """Dense rows of a sparse matrix that is copied to a device once, as CSR: only the rows of a batch become dense."""
 
     def __init__(self, matrix: Any, dtype: DTypeLike, device: torch.device) -> None:
-        matrix = matrix.tocsr()
-        if not matrix.has_canonical_format:  # a value stored in parts counts as their sum
-            matrix = matrix.copy()
-            matrix.sum_duplicates()
+        matrix = canonical(
+            matrix
+        )  # the rows are written entry by entry: an entry stored in parts would lose all but one
         self.n_columns = matrix.shape[1]
         self.start = _copied(matrix.indptr.astype(np.int64, copy=False), device)
         self.columns = _copied(matrix.indices.astype(np.int32, copy=False), device)

@@ -16,7 +16,7 @@ from scvi.data.fields import BaseAnnDataField
 from scsiameseclu._compat import MuDataTableField
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.data._fields import GRAPH_TABLES, CellGraphField
-from scsiameseclu.pp._counts import check_counts, get_counts, totals
+from scsiameseclu.pp._counts import canonical, check_counts, get_counts, name_order, totals
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
 from scsiameseclu.pp._landmarks import Landmarks
@@ -122,6 +122,7 @@ class JointGraphField(CellGraphField):
                     batch=data.batch,
                     n_pcs=self.settings.n_pcs,
                     random_state=self.settings.random_state,
+                    gene_order=name_order(data.genes),
                 )
             self._write(mdata, data, projection)
         return {
@@ -318,7 +319,7 @@ def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float
         If a value is infinite, or all that were measured are 0.
     """
     raw = get_counts(protein, layer)
-    values = np.array(raw.toarray() if sparse.issparse(raw) else raw, dtype=np.float32)
+    values = np.array(canonical(raw).toarray() if sparse.issparse(raw) else raw, dtype=np.float32)
     if np.isinf(values).any():
         row, column = np.argwhere(np.isinf(values))[0]
         raise ValueError(

@@ -10,6 +10,8 @@ import pandas as pd
 from anndata.abc import CSCDataset, CSRDataset
 from scipy.sparse import issparse
 
+from scsiameseclu.pp._counts import as_csr
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -34,7 +36,7 @@ class SparseRows:
 
     def __init__(self, matrix: Any, dtype: DTypeLike) -> None:
         # Cutting rows out of a CSC matrix reads all of it.
-        self.matrix, self.dtype = matrix.tocsr(), np.dtype(dtype)
+        self.matrix, self.dtype = as_csr(matrix), np.dtype(dtype)
 
     def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Look up rows, in the order given."""

@@ -56,11 +56,20 @@ class ExpressionStatistics:
         (mean, variance), (log_mean, log_variance) = (_moments(sums, n_obs) for sums in (raw, logged))
         return cls(log_mean, np.sqrt(log_variance), mean, variance, per_gene / per_gene.sum(), target_sum)
 
-    def most_variable(self, n_genes: int) -> NDArray[np.int64]:
-        """Columns, ascending, of the ``n_genes`` most variable genes (:func:`~scsiameseclu.pp.highly_variable`)."""
-        if n_genes >= len(self.mean):
-            return np.arange(len(self.mean))
-        return highly_variable(self.dispersion_mean, self.dispersion_variance, n_genes)
+    def most_variable(self, n_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Columns of the ``n_genes`` most variable genes (:func:`~scsiameseclu.pp.highly_variable`), in the order given.
+
+        Parameters
+        ----------
+        n_genes
+            Genes to return; all, if there are no more.
+        gene_order
+            All columns in the order to go through them, int64 ``(n_vars,)``.
+        """
+        if n_genes >= len(gene_order):
+            return gene_order
+        mean, variance = self.dispersion_mean[gene_order], self.dispersion_variance[gene_order]
+        return gene_order[highly_variable(mean, variance, n_genes)]
 
 
 def batch_offsets(

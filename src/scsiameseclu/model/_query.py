@@ -15,6 +15,7 @@ from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.model._gene_names import check_gene_names
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
@@ -130,6 +131,10 @@ class QueryMixin(ArchesMixin):
             same = present.equals(wanted)
         if same:
             return data
+        if isinstance(present, dict):
+            for key, names in wanted.items():
+                if key in present:
+                    check_gene_names(present[key], pd.Index(names))
         if isinstance(data, AnnData) and data.isbacked:
             raise NotImplementedError(
                 "Expected the genes of the model in their order, found others in a backed AnnData; call adata.to_memory() first."
@@ -170,24 +175,18 @@ class QueryMixin(ArchesMixin):
         ------
         ValueError
             If gene names are not unique, or none of them is known to the model.
+
+        Warns
+        -----
+        UserWarning
+            If genes of the model are there under names that differ only by case or version suffix.
         """
         source = _as_path(reference_model) if isinstance(reference_model, str | PathLike) else reference_model
         prepare = ArchesMixin.prepare_query_anndata
         wanted = prepare(adata, source, return_reference_var_names=True)
         if return_reference_var_names:
             return wanted
-        if not adata.var_names.is_unique:
-            twice = adata.var_names[adata.var_names.duplicated()].unique()
-            raise ValueError(
-                f"Expected unique gene names, found {len(twice)} more than once ({', '.join(map(str, twice[:3]))}, ...). "
-                "Call adata.var_names_make_unique() or remove the copies."
-            )
-        if not adata.var_names.isin(wanted).any():
-            raise ValueError(
-                f"Expected some of the model's {len(wanted)} genes ({', '.join(map(str, wanted[:3]))}, ...), found none of "
-                f"them among the query's {adata.n_vars} ({', '.join(map(str, adata.var_names[:3]))}, ...). "
-                "Check that both use the same kind of gene names."
-            )
+        check_gene_names(adata.var_names, pd.Index(wanted))
         return prepare(adata, source, inplace=inplace)
 
     # -- unlike the reference ------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from scsiameseclu.model._setup import check_setup_input, standard_fields
 from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import read_mapped, write_mapped
+from scsiameseclu.pp._counts import name_order
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class SCSiameseClu(
         Parameters
         ----------
         adata
-            Cells by genes, raw counts, in memory or backed (``anndata.read_h5ad(path, backed="r")``): CSR or dense counts
+            Cells by genes, raw counts, never changed, in memory or backed (``anndata.read_h5ad(path, backed="r")``): CSR or dense counts
             then stay on disk, and only the cells of a mini-batch are read.
         layer
             Layer with the counts; ``X`` by default.
@@ -259,7 +260,8 @@ class SCSiameseClu(
             size_factors = np.asarray(manager.get_from_registry(REGISTRY_KEYS.SIZE_FACTOR_KEY))
         counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
         statistics = ExpressionStatistics.from_counts(counts, size_factors)
-        genes = statistics.most_variable(self.module.embedding_genes.numel())
+        gene_order = name_order(self._rna(self.adata).var_names)
+        genes = statistics.most_variable(self.module.embedding_genes.numel(), gene_order)
         offsets, n_batch = None, self.module.expression_scaler.offset.shape[1]
         if n_batch > 1:
             offsets = batch_offsets(
@@ -274,6 +276,7 @@ class SCSiameseClu(
             )
         self.module.fit_input(
             genes,
+            gene_order[~np.isin(gene_order, genes)],
             statistics.mean,
             statistics.sd,
             statistics.proportions,

@@ -228,11 +228,6 @@ class SiameseModule(BaseModuleClass):
         options = {"for_loss": compute_loss, **(kwargs.pop("get_generative_input_kwargs", None) or {})}
         return super().forward(tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs)
 
-    @staticmethod
-    def _of_genes(counts: Tensor, genes: Tensor) -> Tensor:
-        """Columns of a count matrix; the matrix itself where that is all of them, which are in order."""
-        return counts if genes.numel() == counts.shape[1] else counts.index_select(1, genes)
-
     # -- forward -------------------------------------------------------------------------------------------------
 
     @auto_move_data
@@ -294,7 +289,7 @@ class SiameseModule(BaseModuleClass):
         protein: Tensor | None = None,
     ) -> View:
         """Both branches and their fusion, for one view."""
-        expression = self.expression_scaler(self._of_genes(x, self.embedding_genes), library, categories[0])
+        expression = self.expression_scaler(x.index_select(1, self.embedding_genes), library, categories[0])
         if corrupted:
             expression = self.augmentation(expression)[0]
             weight = perturb_edges(weight, self.edge_drop_rate)
@@ -330,9 +325,9 @@ class SiameseModule(BaseModuleClass):
             x_others = None
             if self.other_genes.numel():
                 n_rows = math.ceil(len(counts) * OTHERS_SHARE) if self.training else len(counts)
-                x_others = self._of_genes(counts[:n_rows], self.other_genes)
+                x_others = counts[:n_rows].index_select(1, self.other_genes)
             nll, others_nll = self.decoder.negative_log_likelihood(
-                self._of_genes(counts, self.embedding_genes), x_others, z, library, categories, cont
+                counts.index_select(1, self.embedding_genes), x_others, z, library, categories, cont
             )
             return {"nll": nll, "others_nll": others_nll}
         if transform_batch is not None:
@@ -458,6 +453,7 @@ class SiameseModule(BaseModuleClass):
     def fit_input(
         self,
         embedding_genes: np.ndarray,
+        other_genes: np.ndarray,
         mean: np.ndarray,
         sd: np.ndarray,
         proportions: np.ndarray,
@@ -470,7 +466,10 @@ class SiameseModule(BaseModuleClass):
         Parameters
         ----------
         embedding_genes
-            Columns of the genes the embedding is made of, ascending, ``(n_embedding_genes,)``.
+            Columns of the genes the embedding is made of, ``(n_embedding_genes,)``. Each weight of a gene belongs to a place in
+            this order: genes sorted by name get the same starting weights whatever the order of the columns.
+        other_genes
+            All other columns, in the same kind of order.
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, ``(n_genes,)``.
         proportions
@@ -484,10 +483,10 @@ class SiameseModule(BaseModuleClass):
         """
         genes = torch.as_tensor(embedding_genes)
         self.embedding_genes.copy_(genes)
-        self.other_genes.copy_(torch.as_tensor(np.setdiff1d(np.arange(len(mean)), embedding_genes)))
+        self.other_genes.copy_(torch.as_tensor(other_genes))
         self.expression_scaler.fit(torch.as_tensor(mean).float()[genes], torch.as_tensor(sd).float()[genes], target_sum)
         if batch_offsets is not None:
             self.expression_scaler.offset.copy_(torch.as_tensor(batch_offsets))
         self.embedding_share.fill_(float(proportions[embedding_genes].sum()))
         self.graph_encoder.scaler.fit(torch.as_tensor(np.asarray(rep, dtype=np.float32)))
-        self.decoder.assign(genes, torch.as_tensor(proportions).float())
+        self.decoder.assign(genes, self.other_genes, torch.as_tensor(proportions).float())

@@ -78,7 +78,7 @@ class CountDecoder(nn.Module):
         self.register_buffer("order", torch.arange(n_genes))
 
     @torch.no_grad()
-    def assign(self, embedding_genes: Tensor, proportions: Tensor) -> None:
+    def assign(self, embedding_genes: Tensor, other_genes: Tensor, proportions: Tensor) -> None:
         """Say which genes shape the embedding, and make mean expression the starting point.
 
         Proportions span several orders of magnitude, which a bias that starts at 0 would take thousands of steps to reach;
@@ -86,14 +86,12 @@ class CountDecoder(nn.Module):
 
         Parameters
         ----------
-        embedding_genes
-            Columns of the embedding genes, ascending, ``(n_embedding_genes,)``.
+        embedding_genes, other_genes
+            Columns of the embedding genes, ``(n_embedding_genes,)``, and of all others.
         proportions
             Share of each gene in all counts, ``(n_genes,)``.
         """
-        is_other = torch.ones(proportions.numel(), dtype=torch.bool)
-        is_other[embedding_genes] = False
-        ranked = torch.cat([embedding_genes, is_other.nonzero().squeeze(1)])
+        ranked = torch.cat([embedding_genes, other_genes])
         self.order.copy_(ranked.argsort())
         logits = proportions.clamp_min(1e-8).log()
         logits = (logits - logits.mean())[ranked]
@@ -167,7 +165,7 @@ class CountDecoder(nn.Module):
         Parameters
         ----------
         x, x_others
-            Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of their columns; the
+            Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of :meth:`assign`; the
             latter may be those of the first cells of the batch only, ``(n_rows, n_genes - n_embedding_genes)``.
         z, library, categories, cont
             As for :meth:`forward`.

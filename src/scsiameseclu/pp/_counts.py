@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 CHUNK = 4096
 
@@ -40,32 +41,190 @@ def get_counts(adata: AnnData, layer: str | None = None) -> Any:
 
 
 def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
-    """Yield ``(rows, block)``: a CSR matrix for sparse counts, an array for dense ones, read from disk if backed.
+    """Yield ``(rows, block)``: the one way this package reads counts.
 
-    Blocks of data in memory may share it: they are to be read, not written.
+    A block of sparse counts is a CSR matrix in canonical form: columns sorted within each cell, and one entry per cell and
+    gene, the sum of all parts an entry was stored in. A block of dense counts is an array. Counts on disk are read, and dask
+    arrays are computed, one block at a time.
+
+    Blocks may share memory with ``counts``. Their arrays are therefore read-only: an operation of scipy that sorts or sums in
+    place raises an error instead of changing the data of the user.
+
+    Parameters
+    ----------
+    counts
+        Shape ``(n_obs, n_vars)``: dense, sparse of any format, backed, mapped or dask.
+    size
+        Cells per block.
+
+    Raises
+    ------
+    ValueError
+        If the index arrays of a sparse matrix name a place outside of the matrix.
     """
-    if sparse.issparse(counts) and counts.format != "csr":
-        counts = counts.tocsr()  # rows of other formats are slow to cut; memory stays linear
+    if sparse.issparse(counts):
+        counts = as_csr(counts)
     for start in range(0, counts.shape[0], size):
         rows = slice(start, min(start + size, counts.shape[0]))
         if sparse.issparse(counts):
-            yield rows, _csr_rows(counts, rows)
+            yield rows, _locked(_canonical(_csr_rows(counts, rows), start))
+            continue
+        block = counts[rows]
+        block = block.compute() if hasattr(block, "compute") else block
+        if sparse.issparse(block):
+            yield rows, _locked(_canonical(as_csr(block), start))
         else:
-            block = counts[rows]
-            yield rows, sparse.csr_matrix(block) if sparse.issparse(block) else np.asarray(block)
+            dense = np.asarray(block).view()
+            dense.flags.writeable = False
+            yield rows, dense
 
 
-def _csr_rows(matrix: Any, rows: slice) -> sparse.csr_matrix:
+def as_csr(matrix: Any) -> sparse.csr_matrix:
+    """A sparse matrix as a CSR matrix object of its own, which shares the arrays of ``matrix`` where that is CSR.
+
+    The entries are left as they are, sorted or not. Row pointers and column numbers get one integer type, because compiled
+    routines of scipy refuse two of them.
+
+    Parameters
+    ----------
+    matrix
+        Sparse matrix or array of any format.
+
+    Raises
+    ------
+    ValueError
+        If the row pointers of a CSR matrix, or any index of another compressed matrix, lead outside of the matrix.
+    """
+    if matrix.format != "csr":
+        if matrix.format == "csc":
+            _check_pointers(matrix)
+            _check_columns(matrix.indices, matrix.shape[0], "row")
+        return sparse.csr_matrix(matrix.tocsr())  # rows of other formats are slow to cut; memory stays linear
+    _check_pointers(matrix)
+    indices, pointers = matrix.indices, matrix.indptr
+    if indices.dtype not in (np.int32, np.int64) or int(pointers[-1]) > np.iinfo(indices.dtype).max:
+        indices = indices.astype(np.int64)
+    return _assembled(matrix.data, indices, pointers.astype(indices.dtype, copy=False), matrix.shape)
+
+
+def canonical(matrix: Any) -> sparse.csr_matrix:
+    """A sparse matrix as CSR in canonical form (see :func:`row_chunks`), which may share the arrays of ``matrix``.
+
+    Raises
+    ------
+    ValueError
+        If the index arrays name a place outside of the matrix.
+    """
+    return _canonical(as_csr(matrix))
+
+
+def canonical_copy(matrix: Any) -> Any:
+    """A copy that may be changed: dense as it is, sparse as CSR in canonical form (see :func:`row_chunks`).
+
+    Parameters
+    ----------
+    matrix
+        Dense array, or sparse matrix of any format, in memory.
+    """
+    if not sparse.issparse(matrix):
+        return np.array(matrix)
+    kept = canonical(matrix)
+    return kept.copy() if matrix.format == "csr" and np.may_share_memory(kept.data, matrix.data) else kept
+
+
+def _assembled(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """A CSR matrix of these arrays. The constructor of scipy would copy them; a new object carries no flag of another one."""
+    matrix = sparse.csr_matrix(shape, dtype=data.dtype)
+    matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
+    return matrix
+
+
+def _csr_rows(matrix: sparse.csr_matrix, rows: slice) -> sparse.csr_matrix:
     """Rows of a CSR matrix, without the copy that slicing makes."""
     first, last = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
-    block = sparse.csr_matrix((rows.stop - rows.start, matrix.shape[1]), dtype=matrix.dtype)
-    # Given to the constructor, they would be copied.
-    block.data, block.indices = matrix.data[first:last], matrix.indices[first:last]
-    block.indptr = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
-    return block
+    pointers = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
+    # A block needs no wider pointers than column numbers; from a mapped file they would stay a subclass of the file's array.
+    pointers = np.asarray(pointers, dtype=matrix.indices.dtype)
+    shape = (rows.stop - rows.start, matrix.shape[1])
+    return _assembled(matrix.data[first:last], matrix.indices[first:last], pointers, shape)
 
 
-def totals(counts: Any) -> tuple[np.ndarray[Any, np.dtype[np.float64]], np.ndarray[Any, np.dtype[np.float64]]]:
+def _canonical(block: sparse.csr_matrix, first_row: int = 0) -> sparse.csr_matrix:
+    """The block itself where it is in canonical form, else a canonical copy.
+
+    Raises
+    ------
+    ValueError
+        If a column number is negative or beyond the genes.
+    """
+    n_columns = block.shape[1]
+    if block.has_canonical_format:  # read from the arrays: the block is new
+        filled = np.flatnonzero(np.diff(block.indptr))
+        ends = block.indices[block.indptr[filled]], block.indices[block.indptr[filled + 1] - 1]  # columns are sorted
+        _check_columns(np.concatenate(ends), n_columns, "column", first_row)
+        return block
+    _check_columns(block.indices, n_columns, "column", first_row)
+    # Sums of parts may exceed a narrow integer type, and two parts that are True would count as one.
+    data = block.data.astype(np.int64) if block.data.dtype.kind in "bui" else block.data.copy()
+    copy = _assembled(data, block.indices.copy(), block.indptr.copy(), block.shape)
+    copy.sum_duplicates()
+    return copy
+
+
+def _locked(block: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The block on read-only views of its arrays."""
+    data, indices, pointers = block.data.view(), block.indices.view(), block.indptr.view()
+    for view in (data, indices, pointers):
+        view.flags.writeable = False
+    locked = _assembled(data, indices, pointers, block.shape)
+    locked.has_canonical_format = True
+    return locked
+
+
+def _check_pointers(matrix: Any) -> None:
+    """Refuse pointers that are not ascending from 0 within the arrays of a CSR or CSC matrix."""
+    pointers, n_major = matrix.indptr, matrix.shape[0 if matrix.format == "csr" else 1]
+    stored = min(len(matrix.data), len(matrix.indices))
+    fits = len(pointers) == n_major + 1 and pointers[0] == 0 and pointers[-1] <= stored
+    if not fits or (np.diff(pointers) < 0).any():
+        raise ValueError(
+            f"Expected {n_major + 1} ascending pointers from 0 to at most {stored} stored entries in the "
+            f"{matrix.format.upper()} matrix of the counts, found others: the matrix is damaged. Read or build it again."
+        )
+
+
+def _check_columns(numbers: Any, n_allowed: int, what: str, first_row: int = 0) -> None:
+    """Refuse row or column numbers outside of a matrix, which compiled code would follow out of its memory."""
+    if numbers.size == 0:
+        return
+    lowest, highest = int(numbers.min()), int(numbers.max())
+    if lowest < 0 or highest >= n_allowed:
+        found = lowest if lowest < 0 else highest
+        raise ValueError(
+            f"Expected {what} numbers from 0 to {n_allowed - 1} in the sparse counts, found {found} (in the block that begins at "
+            f"row {first_row}): the matrix is damaged, or belongs to other genes. Read or build it again."
+        )
+
+
+def name_order(names: Sequence[str]) -> NDArray[np.int64]:
+    """Positions that sort genes by name; genes of one name keep their order.
+
+    What is computed from genes in this order (sums, random starting weights, random corruption) does not depend on the order
+    of the columns in a file.
+
+    Parameters
+    ----------
+    names
+        Names of the genes, length ``n_vars``.
+
+    Returns
+    -------
+    int64, shape ``(n_vars,)``.
+    """
+    return np.argsort(np.asarray(names, dtype=np.str_), kind="stable").astype(np.int64)
+
+
+def totals(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Sums per cell and per gene, float64; by blocks, because scipy's sums copy all values of a matrix to float64."""
 
     def sums(chunk: tuple[slice, Any]) -> tuple[slice, Any, Any]:

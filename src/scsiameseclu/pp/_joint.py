@@ -127,13 +127,16 @@ class JointProjection:
         batch: pd.Series | None = None,
         n_pcs: int = 50,
         random_state: int = 0,
+        gene_order: NDArray[np.int64] | None = None,
     ) -> JointProjection:
         """Fit on counts ``(n_obs, n_genes)`` and protein values ``(n_obs, n_proteins)``.
 
         The components of the RNA are scaled to a total variance of ``1 - protein_weight``, those of the proteins to
         ``protein_weight``.
         """
-        rna = Projection.fit(counts, n_pcs, random_state=random_state, size_factors=size_factors, batch=batch)
+        rna = Projection.fit(
+            counts, n_pcs, random_state=random_state, size_factors=size_factors, batch=batch, gene_order=gene_order
+        )
         rna_variance = float(rna.transform(counts, size_factors).var(axis=0).sum())
         protein_variance = float((protein.transform(values) @ protein.components).var(axis=0).sum())
         return cls(

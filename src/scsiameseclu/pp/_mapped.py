@@ -237,8 +237,9 @@ def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: 
             for matrix in counts:
                 for _, block in row_chunks(matrix):
                     kept = sparse.csr_matrix(block)
-                    kept = kept if columns is None else kept[:, columns]
-                    kept.sort_indices()
+                    if columns is not None:
+                        kept = kept[:, columns]
+                        kept.sort_indices()
                     kept.data.astype(dtype, copy=False).tofile(data)
                     kept.indices.astype(integer, copy=False).tofile(indices)
                     (kept.indptr[1:].astype(integer) + integer.type(end)).tofile(indptr)

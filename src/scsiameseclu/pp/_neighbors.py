@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import sparse
 
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION
-from scsiameseclu.pp._counts import check_counts, get_counts, totals
+from scsiameseclu.pp._counts import canonical, check_counts, get_counts, name_order, totals
 from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._knn import knn
@@ -159,7 +159,12 @@ def representation(
     if projection is None:
         batch = obs_column(adata, settings.batch_key)
         projection = Projection.fit(
-            counts, settings.n_pcs, random_state=settings.random_state, size_factors=sizes, batch=batch
+            counts,
+            settings.n_pcs,
+            random_state=settings.random_state,
+            size_factors=sizes,
+            batch=batch,
+            gene_order=name_order(adata.var_names),
         )
     return projection.transform(counts, sizes), projection
 
@@ -350,14 +355,14 @@ def _scanpy_connectivities(adata: AnnData, neighbors_key: str) -> sparse.csr_mat
             f"uns[{neighbors_key!r}] names the graph obsp[{key!r}], which is missing. "
             f"Available: {list(adata.obsp)}. Run scanpy.pp.neighbors."
         )
-    return sparse.csr_matrix(adata.obsp[key])
+    return canonical(sparse.csr_matrix(adata.obsp[key]))
 
 
 def _obsm_rep(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     if use_rep not in adata.obsm:
         raise KeyError(f"`use_rep`: expected a key of adata.obsm, found {use_rep!r}. Available: {list(adata.obsm)}.")
     rep = adata.obsm[use_rep]
-    return np.ascontiguousarray(rep.toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
+    return np.ascontiguousarray(canonical(rep).toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
 
 
 def obs_column(adata: AnnData, key: str | None) -> pd.Series | None:

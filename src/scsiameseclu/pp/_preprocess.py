@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from scsiameseclu.pp._counts import check_counts, get_counts
+from scsiameseclu.pp._counts import canonical_copy, check_counts, get_counts
 from scsiameseclu.pp._neighbors import resolve_seed
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def preprocess(
     # Before any change: running this twice, or on normalised data, must leave the data as it was.
     check_counts(get_counts(adata, layer), adata.obs_names, adata.var_names, non_integer="raise")
     adata = adata.copy() if copy else adata
-    adata.layers["counts"] = get_counts(adata, layer).copy()
+    adata.layers["counts"] = canonical_copy(get_counts(adata, layer))
     adata.X = adata.layers["counts"].copy()
     sc.pp.normalize_total(adata, target_sum=target_sum)
     sc.pp.log1p(adata)

@@ -38,7 +38,7 @@ class Projection:
     Parameters
     ----------
     gene_indices
-        int64, shape ``(n_genes_used,)``: columns of the count matrix.
+        int64, shape ``(n_genes_used,)``: columns of the count matrix, in the order of the fit.
     mean, scale, center
         float32, shape ``(n_genes_used,)``: mean and standard deviation of the log values, mean of the clipped scores.
     components
@@ -84,6 +84,7 @@ class Projection:
         random_state: int | None = 0,
         size_factors: ArrayLike | None = None,
         batch: pd.Series | None = None,
+        gene_order: NDArray[np.int64] | None = None,
     ) -> Projection:
         """Fit on counts.
 
@@ -103,6 +104,9 @@ class Projection:
             Positive, length ``n_obs``. Default: total counts.
         batch
             Batch of every cell. Default: components as they are.
+        gene_order
+            All columns in the order to go through them, such as :func:`~scsiameseclu.pp._counts.name_order` gives: the result
+            then does not depend on the order of the columns. Default: as they are.
 
         Raises
         ------
@@ -118,7 +122,7 @@ class Projection:
             ratio = totals(counts)[0] / sizes
             target_sum = float(TARGET_SUM / np.median(ratio[ratio > 0])) if (ratio > 0).any() else TARGET_SUM
         moments = _gene_moments(counts, target_sum / sizes)
-        genes = _select_genes(moments, n_top_genes)
+        genes = _select_genes(moments, n_top_genes, np.arange(n_vars) if gene_order is None else gene_order)
         mean, scale = moments.log_mean[genes].astype(np.float32), moments.log_sd[genes].astype(np.float32)
         scores = (scaled for _, scaled in _scaled_blocks(counts, target_sum / sizes, genes, mean, scale))
         center, covariance = _covariance(scores, len(genes), n_obs)
@@ -225,14 +229,14 @@ def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_
     return np.sort(np.argsort(-score, kind="stable")[:n_top_genes]).astype(np.int64)
 
 
-def _select_genes(moments: _Moments, n_top_genes: int) -> NDArray[np.int64]:
-    varying = moments.log_sd > 0
+def _select_genes(moments: _Moments, n_top_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
+    varying = moments.log_sd[gene_order] > 0
     if not varying.any():
         raise ValueError("Expected genes that vary between cells, found none. Check the count matrix.")
     if varying.sum() <= n_top_genes:
-        return np.flatnonzero(varying).astype(np.int64)
-    chosen = highly_variable(moments.mean, moments.variance, n_top_genes)
-    return chosen[varying[chosen]]
+        return gene_order[varying]
+    chosen = highly_variable(moments.mean[gene_order], moments.variance[gene_order], n_top_genes)
+    return gene_order[chosen[varying[chosen]]]
 
 
 def _size_factors(counts: Any, size_factors: ArrayLike | None) -> NDArray[np.float64]:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
+from scipy import sparse
 
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key, probs_key
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import get_counts
+from scsiameseclu.pp._counts import canonical, canonical_copy, get_counts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -166,7 +167,9 @@ def _highly_variable_genes(
     adata: AnnData, layer: str | None, batch_key: str | None, n_top_genes: int
 ) -> NDArray[np.bool_]:
     """Mask of the highly variable genes; ``adata`` is not changed."""
-    cells = AnnData(get_counts(adata, layer).copy(), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
+    cells = AnnData(
+        canonical_copy(get_counts(adata, layer)), obs=adata.obs[[] if batch_key is None else [batch_key]].copy()
+    )
     if cells.X.dtype.kind != "f":
         cells.X = cells.X.astype(np.float32)
     sc.pp.normalize_total(cells, target_sum=1e4)
@@ -179,7 +182,8 @@ def _restricted_copy(
     adata: AnnData, genes: NDArray[np.bool_], layer: str | None, use_rep: str | None, neighbors_key: str | None
 ) -> AnnData:
     """Counts of some genes with all that set-up can ask for, and nothing else of what may be a large object."""
-    counts = get_counts(adata, layer)[:, genes]
+    counts = get_counts(adata, layer)
+    counts = (canonical(counts) if sparse.issparse(counts) else counts)[:, genes]
     cells = AnnData(counts, obs=adata.obs.copy(), var=adata.var.loc[genes, []].copy())
     if layer is not None:
         cells.layers[layer] = counts

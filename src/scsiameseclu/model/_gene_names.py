@@ -1,0 +1,80 @@
+"""Gene names of new cells next to those of a model."""
+
+from __future__ import annotations
+
+import warnings
+
+import pandas as pd
+
+_VERSION = r"\.\d+$"  # ENSG00000167286.9
+
+
+def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
+    """Refuse gene names that cannot be matched to those of a model, and name near misses.
+
+    A name counts as a near miss if the model has it up to upper and lower case or a version suffix such as ``.9``. Near
+    misses are never matched: two genes may differ in nothing else.
+
+    Parameters
+    ----------
+    found
+        Names in the new data.
+    wanted
+        Names the model was set up with.
+
+    Raises
+    ------
+    ValueError
+        If names occur more than once, or none of them is known to the model.
+
+    Warns
+    -----
+    UserWarning
+        If genes of the model that the new data lack are there under a nearly equal name.
+    """
+    if not found.is_unique:
+        twice = found[found.duplicated()].unique()
+        raise ValueError(
+            f"Expected unique gene names, found {len(twice)} more than once ({_examples(twice)}). "
+            "Call adata.var_names_make_unique() or remove the copies."
+        )
+    known = found.isin(wanted)
+    near = _near_misses(found[~known], wanted[~wanted.isin(found)])
+    if not known.any():
+        hint = near or "Check that both use the same kind of gene names."
+        raise ValueError(
+            f"Expected some of the model's {len(wanted)} genes ({_examples(wanted)}), found none of them among the query's "
+            f"{len(found)} ({_examples(found)}). {hint}"
+        )
+    if near:
+        warnings.warn(
+            f"Expected the gene names of the model, found {int(known.sum())} of its {len(wanted)}. {near}",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _near_misses(found: pd.Index, wanted: pd.Index) -> str:
+    """What names differ by, and what to do; empty if there is no near miss."""
+    exact = pd.Series(wanted.astype(str), index=wanted.astype(str))
+    changes = {
+        "the version suffix": lambda names: names.str.replace(_VERSION, "", regex=True),
+        "upper and lower case": lambda names: names.str.upper(),
+        "case and version suffix": lambda names: names.str.upper().str.replace(_VERSION, "", regex=True),
+    }
+    names = found.astype(str)
+    for what, simplified in changes.items():
+        of_model = exact.groupby(simplified(exact.index)).first()
+        plain = simplified(names)
+        matched = plain.isin(of_model.index)
+        if matched.any():
+            first = int(matched.argmax())
+            return (
+                f"{len(plain[matched].unique())} more would match without {what} ({names[first]!r} here, "
+                f"{of_model[plain[first]]!r} in the model). Rename adata.var_names to those of the model."
+            )
+    return ""
+
+
+def _examples(names: pd.Index) -> str:
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
