@@ -83,8 +83,8 @@ def load(name: str, args: argparse.Namespace, seed: int) -> tuple[Any, NDArray[A
 # -- networks --------------------------------------------------------------------------------------------------------
 
 
-def pretrain(adata: Any, seed: int) -> Points:
-    """Components of decoded expression after pretraining, as the model has them when it looks for clusters."""
+def embed_and_decode(adata: Any, seed: int, batch_key: str | None = None) -> tuple[NDArray[np.float32], Points]:
+    """Embedding and components of decoded expression after pretraining, as the model has them when it looks for clusters."""
     import scvi
 
     import scsiameseclu as ssc
@@ -94,9 +94,14 @@ def pretrain(adata: Any, seed: int) -> Points:
     scvi.settings.seed = seed
     epochs = Schedule.for_cells(adata.n_obs).n_pretrain
     training = {"max_epochs": epochs, "plan_kwargs": {"n_pretrain_epochs": epochs}, "enable_progress_bar": False}
-    model = ssc.tl.cluster(adata, 2, train_kwargs=training)
-    _, expression = decode(model.module, model._make_data_loader(model.adata, batch_size=1024))
-    return principal_components(expression, seed)
+    model = ssc.tl.cluster(adata, 2, batch_key=batch_key, train_kwargs=training)
+    latent, expression = decode(model.module, model._make_data_loader(model.adata, batch_size=1024))
+    return latent.cpu().numpy(), principal_components(expression, seed)
+
+
+def pretrain(adata: Any, seed: int) -> Points:
+    """Components of decoded expression after pretraining."""
+    return embed_and_decode(adata, seed)[1]
 
 
 def points_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Points, NDArray[Any]]:
