@@ -1,0 +1,6 @@
+"""From an embedding to clusters: candidates, the tree of merges, label-free judges, the number of clusters."""
+
+from scsiameseclu.partition._judges import partition_cells
+from scsiameseclu.partition._space import Space
+
+__all__ = ["Space", "partition_cells"]

@@ -1,0 +1,82 @@
+"""Which of several partitions? Label-free judges."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.metrics import adjusted_rand_score
+
+from scsiameseclu.partition._candidates import N_DIMS, candidates
+from scsiameseclu.partition._mixture import fit_mixture
+from scsiameseclu.partition._space import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+MAX_JUDGED_CELLS = 2_000
+AGREEMENT_WEIGHT = 2.0
+
+
+def partition_cells(space: Space, n_clusters: int) -> NDArray[np.int64]:
+    """Partition cells into clusters: of all :func:`~scsiameseclu.partition._candidates.candidates` the one judged best.
+
+    Parameters
+    ----------
+    space
+        The cells.
+    n_clusters
+        Number of clusters, at least 1.
+
+    Returns
+    -------
+    Cluster of each cell, int64 ``(n_obs,)``. There are fewer clusters only if fewer cells differ.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer cells than clusters, or ``n_clusters`` is below 1.
+    """
+    if not 1 <= n_clusters <= space.n_obs:
+        raise ValueError(f"Expected at least {max(n_clusters, 1)} cells for {n_clusters} clusters, found {space.n_obs}.")
+    if n_clusters == 1:
+        return np.zeros(space.n_obs, dtype=np.int64)
+    distinct = np.unique(space.expression, axis=0, return_inverse=True)[1].ravel()
+    if distinct.max() + 1 <= n_clusters:
+        return distinct.astype(np.int64)
+    found = candidates(space, n_clusters)
+    return found[best(space, found)]
+
+
+def best(space: Space, found: Mapping[str, NDArray[np.integer]]) -> str:
+    """Name of the partition with the best sum of ranks.
+
+    Three judges rank the partitions: the likelihood of equally wide groups of decoded expression, the likelihood of groups of own
+    widths of the embedding, and, with twice the weight, the mean agreement with the other partitions (adjusted Rand index). Each
+    judge alone errs on some kind of data: equal widths split broad types, and own widths favour chains. The judges
+    see at most 2,000 cells.
+
+    Parameters
+    ----------
+    space
+        The cells.
+    found
+        Partitions of the cells into the same number of clusters, by name.
+    """
+    return max(scores := judge(space, found), key=lambda name: scores[name])
+
+
+def judge(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, float]:
+    """Weighted sum of ranks of each partition by name, the higher the better; see :func:`best`."""
+    names = list(found)
+    rows = space.sample(MAX_JUDGED_CELLS)
+    seen = [np.unique(found[name][rows], return_inverse=True)[1] for name in names]
+    expression, embedding = space.expression[rows, :N_DIMS], space.embedding[rows]
+    equal = [fit_mixture(expression, labels, "equal")[0] for labels in seen]
+    own = [fit_mixture(embedding, labels, "own")[0] for labels in seen]
+    agreement = [sum(adjusted_rand_score(one, other) for other in seen) for one in seen]
+    ranks = rankdata(equal) + rankdata(own) + AGREEMENT_WEIGHT * rankdata(agreement)
+    return dict(zip(names, ranks.tolist(), strict=True))

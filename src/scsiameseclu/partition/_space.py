@@ -1,0 +1,78 @@
+"""Cells in the spaces they are partitioned in, with their neighbour graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from scsiameseclu.pp._knn import knn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+N_NEIGHBORS = 15
+_OWN_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """Decoded expression and embedding of the same cells.
+
+    Distances mean something different in the two. Decoded expression keeps the sizes of differences between cells. The axes of
+    the embedding are decorrelated and about equally wide, so that a narrow type is as wide as a broad one.
+
+    Parameters
+    ----------
+    expression
+        Principal components of decoded expression, ``(n_obs, n_comps)``, largest variance first.
+    embedding
+        Embedding, ``(n_obs, n_latent)``.
+    random_state
+        Seed of everything that is random in a partition.
+    """
+
+    expression: NDArray[np.float32]
+    embedding: NDArray[np.float32]
+    random_state: int = 0
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.expression)
+
+    @cached_property
+    def expression_graph(self) -> sparse.csr_matrix:
+        """Weights between nearest neighbours in decoded expression, ``(n_obs, n_obs)``, sparse and symmetric."""
+        return _graph(self.expression, self.random_state)
+
+    @cached_property
+    def embedding_graph(self) -> sparse.csr_matrix:
+        """The same in the embedding."""
+        return _graph(self.embedding, self.random_state)
+
+    def smoothed(self, graph: sparse.csr_matrix) -> NDArray[np.float32]:
+        """Decoded expression of every cell, half its own and half the weighted mean of its neighbours in ``graph``."""
+        total = np.asarray(graph.sum(axis=1)).ravel()
+        means = sparse.diags(1.0 / np.maximum(total, 1e-9)) @ graph @ self.expression
+        # A cell without neighbours keeps its own values.
+        means = np.where(total[:, None] > 0, means, self.expression)
+        return np.asarray(_OWN_SHARE * self.expression + (1.0 - _OWN_SHARE) * means, dtype=np.float32)
+
+    def sample(self, at_most: int) -> NDArray[np.int64]:
+        """Rows of a random sample of the cells, ascending; all rows, if there are no more."""
+        if self.n_obs <= at_most:
+            return np.arange(self.n_obs)
+        return np.sort(np.random.default_rng(self.random_state).choice(self.n_obs, at_most, replace=False))
+
+    def of(self, rows: NDArray[np.int64]) -> Space:
+        """The space of some of the cells."""
+        return Space(self.expression[rows], self.embedding[rows], self.random_state)
+
+
+def _graph(points: NDArray[np.float32], random_state: int) -> sparse.csr_matrix:
+    n_neighbors = min(N_NEIGHBORS, max(len(points) - 1, 1))
+    return knn(np.ascontiguousarray(points, dtype=np.float32), n_neighbors, random_state).connectivities()
