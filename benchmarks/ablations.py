@@ -44,6 +44,7 @@ PAPER: dict[str, tuple[str, dict[str, Any]]] = {
     "cell_level": ("with cell-level correlation, 0.2 (off by default)", _losses(cell_correlation=0.2)),
     "no_latent_level": ("without latent-level correlation", _losses(latent_correlation=0.0, cross_correlation=0.0)),
     "propagation": ("with the propagation regulariser, 1 (off by default)", _losses(propagation=1.0)),
+    "diffusion": ("with diffusion of the graph (off by default)", {"setup_kwargs": {"diffusion": True}}),
     "no_reconstruction": ("without reconstruction", _losses(reconstruction=0.0)),
 }
 OURS: dict[str, tuple[str, dict[str, Any]]] = {

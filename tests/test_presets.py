@@ -1,6 +1,11 @@
+import torch
+
 from scsiameseclu import presets, tl
+from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp import _neighbors
+from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 
 def test_paper_runs_with_the_terms_of_the_paper():
@@ -31,6 +36,54 @@ def test_paper_views_are_of_the_same_cell(monkeypatch):
         train = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "plan_kwargs": plan}
         tl.cluster(adata.copy(), n_clusters=2, train_kwargs=train)
         assert any(seen) == expected
+
+
+def second_blocks(monkeypatch, adata, options):
+    """Cluster for one epoch: the batches of training, and the neighbours that the second view of each was given."""
+    seen = []
+    original = SiameseModule._get_inference_input
+
+    def watched(module, tensors, **kwargs):
+        inputs = original(module, tensors, **kwargs)
+        if module.training:
+            seen.append((tensors, inputs["second"]["neighbor_rep"]))
+        return inputs
+
+    monkeypatch.setattr(SiameseModule, "_get_inference_input", watched)
+    plan = options.get("train_kwargs", {}).get("plan_kwargs", {})
+    train = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "plan_kwargs": plan}
+    model = tl.cluster(adata, n_clusters=2, **{**options, "train_kwargs": train})
+    assert seen
+    return model, seen
+
+
+def test_the_default_never_diffuses_and_reads_the_neighbours_of_the_partner(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("diffused without being asked")
+
+    monkeypatch.setattr(_neighbors, "ppr_diffusion", refuse)
+    model, seen = second_blocks(monkeypatch, synthetic(n_obs=60, n_vars=30, n_types=2, seed=0), {})
+    obsm = model.adata.obsm
+    assert not set(DIFFUSED_KEYS) & set(obsm)
+    rep, index = torch.as_tensor(obsm[ADATA_KEYS.GRAPH_REP]), torch.as_tensor(obsm[ADATA_KEYS.NEIGHBOR_INDEX])
+    for tensors, second in seen:
+        rows = tensors[SIAMESE_KEYS.PARTNER][SIAMESE_KEYS.CELL_INDEX].squeeze(1)
+        assert not torch.equal(rows, tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1))
+        assert torch.equal(second, rep[index[rows]])
+
+
+def test_the_paper_diffuses_and_reads_the_diffused_block(monkeypatch):
+    calls = []
+    original = _neighbors.ppr_diffusion
+    monkeypatch.setattr(_neighbors, "ppr_diffusion", lambda *a, **k: calls.append(a) or original(*a, **k))
+    model, seen = second_blocks(monkeypatch, synthetic(n_obs=60, n_vars=30, n_types=2, seed=0), presets.paper())
+    assert len(calls) == 1
+    assert set(DIFFUSED_KEYS) < set(model.adata.obsm)
+    rep = torch.as_tensor(model.adata.obsm[ADATA_KEYS.GRAPH_REP])
+    index = torch.as_tensor(model.adata.obsm[ADATA_KEYS.DIFFUSED_INDEX])
+    for tensors, second in seen:
+        assert torch.equal(second, rep[index[tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1)]])
+        assert not torch.equal(second, tensors[SIAMESE_KEYS.NEIGHBOR_REP])
 
 
 def test_a_preset_is_new_on_each_call():

@@ -16,8 +16,10 @@ class _AnnDataKeys(NamedTuple):
     GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
     NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
-    DIFFUSED_INDEX: str = "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours
-    DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k)
+    DIFFUSED_INDEX: str = (
+        "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours, if asked for
+    )
+    DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k), if asked for
     PROTEIN: str = "siamese_clu_protein"  # obsm of a MuData, float32 (n_obs, n_proteins): as measured, NaN where not
     PROTEIN_REP: str = "siamese_clu_protein_rep"  # obsm of a MuData, float32 (n_obs, n_proteins): standardised
     CONNECTIVITIES: str = "siamese_clu_connectivities"  # obsp, scanpy format
@@ -53,7 +55,10 @@ NEIGHBOR_BLOCKS: Final = (
     (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_REP),
     (SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_REP),
 )
-"""Index tables, and under which key a mini-batch has the representation of the neighbours they name."""
+"""Index tables, and under which key a mini-batch has the representation of the neighbours they name.
+
+Only a graph set up with diffusion has the second.
+"""
 
 
 def confidence_key(key: str) -> str:

@@ -39,5 +39,5 @@ def test_every_variant_is_a_setting_the_model_knows(tag):
     adata = ssc.datasets.synthetic(n_obs=120, n_vars=80, n_types=3)
     settings = ablations.VARIANTS[tag][1]
     train = {"max_epochs": 2, "enable_progress_bar": False, **settings.get("train_kwargs", {})}
-    ssc.tl.cluster(adata, 3, model_kwargs=settings.get("model_kwargs"), train_kwargs=train)
+    ssc.tl.cluster(adata, 3, **{**settings, "train_kwargs": train})
     assert adata.obs["siamese_clu"].nunique() <= 3

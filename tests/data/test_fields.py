@@ -12,6 +12,7 @@ from scvi.data.fields import LayerField
 
 from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
+from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 K = 6
 
@@ -44,10 +45,9 @@ def field_of(manager):
 
 
 def same_tables(one, other):
-    return all(
-        np.array_equal(one.obsm[key], other.obsm[key])
-        for key in (ADATA_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.DIFFUSED_INDEX, ADATA_KEYS.NEIGHBOR_WEIGHT)
-    )
+    keys = [ADATA_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_WEIGHT]
+    keys += [key for key in DIFFUSED_KEYS if key in one.obsm or key in other.obsm]
+    return all(np.array_equal(one.obsm[key], other.obsm[key]) for key in keys)
 
 
 @pytest.fixture
@@ -65,13 +65,54 @@ def test_tables_are_found_through_the_registry(adata, manager):
         (SIAMESE_KEYS.GRAPH_REP, 5),
         (SIAMESE_KEYS.NEIGHBOR_INDEX, K),
         (SIAMESE_KEYS.NEIGHBOR_WEIGHT, K),
-        (SIAMESE_KEYS.DIFFUSED_INDEX, K),
-        (SIAMESE_KEYS.DIFFUSED_WEIGHT, K),
     ):
         assert manager.get_from_registry(key).shape == (90, width)
     assert SIAMESE_KEYS.CELL_GRAPH not in manager.data_registry  # data loaders must not look for it
     assert manager.summary_stats["n_neighbors"] == K
     manager.view_registry()
+
+
+def test_tables_of_the_diffused_graph_are_registered_if_asked_for(adata, manager):
+    names = {SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_WEIGHT}
+    assert not names & set(manager.data_registry)
+    assert not set(DIFFUSED_KEYS) & set(adata.obsm)
+    diffused = register(adata, diffusion=True)
+    assert names < set(diffused.data_registry)
+    assert all(diffused.get_from_registry(name).shape == (90, K) for name in names)
+
+
+def test_models_with_and_without_diffusion_take_turns(adata, manager):
+    before = adata.copy()
+    other = register(adata, diffusion=True)
+    with_diffusion = adata.copy()
+    manager.validate()
+    assert not set(DIFFUSED_KEYS) & set(adata.obsm)
+    assert same_tables(adata, before)
+    other.validate()
+    assert same_tables(adata, with_diffusion)
+
+
+@pytest.mark.parametrize("diffusion", [False, True])
+def test_a_query_has_the_tables_of_its_model(adata, diffusion):
+    manager = register(adata, diffusion=diffusion)
+    query = make_adata(seed=2)
+    register(query, diffusion=not diffusion)  # what stood there before does not stay
+    moved = manager.transfer_fields(query)
+    assert [key in query.obsm for key in DIFFUSED_KEYS] == [diffusion, diffusion]
+    assert field_of(moved).is_current(query, state_of(moved))
+    if diffusion:
+        np.testing.assert_array_equal(query.obsm[DIFFUSED_KEYS[0]], query.obsm[ADATA_KEYS.NEIGHBOR_INDEX])
+
+
+def test_a_state_without_the_setting_is_of_a_diffused_graph(adata):
+    manager = register(adata, diffusion=True)
+    field, state = field_of(manager), dict(state_of(manager))
+    del state["diffusion"]
+    assert field.is_current(adata, state)
+    assert "diffusion" in str([list(column.cells) for column in field.view_state_registry(state).columns])
+    bare = make_adata()
+    field.transfer_field(state, bare)
+    assert same_tables(adata, bare)
 
 
 def test_set_up_again_keeps_a_current_graph(adata, manager):
@@ -195,7 +236,7 @@ def test_changes_in_place_are_noticed_and_repaired(adata, manager):
 
 def test_state_is_plain_and_the_same_after_a_transfer(adata, manager):
     state = state_of(manager)
-    assert set(map(type, state.values())) <= {int, str, dict, list, type(None)}
+    assert set(map(type, state.values())) <= {int, bool, str, dict, list, type(None)}
     moved = state_of(manager.transfer_fields(adata[:40].copy()))
     assert moved.keys() == state.keys()
     assert moved["gene_names"] == sorted(adata.var_names)  # in the order of their names, whatever that of the columns

@@ -11,15 +11,25 @@ from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 
-@pytest.fixture
-def model():
+def make_model(diffusion):
     adata = synthetic(n_obs=60, n_vars=30, n_types=3, seed=0)
-    SCSiameseClu.setup_anndata(adata, n_neighbors=5)
+    SCSiameseClu.setup_anndata(adata, n_neighbors=5, diffusion=diffusion)
     return SCSiameseClu(adata, n_clusters=3)
 
 
+@pytest.fixture
+def model():
+    return make_model(diffusion=False)
+
+
+@pytest.fixture
+def diffused():
+    return make_model(diffusion=True)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_carry_the_rows_and_their_neighbors(model, workers):
+def test_batches_carry_the_rows_and_their_neighbors(diffused, workers):
+    model = diffused
     rows = np.array([7, 3, 50, 3])
     options = {"num_workers": workers, "persistent_workers": False}
     (batch,) = AnnDataLoader(model.adata_manager, indices=rows, batch_size=10, **options)
@@ -82,8 +92,15 @@ def test_rows_by_slice_mask_and_negative_number(model):
     assert dataset[[-1]][key].ravel().tolist() == [59]
 
 
-def test_each_view_loads_its_own_block_only(model):
-    first, second = (set(view_keys(model.adata_manager, view)) for view in ("first", "second"))
+def test_both_views_load_the_same_block_without_diffusion(model):
+    first, second = (view_keys(model.adata_manager, view) for view in ("first", "second"))
+    assert first == second
+    assert {SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_WEIGHT} < set(first)
+    assert not any("diffused" in key for key in model.adata_manager.create_torch_dataset()[[0, 1]])
+
+
+def test_each_view_loads_its_own_block_only_with_diffusion(diffused):
+    first, second = (set(view_keys(diffused.adata_manager, view)) for view in ("first", "second"))
     assert first ^ second == {
         SIAMESE_KEYS.NEIGHBOR_INDEX,
         SIAMESE_KEYS.NEIGHBOR_WEIGHT,
@@ -93,7 +110,9 @@ def test_each_view_loads_its_own_block_only(model):
     assert "labels" not in first | second
 
 
-def test_neighbors_of_a_query_are_landmarks_and_its_partners_itself(model):
+@pytest.mark.parametrize("diffusion", [False, True])
+def test_neighbors_of_a_query_are_landmarks_and_its_partners_itself(diffusion):
+    model = make_model(diffusion)
     query = synthetic(n_obs=40, n_vars=30, n_types=3, seed=1)
     manager = model.adata_manager.transfer_fields(query)
     rows = [3, 30]
@@ -101,6 +120,8 @@ def test_neighbors_of_a_query_are_landmarks_and_its_partners_itself(model):
     index = query.obsm[ADATA_KEYS.NEIGHBOR_INDEX][rows]
     assert index.min() >= 40
     assert np.allclose(batch[SIAMESE_KEYS.NEIGHBOR_REP], model.adata.obsm[ADATA_KEYS.GRAPH_REP][index - 40])
-    assert np.allclose(batch[SIAMESE_KEYS.DIFFUSED_REP], batch[SIAMESE_KEYS.NEIGHBOR_REP])
+    assert (SIAMESE_KEYS.DIFFUSED_REP in batch) == diffusion
+    if diffusion:
+        assert np.allclose(batch[SIAMESE_KEYS.DIFFUSED_REP], batch[SIAMESE_KEYS.NEIGHBOR_REP])
     partner = PartnerSampler(manager, np.arange(manager.adata.n_obs))(batch)
     assert partner[SIAMESE_KEYS.CELL_INDEX].tolist() == [[3], [30]]

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
 from scsiameseclu.data._partners import PartnerSampler, draw_partners
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -41,7 +41,10 @@ def test_partners_carry_their_own_rows(manager):
     assert all(row in batch[SIAMESE_KEYS.NEIGHBOR_INDEX][i] for i, row in enumerate(rows))
     counts = torch.as_tensor(manager.adata.X.toarray())
     assert torch.equal(partners[REGISTRY_KEYS.X_KEY], counts[rows])
-    assert partners[SIAMESE_KEYS.DIFFUSED_REP].shape == batch[SIAMESE_KEYS.DIFFUSED_REP].shape
+    rep = torch.as_tensor(manager.adata.obsm[ADATA_KEYS.GRAPH_REP])
+    index = torch.as_tensor(manager.adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX])
+    assert torch.equal(partners[SIAMESE_KEYS.NEIGHBOR_REP], rep[index[rows]])
+    assert SIAMESE_KEYS.DIFFUSED_REP not in partners
 
 
 def test_cells_held_out_are_never_partners(manager):

@@ -10,6 +10,7 @@ from mudata import MuData
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._joint import centred_log
+from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 PROTEINS = [f"CD{i}" for i in range(1, 7)]
 
@@ -261,6 +262,20 @@ def test_graph_on_a_given_representation(mdata, small):
     model = SCSiameseClu(mdata, n_clusters=3, **small)
     with pytest.raises(KeyError, match="X_totalVI"):
         SCSiameseClu.load_query_data(make_mdata(seed=2), model, accelerator="cpu")
+
+
+def test_diffusion_only_if_asked_for(small, quick):
+    data = make_mdata(n_obs=90)
+    mdata, query = data[:60].copy(), data[60:].copy()
+    for diffusion in (True, False):  # the second set-up removes what the first wrote
+        SCSiameseClu.setup_mudata(mdata, diffusion=diffusion)
+        assert [key in mdata.obsm for key in DIFFUSED_KEYS] == [diffusion, diffusion]
+        model = SCSiameseClu(mdata, n_clusters=2, **small)
+        model.train(max_epochs=1, **quick)
+        mapped = SCSiameseClu.load_query_data(query.copy(), model, accelerator="cpu")
+        assert [key in mapped.adata.obsm for key in DIFFUSED_KEYS] == [diffusion, diffusion]
+        assert len(mapped.predict()) == 30
+        mapped.train(max_epochs=1, **quick)
 
 
 def test_rna_alone_has_no_trace_of_proteins(mdata, small, quick):

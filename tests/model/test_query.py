@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 CPU = {"accelerator": "cpu"}
 
@@ -94,6 +95,21 @@ def test_mapping_is_part_of_the_file_of_the_query_model(trained, tmp_path):
     again = SCSiameseClu.load_query_data(make(20, seed=2), mapped, **CPU)
     direct = SCSiameseClu.load_query_data(make(20, seed=2), trained, **CPU)
     assert np.allclose(again.predict(soft=True), direct.predict(soft=True), atol=1e-5)
+
+
+def test_a_query_is_diffused_as_its_reference_was(quick, small, tmp_path):
+    cells = make(90)
+    reference, query = without_setup(cells, slice(0, 60)), without_setup(cells, slice(60, 90))
+    SCSiameseClu.setup_anndata(reference, batch_key="batch", diffusion=True)
+    model = SCSiameseClu(reference, n_clusters=2, **small)
+    model.train(max_epochs=1, **quick)
+    model.write_to_adata()
+    assert reference.uns["siamese_clu"]["params"]["diffusion"]
+    model.save(tmp_path / "model")
+    mapped = SCSiameseClu.load_query_data(query, tmp_path / "model", **CPU)
+    assert set(DIFFUSED_KEYS) < set(query.obsm)
+    mapped.train(max_epochs=1, **quick)
+    assert len(mapped.predict()) == 30
 
 
 # -- genes ---------------------------------------------------------------------------------------------------------

@@ -51,6 +51,14 @@ def test_data_and_setup_are_those_of_the_scvi_model(scvi_model, model):
     assert model.summary_stats.n_batch == 2
 
 
+def test_diffusion_is_asked_for(scvi_model, model, small):
+    assert model.registry["setup_args"]["diffusion"] is False
+    other = SCSiameseClu.from_scvi_model(scvi_model, n_clusters=3, n_neighbors=6, diffusion=True, **small)
+    assert "siamese_clu_diffused_index" in other.adata.obsm
+    model.predict()
+    assert "siamese_clu_diffused_index" not in other.adata.obsm
+
+
 def test_graph_is_in_the_latent_space_of_the_scvi_model(scvi_model, model):
     latent = scvi_model.get_latent_representation()
     assert np.array_equal(model.adata.obsm["X_scVI"], latent)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "stored_model"
 
@@ -27,6 +28,15 @@ def test_it_loads_and_predicts_what_it_did(expected):
     model = SCSiameseClu.load(FOLDER, accelerator="cpu")
     assert (model.predict().to_numpy() == expected["labels"]).all()
     assert np.allclose(model.get_latent_representation(), expected["latent"], atol=1e-4)
+
+
+def test_its_graph_stays_diffused():
+    model = SCSiameseClu.load(FOLDER, accelerator="cpu")
+    assert model.adata_manager.registry["setup_args"]["diffusion"]
+    assert set(DIFFUSED_KEYS) < set(model.adata.obsm)
+    stored = ad.read_h5ad(FOLDER / "adata.h5ad")
+    query = ad.AnnData(stored.X, obs=stored.obs[["batch"]], var=stored.var[[]])
+    assert set(DIFFUSED_KEYS) < set(SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu").adata.obsm)
 
 
 def test_bare_cells_are_mapped_to_it(expected):

@@ -20,8 +20,6 @@ def make_batch(n_cells=12, n_genes=10, n_rep=4, k=3):
         SIAMESE_KEYS.NEIGHBOR_INDEX: index,
         SIAMESE_KEYS.NEIGHBOR_REP: rep[index],
         SIAMESE_KEYS.NEIGHBOR_WEIGHT: torch.rand(n_cells, k) + 0.1,
-        SIAMESE_KEYS.DIFFUSED_REP: rep[index.flip(1)],
-        SIAMESE_KEYS.DIFFUSED_WEIGHT: torch.rand(n_cells, k) + 0.1,
         SIAMESE_KEYS.CELL_INDEX: torch.arange(n_cells)[:, None],
     }
 
@@ -52,6 +50,25 @@ def test_the_second_view_is_the_partner():
     itself = module.inference(**module._get_inference_input(batch))["second"]
     for key in ("z_expression", "z_graph", "z"):
         assert torch.allclose(second[key], itself[key][order], atol=1e-6)
+
+
+@pytest.mark.parametrize("diffusion", [False, True])
+@pytest.mark.parametrize("partner", [False, True])
+def test_the_second_view_reads_the_diffused_block_where_there_is_one(diffusion, partner):
+    module, batch = make_module().train(), make_batch()
+    if diffusion:
+        batch[SIAMESE_KEYS.DIFFUSED_REP] = batch[SIAMESE_KEYS.NEIGHBOR_REP] + 100
+        batch[SIAMESE_KEYS.DIFFUSED_WEIGHT] = batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT] + 10
+    source = batch
+    if partner:
+        source = {key: value.roll(1, dims=0) for key, value in batch.items()}
+        batch[SIAMESE_KEYS.PARTNER] = source
+    inputs = module._get_inference_input(batch)
+    assert torch.equal(inputs["neighbor_rep"], batch[SIAMESE_KEYS.NEIGHBOR_REP])
+    assert torch.equal(inputs["weight"], batch[SIAMESE_KEYS.NEIGHBOR_WEIGHT])
+    shift = (100, 10) if diffusion else (0, 0)
+    assert torch.equal(inputs["second"]["neighbor_rep"], source[SIAMESE_KEYS.NEIGHBOR_REP] + shift[0])
+    assert torch.equal(inputs["second"]["weight"], source[SIAMESE_KEYS.NEIGHBOR_WEIGHT] + shift[1])
 
 
 def test_embedding_reads_the_chosen_genes_only():

@@ -6,10 +6,11 @@ import scvi
 from scipy import sparse
 
 from scsiameseclu._keys import ADATA_KEYS
-from scsiameseclu.pp import graph_from_scanpy, neighbor_graph
-from scsiameseclu.pp._neighbors import GraphSettings, graph_is_current, stored_projection
+from scsiameseclu.pp import _neighbors, graph_from_scanpy, neighbor_graph
+from scsiameseclu.pp._neighbors import DIFFUSED_KEYS, GraphSettings, graph_is_current, stored_projection
 
 SETTINGS = GraphSettings(n_neighbors=6, n_pcs=5)
+DIFFUSED = GraphSettings(n_neighbors=6, n_pcs=5, diffusion=True)
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def adata(counts_adata):
 
 
 def test_tables_have_the_documented_types_and_find_the_types_of_cell(counts_adata):
-    graph = neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5)
+    graph = neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5, diffusion=True)
     assert counts_adata.obsm[ADATA_KEYS.GRAPH_REP].shape == (120, 5)
     for key, dtype in (
         (ADATA_KEYS.NEIGHBOR_INDEX, np.int64),
@@ -33,6 +34,32 @@ def test_tables_have_the_documented_types_and_find_the_types_of_cell(counts_adat
     types = counts_adata.obs["type"].to_numpy()
     for key in (ADATA_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.DIFFUSED_INDEX):
         assert (types[counts_adata.obsm[key]] == types[:, None]).mean() > 0.95
+
+
+def test_the_graph_is_diffused_only_if_asked_for(counts_adata, monkeypatch):
+    plain = neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5, diffusion=True)
+    assert graph_is_current(counts_adata, DIFFUSED)
+    assert not graph_is_current(counts_adata, SETTINGS)
+
+    def refuse(*_, **__):
+        raise AssertionError("diffused without being asked")
+
+    monkeypatch.setattr(_neighbors, "ppr_diffusion", refuse)
+    again = neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5)
+    np.testing.assert_array_equal(again.indices, plain.indices)
+    assert not set(DIFFUSED_KEYS) & set(counts_adata.obsm)  # those of the earlier graph are gone
+    assert graph_is_current(counts_adata, SETTINGS)
+    assert not graph_is_current(counts_adata, DIFFUSED)
+    with pytest.raises(AssertionError, match="without being asked"):
+        neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5, diffusion=True)
+
+
+def test_settings_stored_before_diffusion_was_one_say_that_it_was_on():
+    state = {"n_neighbors": 6, "n_pcs": 5, "random_state": 0, "other": 1}
+    state |= dict.fromkeys(("use_rep", "neighbors_key", "layer", "batch_key", "size_factor_key"))
+    assert GraphSettings.from_state(state) == DIFFUSED
+    assert GraphSettings.from_state({**state, "diffusion": False}) == SETTINGS
+    assert SETTINGS.of_neighbors() == DIFFUSED.of_neighbors()
 
 
 def test_scanpy_works_on_the_stored_graph(adata):
@@ -74,7 +101,11 @@ def changed_counts(adata):
 
 
 def lost_table(adata):
-    del adata.obsm[ADATA_KEYS.DIFFUSED_WEIGHT]
+    del adata.obsm[ADATA_KEYS.NEIGHBOR_WEIGHT]
+
+
+def table_of_a_diffused_graph(adata):
+    adata.obsm[ADATA_KEYS.DIFFUSED_INDEX] = adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX]
 
 
 def renamed(adata):
@@ -89,11 +120,20 @@ def without_record(adata):
     del adata.uns[ADATA_KEYS.NEIGHBORS]
 
 
-@pytest.mark.parametrize("change", [changed_counts, lost_table, renamed, overwritten, without_record])
+@pytest.mark.parametrize(
+    "change", [changed_counts, lost_table, table_of_a_diffused_graph, renamed, overwritten, without_record]
+)
 def test_changes_in_place_are_noticed(adata, change):
     assert graph_is_current(adata, SETTINGS)
     change(adata)
     assert not graph_is_current(adata, SETTINGS)
+
+
+@pytest.mark.parametrize("key", DIFFUSED_KEYS)
+def test_a_lost_table_of_the_diffused_graph_is_noticed(counts_adata, key):
+    neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5, diffusion=True)
+    del counts_adata.obsm[key]
+    assert not graph_is_current(counts_adata, DIFFUSED)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import rich.table
@@ -37,9 +37,14 @@ GRAPH_TABLES = (
     (SIAMESE_KEYS.GRAPH_REP, ADATA_KEYS.GRAPH_REP),
     (SIAMESE_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_INDEX),
     (SIAMESE_KEYS.NEIGHBOR_WEIGHT, ADATA_KEYS.NEIGHBOR_WEIGHT),
+)
+"""Tables of every graph: name in the registry and key of ``obsm``."""
+
+DIFFUSED_TABLES = (
     (SIAMESE_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_INDEX),
     (SIAMESE_KEYS.DIFFUSED_WEIGHT, ADATA_KEYS.DIFFUSED_WEIGHT),
 )
+"""Tables of a graph set up with diffusion, in addition."""
 
 
 class CellGraphField(BaseAnnDataField):
@@ -61,7 +66,7 @@ class CellGraphField(BaseAnnDataField):
     ----------
     registry_key
         Name in the registry.
-    n_neighbors, use_rep, neighbors_key, layer, batch_key, size_factor_key, n_pcs, random_state
+    n_neighbors, use_rep, neighbors_key, layer, batch_key, size_factor_key, n_pcs, random_state, diffusion
         As for :func:`scsiameseclu.pp.neighbor_graph`.
     """
 
@@ -77,6 +82,7 @@ class CellGraphField(BaseAnnDataField):
         size_factor_key: str | None = None,
         n_pcs: int = 50,
         random_state: int | None = None,
+        diffusion: bool = False,
     ) -> None:
         super().__init__()
         self._registry_key = registry_key
@@ -89,6 +95,7 @@ class CellGraphField(BaseAnnDataField):
             size_factor_key=size_factor_key,
             n_pcs=n_pcs,
             random_state=resolve_seed(random_state),
+            diffusion=diffusion,
         )
 
     @property
@@ -227,8 +234,9 @@ class CellGraphField(BaseAnnDataField):
         table = rich.table.Table(title=f"{self.registry_key} State Registry")
         table.add_column("Setting", style="dodger_blue1", no_wrap=True)
         table.add_column("Value", style="green", no_wrap=True)
-        for name in (*asdict(self.settings), "n_rep"):
-            table.add_row(name, str(state_registry[name]))
+        settings = asdict(GraphSettings.from_state(state_registry))
+        for name, value in {**settings, "n_rep": state_registry["n_rep"]}.items():
+            table.add_row(name, str(value))
         return table
 
 
@@ -236,21 +244,31 @@ MuDataCellGraphField = MuDataWrapper(CellGraphField)
 """The same for one modality of a :class:`~mudata.MuData`."""
 
 
-def cell_graph_fields(*, mod_key: str | None = None, **settings: Any) -> list[BaseAnnDataField]:
+def graph_tables(diffusion: bool) -> tuple[tuple[str, str], ...]:
+    """Tables of a graph: name in the registry and key of ``obsm`` of each."""
+    return GRAPH_TABLES + DIFFUSED_TABLES if diffusion else GRAPH_TABLES
+
+
+def cell_graph_fields(
+    *, mod_key: str | None = None, diffusion: bool = False, **settings: Any
+) -> list[BaseAnnDataField]:
     """All fields of the cell graph in the order they must be registered in.
 
     Parameters
     ----------
     mod_key
         Modality of a :class:`~mudata.MuData` to build the graph in. Default: fields for an AnnData.
+    diffusion
+        Whether the graph is diffused, and the tables of that are registered.
     **settings
-        Keywords of :class:`CellGraphField`.
+        Further keywords of :class:`CellGraphField`.
     """
+    tables = graph_tables(diffusion)
     if mod_key is None:
-        return [CellGraphField(**settings), *(TableField(name, key) for name, key in GRAPH_TABLES)]
+        return [CellGraphField(diffusion=diffusion, **settings), *(TableField(name, key) for name, key in tables)]
     return [
-        MuDataCellGraphField(mod_key=mod_key, **settings),
-        *(MuDataTableField(name, key, mod_key=mod_key) for name, key in GRAPH_TABLES),
+        MuDataCellGraphField(mod_key=mod_key, diffusion=diffusion, **settings),
+        *(MuDataTableField(name, key, mod_key=mod_key) for name, key in tables),
     ]
 
 
@@ -267,7 +285,7 @@ def _plan(state: Mapping[str, Any], adata: AnnData, own_graph: bool) -> tuple[Gr
 
     A foreign graph serves where it is there and the cells are those of the set-up: it knows no neighbours in the reference.
     """
-    settings = GraphSettings(**{field.name: state[field.name] for field in fields(GraphSettings)})
+    settings = GraphSettings.from_state(state)
     without = replace(settings, neighbors_key=None)
     if settings.neighbors_key is not None and not covers_all_cells(adata, settings.neighbors_key):
         settings = without

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from scvi.data.fields import BaseAnnDataField
 
 from scsiameseclu._compat import MuDataTableField
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
-from scsiameseclu.data._fields import GRAPH_TABLES, CellGraphField
+from scsiameseclu.data._fields import CellGraphField, graph_tables
 from scsiameseclu.pp._counts import canonical, check_counts, get_counts, name_order, totals
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
 from scsiameseclu.pp._landmarks import Landmarks
-from scsiameseclu.pp._neighbors import GraphSettings, build_graph, write_graph
+from scsiameseclu.pp._neighbors import GraphSettings, build_graph, has_wanted_diffusion, write_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +33,7 @@ logger = logging.getLogger(__name__)
 MIN_CELLS_UNMEASURED = 20
 """Cells of a batch from which on a protein that is 0 in all of them counts as not measured."""
 
-_TABLES = (
-    *GRAPH_TABLES,
+_PROTEIN_TABLES = (
     (SIAMESE_KEYS.PROTEIN, ADATA_KEYS.PROTEIN),
     (SIAMESE_KEYS.PROTEIN_REP, ADATA_KEYS.PROTEIN_REP),
 )
@@ -191,7 +190,7 @@ class JointGraphField(CellGraphField):
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         """Settings of the state in place of those of this object (the seed may differ by now)."""
-        self.settings = GraphSettings(**{field.name: state[field.name] for field in fields(GraphSettings)})
+        self.settings = GraphSettings.from_state(state)
 
     def _read(self, mdata: MuData) -> JointData:
         rna, protein = mdata[self.source.rna], mdata[self.source.protein]
@@ -245,8 +244,10 @@ class JointGraphField(CellGraphField):
                 mdata.obsp[key] = cells.obsp[key]
         else:
             write_landmark_blocks(cells, landmark_blocks(cells, of_cells, landmarks), of_cells, landmarks, None)
-        for _, key in GRAPH_TABLES:
-            mdata.obsm[key] = cells.obsm[key]
+        for _, key in graph_tables(diffusion=True):
+            mdata.obsm.pop(key, None)
+            if key in cells.obsm:
+                mdata.obsm[key] = cells.obsm[key]
         mdata.obsm[ADATA_KEYS.PROTEIN] = data.values
         mdata.obsm[ADATA_KEYS.PROTEIN_REP] = projection.protein.transform(data.values)
         record = cells.uns[ADATA_KEYS.NEIGHBORS]
@@ -260,7 +261,9 @@ class JointGraphField(CellGraphField):
         self, mdata: MuData, data: JointData, projection: JointProjection, landmarks: Landmarks | None = None
     ) -> bool:
         """Whether the tables stored in ``mdata`` are those of ``data``, ``projection`` and ``landmarks``."""
-        if any(key not in mdata.obsm for _, key in _TABLES):
+        if any(key not in mdata.obsm for _, key in (*graph_tables(diffusion=False), *_PROTEIN_TABLES)):
+            return False
+        if not has_wanted_diffusion(mdata, self.settings):
             return False
         if mdata.obsm[ADATA_KEYS.NEIGHBOR_INDEX].shape[1] != self.settings.n_neighbors:
             return False
@@ -281,7 +284,7 @@ class JointGraphField(CellGraphField):
     def _source_digest(self, mdata: MuData, data: JointData) -> str:
         """SHA-1 of what the tables are built from: tells the cells of a reference from any others."""
         state = hashlib.sha1(usedforsecurity=False)
-        settings = (sorted(asdict(self.settings).items()), asdict(self.source), self.protein_weight)
+        settings = (self.settings.of_neighbors(), asdict(self.source), self.protein_weight)
         state.update(repr((GRAPH_VERSION, mdata.n_obs, settings)).encode())
         for names in (mdata.obs_names.astype(str), data.genes, data.proteins):
             state.update("\0".join(names).encode())
@@ -297,15 +300,21 @@ class JointGraphField(CellGraphField):
         return state.hexdigest()
 
 
-def joint_graph_fields(**settings: Any) -> list[BaseAnnDataField]:
+def joint_graph_fields(*, diffusion: bool = False, **settings: Any) -> list[BaseAnnDataField]:
     """All fields of the proteins and the joint graph, in the order they must be registered in.
 
     Parameters
     ----------
+    diffusion
+        Whether the graph is diffused, and the tables of that are registered.
     **settings
-        Keywords of :class:`JointGraphField`.
+        Further keywords of :class:`JointGraphField`.
     """
-    return [JointGraphField(**settings), *(MuDataTableField(name, key, mod_key=None) for name, key in _TABLES)]
+    tables = (*graph_tables(diffusion), *_PROTEIN_TABLES)
+    return [
+        JointGraphField(diffusion=diffusion, **settings),
+        *(MuDataTableField(name, key, mod_key=None) for name, key in tables),
+    ]
 
 
 def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float32], bool | None]:

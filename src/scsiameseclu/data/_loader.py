@@ -22,17 +22,19 @@ _DIFFUSED_BLOCK = {SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_WEIGHT}
 
 
 def view_keys(manager: AnnDataManager, view: Literal["first", "second"]) -> list[str]:
-    """Registered keys that one view of a cell is made of: everything but the labels and the other view's neighbour block.
+    """Registered keys that one view of a cell is made of: all but the labels and the neighbour block it does not read.
 
     Parameters
     ----------
     manager
         Manager of the data.
     view
-        ``"first"``: with the kNN block, as for embedding a cell; ``"second"``: with the diffused block, as for a partner.
+        ``"first"``: with the kNN block, as for embedding a cell. ``"second"``: as for a partner, with the diffused
+        block if the graph was set up with diffusion, otherwise with the kNN block.
     """
-    unused = {REGISTRY_KEYS.LABELS_KEY} | (_DIFFUSED_BLOCK if view == "first" else _KNN_BLOCK)
-    return [key for key in manager.data_registry if key not in unused]
+    is_diffused = SIAMESE_KEYS.DIFFUSED_INDEX in manager.data_registry
+    unused = _KNN_BLOCK if view == "second" and is_diffused else _DIFFUSED_BLOCK
+    return [key for key in manager.data_registry if key not in {REGISTRY_KEYS.LABELS_KEY, *unused}]
 
 
 class NeighborDataset(AnnTorchDataset):
@@ -40,8 +42,8 @@ class NeighborDataset(AnnTorchDataset):
 
     Besides the registered tensors a mini-batch of ``B`` cells has
 
-    * ``SIAMESE_KEYS.NEIGHBOR_REP`` and ``DIFFUSED_REP``: float32 ``(B, k, d)``, looked up with the index tables (an index of
-      ``n_obs`` or more means a landmark of the reference), and
+    * ``SIAMESE_KEYS.NEIGHBOR_REP``, and ``DIFFUSED_REP`` if the graph was set up with diffusion: float32 ``(B, k, d)``,
+      looked up with the index tables (an index of ``n_obs`` or more means a landmark of the reference), and
     * ``SIAMESE_KEYS.CELL_INDEX``: int64 ``(B, 1)``, the row numbers of the cells.
 
     The look-up is one fancy index into an in-memory table, so the block costs about as much as reading the rows.

@@ -25,7 +25,7 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._joint import JointSource, joint_graph_fields, read_proteins
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.data._loader import NeighborDataManager
-from scsiameseclu.model._setup import check_columns, check_setup_input
+from scsiameseclu.model._setup import check_columns, check_setup_input, wants_diffusion
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling
 
@@ -58,6 +58,7 @@ class MuDataMixin:
         n_neighbors: int = 15,
         protein_weight: float = 0.5,
         modalities: dict[str, str] | None = None,
+        diffusion: bool = False,
         **kwargs: Any,
     ) -> None:
         """Set up a MuData of RNA and surface proteins of the same cells (CITE-seq).
@@ -85,6 +86,8 @@ class MuDataMixin:
         modalities
             Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`:
             ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
+        diffusion
+            Diffuse the graph, as in :meth:`setup_anndata`.
         **kwargs
             Arguments scvi-tools passes on when a model is loaded or mapped to a query.
 
@@ -110,6 +113,7 @@ class MuDataMixin:
         Tables are written to ``obsm``, ``obsp`` and ``uns`` of the MuData itself.
         """
         modalities = {**_DEFAULT_MODALITIES, **(modalities or {})}
+        diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
         setup_method_args = cls._get_setup_method_args(**locals())  # type: ignore[attr-defined]
         of = {name: modalities.get(name) for name in _compat.setup_call(setup_method_args)[1]}
         known = kwargs.get("source_registry") is not None
@@ -142,6 +146,7 @@ class MuDataMixin:
                 size_factor_key=size_factor_key,
                 use_rep=use_rep,
                 n_neighbors=n_neighbors,
+                diffusion=diffusion,
             ),
             MuDataLayerField(
                 REGISTRY_KEYS.X_KEY, rna_layer, is_count_data=False, mod_key=of["rna_layer"], mod_required=True

@@ -30,6 +30,7 @@ class FromScviMixin:
         n_clusters: int | Literal["auto"] = "auto",
         *,
         n_neighbors: int = 15,
+        diffusion: bool = False,
         key_added: str = "X_scVI",
         init_decoder: bool = False,
         **model_kwargs: Any,
@@ -48,6 +49,8 @@ class FromScviMixin:
             Number of clusters, or ``"auto"``.
         n_neighbors
             Neighbours per cell.
+        diffusion
+            Diffuse the graph, as in :meth:`~scsiameseclu.SCSiameseClu.setup_anndata`.
         key_added
             Entry of ``obsm`` that the latent space, float32 ``(n_obs, n_latent of the scVI model)``, is written to.
         init_decoder
@@ -92,7 +95,8 @@ class FromScviMixin:
         if key_added in adata.obsm and not np.array_equal(adata.obsm[key_added], latent):
             logger.warning("obsm[%r] is replaced by the latent space of the given model.", key_added)
         adata.obsm[key_added] = latent
-        cls.setup_anndata(adata, **setup, use_rep=key_added, n_neighbors=n_neighbors)  # type: ignore[attr-defined]
+        graph = {"use_rep": key_added, "n_neighbors": n_neighbors, "diffusion": diffusion}
+        cls.setup_anndata(adata, **setup, **graph)  # type: ignore[attr-defined]
         model = cls(adata, n_clusters=n_clusters, **model_kwargs)  # type: ignore[call-arg]
         if init_decoder:
             model.module.decoder.set_dispersion(scvi_model.module.px_r.detach())  # type: ignore[attr-defined]

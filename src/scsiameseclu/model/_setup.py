@@ -16,8 +16,11 @@ from scvi.data.fields import (
     NumericalObsField,
 )
 
+from scsiameseclu import _compat
+from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.pp import check_counts
+from scsiameseclu.pp._neighbors import GraphSettings
 
 
 def check_setup_input(
@@ -129,6 +132,13 @@ def _check_numbers(adata: AnnData, key: str, *, positive: bool) -> None:
             f"obs[{key!r}]: expected {'positive' if positive else 'finite'} numbers, found {adata.obs[key].iloc[first]!r} "
             f"for cell {adata.obs_names[first]!r} ({int(bad.sum())} in all)."
         )
+
+
+def wants_diffusion(diffusion: bool, source_registry: dict[str, Any] | None) -> bool:
+    """Whether to diffuse the graph: as asked for at a set-up of its own, otherwise as at that of the model."""
+    if source_registry is None:
+        return diffusion
+    return GraphSettings.from_state(_compat.field_state(source_registry, SIAMESE_KEYS.CELL_GRAPH)).diffusion
 
 
 def standard_fields(

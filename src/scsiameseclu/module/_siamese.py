@@ -37,10 +37,11 @@ OTHERS_SHARE = 0.25
 class SiameseModule(BaseModuleClass):
     """Expression encoder, graph encoder, adaptive fusion, count decoder and clustering head.
 
-    In training there are two views with shared weights. View 1 is the cell with its kNN block; view 2 is its *partner*, one
-    of its graph neighbours that the batch carries (the cell itself, if it carries none), with that cell's
-    personalised-PageRank block. Each view has edges dropped at random and its own corruption of the expression. In evaluation
-    there is one view, uncorrupted, with the full kNN block, and nothing is random.
+    In training there are two views with shared weights. View 1 is the cell with its kNN block. View 2 is its
+    *partner*, one of its graph neighbours that the batch carries (the cell itself, if it carries none), with that
+    cell's kNN block, or its personalised-PageRank block if the batch carries that. Each view has edges dropped at
+    random and its own corruption of the expression. In evaluation there is one view, uncorrupted, with the full kNN
+    block, and nothing is random.
 
     No tensor in here has a dimension of the size of the data.
 
@@ -196,14 +197,16 @@ class SiameseModule(BaseModuleClass):
 
     def _get_inference_input(self, tensors: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         neighbors = (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.NEIGHBOR_WEIGHT)
+        diffused = (SIAMESE_KEYS.DIFFUSED_REP, SIAMESE_KEYS.DIFFUSED_WEIGHT)
         inputs = self._view_input(tensors, *neighbors)
         if self.training:
-            diffused = (SIAMESE_KEYS.DIFFUSED_REP, SIAMESE_KEYS.DIFFUSED_WEIGHT)
-            inputs["second"] = self._view_input(tensors.get(SIAMESE_KEYS.PARTNER, tensors), *diffused)
+            second = tensors.get(SIAMESE_KEYS.PARTNER, tensors)
+            is_diffused = SIAMESE_KEYS.DIFFUSED_REP in second
+            inputs["second"] = self._view_input(second, *(diffused if is_diffused else neighbors))
         return inputs
 
     def _view_input(self, tensors: dict[str, Tensor], rep_key: str, weight_key: str) -> dict[str, Any]:
-        """What the encoders read of each cell and of one of its two neighbour blocks."""
+        """What the encoders read of each cell and of one of its neighbour blocks."""
         protein = {} if self.protein is None else {"protein": tensors[SIAMESE_KEYS.PROTEIN_REP]}
         return {
             **protein,

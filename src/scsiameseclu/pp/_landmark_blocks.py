@@ -9,7 +9,14 @@ import numpy as np
 
 from scsiameseclu._keys import ADATA_KEYS
 from scsiameseclu.pp._knn import batch_codes, fuzzy_weights
-from scsiameseclu.pp._neighbors import GraphSettings, fingerprint, graph_record, obs_column, representation
+from scsiameseclu.pp._neighbors import (
+    GraphSettings,
+    fingerprint,
+    graph_record,
+    obs_column,
+    representation,
+    write_tables,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,15 +68,10 @@ def write_landmark_blocks(
 ) -> None:
     """Store neighbours among landmarks in ``adata``.
 
-    There is no graph between these cells: ``obsp`` stays as it is, and the tables of the diffused graph are those of the
-    neighbours.
+    There is no graph between these cells. ``obsp`` stays as it is, and the tables of the diffused graph, if asked
+    for, are those of the neighbours.
     """
-    adata.obsm[ADATA_KEYS.GRAPH_REP] = blocks.rep
-    for index_key, weight_key in (
-        (ADATA_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_WEIGHT),
-        (ADATA_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_WEIGHT),
-    ):
-        adata.obsm[index_key], adata.obsm[weight_key] = blocks.indices, blocks.weights
+    write_tables(adata, blocks.rep, blocks, blocks if settings.diffusion else None)
     record = graph_record(settings, fingerprint(adata, settings, projection, landmarks))
     for slot, key in (("connectivities_key", ADATA_KEYS.CONNECTIVITIES), ("distances_key", ADATA_KEYS.DISTANCES)):
         if key in adata.obsp:

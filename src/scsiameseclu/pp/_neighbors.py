@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,14 +20,18 @@ from scsiameseclu.pp._knn import knn
 from scsiameseclu.pp._projection import Projection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scsiameseclu.pp._landmark_blocks import LandmarkBlocks
     from scsiameseclu.pp._landmarks import Landmarks
 
 logger = logging.getLogger(__name__)
+
+DIFFUSED_KEYS = (ADATA_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_WEIGHT)
+"""Tables of the diffused graph, in ``obsm`` if and only if the graph was set up with diffusion."""
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,29 @@ class GraphSettings:
     size_factor_key: str | None = None
     n_pcs: int = 50
     random_state: int = 0
+    diffusion: bool = False
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> GraphSettings:
+        """Settings that a set-up left in a registry. Every graph was diffused before ``diffusion`` was one of them."""
+        known = {"diffusion": True, **state}
+        return cls(**{field.name: known[field.name] for field in fields(cls)})
+
+    def of_neighbors(self) -> list[tuple[str, Any]]:
+        """Settings that the neighbours of a cell depend on, by name: all but ``diffusion``."""
+        return sorted((name, value) for name, value in asdict(self).items() if name != "diffusion")
 
 
 @dataclass(frozen=True)
 class CellGraph:
-    """A built graph with the space it was built in; ``projection`` is ``None`` if the space came from ``obsm``."""
+    """A built graph with the space it was built in.
+
+    ``diffused`` is ``None`` if no diffusion was asked for, ``projection`` if the space came from ``obsm``.
+    """
 
     rep: NDArray[np.float32]
     graph: NeighborGraph
-    diffused: NeighborGraph
+    diffused: NeighborGraph | None
     projection: Projection | None
 
 
@@ -64,6 +82,7 @@ def neighbor_graph(
     size_factor_key: str | None = None,
     n_pcs: int = 50,
     random_state: int | None = None,
+    diffusion: bool = False,
 ) -> NeighborGraph:
     """Build the cell graph and store it in ``adata``.
 
@@ -89,13 +108,15 @@ def neighbor_graph(
         Number of principal components.
     random_state
         Seed. Default: ``scvi.settings.seed``, or 0 where that is not set.
+    diffusion
+        Diffuse the graph by :func:`ppr_diffusion` as well, as the paper does.
 
     Returns
     -------
     The graph. ``adata`` gets, under the names in ``scsiameseclu._keys.ADATA_KEYS``:
 
-    - ``obsm``: the representation (float32), the tables of neighbours (int64) and weights (float32), and the same two for the graph
-      diffused by :func:`ppr_diffusion`;
+    - ``obsm``: the representation (float32), the tables of neighbours (int64) and weights (float32), and with
+      ``diffusion`` the same two for the diffused graph;
     - ``obsp``: connectivities and distances, with ``uns["siamese_clu_neighbors"]`` in scanpy's format, so that
       ``sc.tl.umap(adata, neighbors_key="siamese_clu_neighbors")`` works.
 
@@ -115,6 +136,7 @@ def neighbor_graph(
         size_factor_key=size_factor_key,
         n_pcs=n_pcs,
         random_state=resolve_seed(random_state),
+        diffusion=diffusion,
     )
     if use_rep is None:
         check_counts(get_counts(adata, layer), adata.obs_names, adata.var_names)
@@ -124,7 +146,7 @@ def neighbor_graph(
 
 
 def build_graph(adata: AnnData, settings: GraphSettings, projection: Projection | None = None) -> CellGraph:
-    """Compute representation, neighbours and diffused neighbours; ``projection`` replaces fitting a new one."""
+    """Compute representation, neighbours and what else was asked for; ``projection`` replaces fitting a new one."""
     start = time.perf_counter()
     rep, projection = representation(adata, settings, projection)
     projected = time.perf_counter()
@@ -137,7 +159,7 @@ def build_graph(adata: AnnData, settings: GraphSettings, projection: Projection 
         lonely = int((~graph.is_edge).any(axis=1).sum())
         logger.warning("%d of %d cells have fewer than %d neighbours.", lonely, graph.n_obs, graph.n_neighbors)
     linked = time.perf_counter()
-    diffused = ppr_diffusion(graph)
+    diffused = ppr_diffusion(graph) if settings.diffusion else None
     logger.info(
         "Cell graph of %d cells: representation %.1f s, neighbours %.1f s, diffusion %.1f s.",
         graph.n_obs,
@@ -171,11 +193,7 @@ def representation(
 
 def write_graph(adata: AnnData, built: CellGraph, settings: GraphSettings) -> None:
     """Store a built graph in ``adata``."""
-    adata.obsm[ADATA_KEYS.GRAPH_REP] = built.rep
-    adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX] = built.graph.indices
-    adata.obsm[ADATA_KEYS.NEIGHBOR_WEIGHT] = built.graph.weights
-    adata.obsm[ADATA_KEYS.DIFFUSED_INDEX] = built.diffused.indices
-    adata.obsm[ADATA_KEYS.DIFFUSED_WEIGHT] = built.diffused.weights
+    write_tables(adata, built.rep, built.graph, built.diffused)
     adata.obsp[ADATA_KEYS.CONNECTIVITIES] = built.graph.connectivities()
     adata.obsp[ADATA_KEYS.DISTANCES] = built.graph.distance_matrix()
     record = graph_record(settings, fingerprint(adata, settings, built.projection))
@@ -183,6 +201,24 @@ def write_graph(adata: AnnData, built: CellGraph, settings: GraphSettings) -> No
     if built.projection is not None:
         record["projection"] = built.projection.to_state()
     adata.uns[ADATA_KEYS.NEIGHBORS] = record
+
+
+def write_tables(
+    adata: AnnData,
+    rep: NDArray[np.float32],
+    neighbors: NeighborGraph | LandmarkBlocks,
+    diffused: NeighborGraph | LandmarkBlocks | None,
+) -> None:
+    """Store the tables that a model reads in ``obsm``. Without ``diffused``, those of an earlier graph are removed."""
+    adata.obsm[ADATA_KEYS.GRAPH_REP] = rep
+    adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX] = neighbors.indices
+    adata.obsm[ADATA_KEYS.NEIGHBOR_WEIGHT] = neighbors.weights
+    if diffused is None:
+        for key in DIFFUSED_KEYS:
+            adata.obsm.pop(key, None)
+    else:
+        adata.obsm[ADATA_KEYS.DIFFUSED_INDEX] = diffused.indices
+        adata.obsm[ADATA_KEYS.DIFFUSED_WEIGHT] = diffused.weights
 
 
 def graph_record(settings: GraphSettings, mark: str) -> dict[str, Any]:
@@ -215,21 +251,22 @@ def graph_is_current(
 ) -> bool:
     """Whether the stored graph was built from exactly these cells, this data and these settings.
 
-    Detects subsets, permutations, concatenations, copied tables, changed counts or representations, other settings and, if
-    ``projection`` is given, another projection. With ``landmarks``: whether the stored tables name neighbours among exactly
-    these; without: neighbours among the cells themselves.
+    Detects subsets, permutations, concatenations, copied tables, changed counts or representations, other settings
+    and, if ``projection`` is given, another projection. Tables of a diffused graph must be there if they are asked
+    for, and only then. With ``landmarks``: whether the stored tables name neighbours among exactly these; without:
+    neighbours among the cells themselves.
     """
     record = adata.uns.get(ADATA_KEYS.NEIGHBORS)
     if record is None or "fingerprint" not in record or ADATA_KEYS.GRAPH_REP not in adata.obsm:
         return False
-    for key in (ADATA_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.DIFFUSED_INDEX):
+    if ADATA_KEYS.NEIGHBOR_WEIGHT not in adata.obsm or not has_wanted_diffusion(adata, settings):
+        return False
+    for key in (ADATA_KEYS.NEIGHBOR_INDEX, *((ADATA_KEYS.DIFFUSED_INDEX,) if settings.diffusion else ())):
         table = adata.obsm.get(key)
         if table is None or table.shape[1] != settings.n_neighbors or table.dtype != np.int64:
             return False
         if table.min() < 0 or table.max() >= adata.n_obs + (0 if landmarks is None else len(landmarks)):
             return False
-    if ADATA_KEYS.NEIGHBOR_WEIGHT not in adata.obsm or ADATA_KEYS.DIFFUSED_WEIGHT not in adata.obsm:
-        return False
     try:
         expected = fingerprint(
             adata, settings, stored_projection(adata) if projection is None else projection, landmarks
@@ -237,6 +274,11 @@ def graph_is_current(
     except KeyError:  # something the graph was built from is gone: whoever rebuilds it will say what
         return False
     return bool(record["fingerprint"] == expected)
+
+
+def has_wanted_diffusion(adata: AnnData, settings: GraphSettings) -> bool:
+    """Whether ``obsm`` has the tables of a diffused graph if they are asked for, and neither of them if not."""
+    return all((key in adata.obsm) == settings.diffusion for key in DIFFUSED_KEYS)
 
 
 def fingerprint(
@@ -267,9 +309,9 @@ def fingerprint(
 def source_digest(adata: AnnData, settings: GraphSettings) -> str:
     """SHA-1 of what a graph is built from, in hexadecimal: tells the cells of a reference from any others.
 
-    Covers the version of the convention, the settings, the names and number of cells, and gene names with the totals per cell
-    and gene (exact sums, far cheaper than the matrix), or the representation or graph named in the settings, plus batches and
-    size factors.
+    Covers the version of the convention, the settings but for the diffusion, the names and number of cells, and gene
+    names with the totals per cell and gene (exact sums, far cheaper than the matrix), or the representation or graph
+    named in the settings, plus batches and size factors.
 
     Raises
     ------
@@ -277,7 +319,7 @@ def source_digest(adata: AnnData, settings: GraphSettings) -> str:
         If a source is missing.
     """
     state = hashlib.sha1(usedforsecurity=False)
-    state.update(repr((GRAPH_VERSION, adata.n_obs, sorted(asdict(settings).items()))).encode())
+    state.update(repr((GRAPH_VERSION, adata.n_obs, settings.of_neighbors())).encode())
     state.update("\0".join(adata.obs_names.astype(str)).encode())
     for part in _source_parts(adata, settings):
         state.update(part)
