@@ -34,7 +34,8 @@ from sklearn.mixture import GaussianMixture
 
 from benchmarks.run import labelled_files, read_results
 from benchmarks.table import markdown
-from scsiameseclu.train import _partition as partition
+from scsiameseclu.partition import Space, partition_cells
+from scsiameseclu.partition._candidates import leiden as leiden_communities
 
 Points = NDArray[np.float32]
 Criterion = Callable[[Points, int], int]
@@ -118,23 +119,28 @@ def points_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Points, N
 # -- criteria --------------------------------------------------------------------------------------------------------
 
 
+def _space(points: Points, seed: int) -> Space:
+    """The components alone, in the place of both spaces."""
+    return Space(points, points, seed)
+
+
 def leiden(resolution: float) -> Criterion:
     """Communities at one resolution, the default's kind of rule."""
 
     def communities(points: Points, seed: int) -> int:
-        connectivities = partition._connectivities(points, seed)
-        return int(partition._leiden(connectivities, resolution, seed).max()) + 1
+        connectivities = _space(points, seed).expression_graph
+        return int(leiden_communities(connectivities, resolution, seed).max()) + 1
 
     return communities
 
 
 def _leiden_silhouettes(points: Points, seed: int) -> dict[int, tuple[float, float]]:
     """Silhouette of Leiden's partitions by number of clusters: mean over cells, mean over the clusters' means."""
-    connectivities = partition._connectivities(points, seed)
+    connectivities = _space(points, seed).expression_graph
     distances = pairwise_distances(points)
     found = {}
     for resolution in np.geomspace(0.02, 2.0, 21):
-        labels = partition._leiden(connectivities, float(resolution), seed)
+        labels = leiden_communities(connectivities, float(resolution), seed)
         if 2 <= len(set(labels)) <= MAX_CLUSTERS:
             widths = silhouette_samples(distances, labels, metric="precomputed")
             means = np.bincount(labels, weights=widths) / np.bincount(labels)
@@ -186,7 +192,7 @@ def _mixture(points: NDArray[np.float64], labels: NDArray[np.int64]) -> Gaussian
 
 def eigengap(points: Points, seed: int) -> int:
     """Largest gap between successive eigenvalues of the graph's normalised Laplacian, from 2 clusters on."""
-    graph = partition._connectivities(points, seed)
+    graph = _space(points, seed).expression_graph
     laplacian = csgraph.laplacian(graph, normed=True)
     # The smallest eigenvalues of L are the largest of 2 - L, which Lanczos finds faster.
     flipped = 2.0 * identity(graph.shape[0], format="csr") - laplacian
@@ -244,7 +250,7 @@ def judge(name: str, seed: int, args: argparse.Namespace, done: set[tuple[str, i
 
     def ari(k: int) -> float:
         if k not in known:
-            known[k] = adjusted_rand_score(truth, partition.initial_partition(points, k, seed))
+            known[k] = adjusted_rand_score(truth, partition_cells(_space(points, seed), k))
         return known[k]
 
     for criterion in left:

@@ -58,7 +58,7 @@ def _version() -> str:
 def _n_clusters(text: str) -> int | str:
     if text == "auto":
         return text
-    return _at_least(2)(text)
+    return _at_least(1)(text)
 
 
 def _at_least(lowest: int) -> Callable[[str], int]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import calibration, first_partition, n_clusters, oversmoothing, stability
+from benchmarks import calibration, n_clusters, oversmoothing, stability
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,6 @@ def test_simulated_sets_have_the_types_they_promise():
     shares = n_clusters._shares(5, 20.0)
     assert shares[0] / shares[-1] == pytest.approx(20.0)
     assert all(settings["n_types"] == int(name.split("_")[1]) for name, settings in n_clusters.SIMULATED.items())
-
-
-def test_candidates_of_the_first_partition(blobs):
-    points, truth = blobs
-    found = first_partition.candidates(points, 4, 0)
-    assert {"k-means", "Ward", "likeliest mixture, 10 components"} <= set(found)
-    assert all(len(set(zip(labels, truth, strict=True))) == 4 for labels in found.values())
-
-
-def test_the_set_that_is_left_out_does_not_choose():
-    scores = pd.DataFrame({"x": [1.0, 0.0, 0.0], "y": [0.0, 0.6, 0.6]}, index=["a", "b", "c"])
-    # On b and c, y is best: a gets 0. Without b: x 0.5, y 0.3, so that b gets 0 from x; likewise c.
-    assert first_partition.left_out(scores) == 0.0
 
 
 def test_agreement_of_runs_and_their_consensus(tmp_path):

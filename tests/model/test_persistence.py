@@ -54,7 +54,9 @@ def test_number_of_clusters_found_is_part_of_the_file(setup_adata, small, quick,
     assert loaded.n_clusters_requested_ == "auto"
     assert loaded.n_clusters_search_ == model.n_clusters_search_
     loaded.write_to_adata()
-    assert setup_adata.uns["siamese_clu"]["n_clusters_search"]["criterion"].startswith("Leiden")
+    written = setup_adata.uns["siamese_clu"]["n_clusters_search"]
+    assert written["criterion"] == model.n_clusters_search_["criterion"]
+    assert written["separability"] == model.n_clusters_search_["separability"]
 
 
 def test_untrained_model_can_be_saved(setup_adata, small, tmp_path):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from scsiameseclu.partition import NClustersResult
 from scsiameseclu.pl import n_clusters_search
-from scsiameseclu.train import NClustersResult
 
 
 class Model:

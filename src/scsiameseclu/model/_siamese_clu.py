@@ -49,7 +49,7 @@ class SCSiameseClu(
     registry
         Registry of a saved model; used by :meth:`load`.
     n_clusters
-        Number of clusters, or ``"auto"``: chosen without labels when clustering starts (see ``n_clusters_search_``).
+        Number of clusters, at least 1, or ``"auto"``: chosen without labels when clustering starts, 1 included (see ``n_clusters_search_``).
     n_latent, n_hidden, n_layers
         Width of the embedding, width and number of the hidden layers.
     gene_likelihood
@@ -65,7 +65,7 @@ class SCSiameseClu(
     Raises
     ------
     TypeError, ValueError
-        If ``n_clusters`` is neither ``"auto"`` nor an integer of at least 2 and below the number of cells.
+        If ``n_clusters`` is neither ``"auto"`` nor an integer of at least 1 and below the number of cells.
 
     Examples
     --------
@@ -359,6 +359,7 @@ class SCSiameseClu(
                 "criterion": search["criterion"],
                 "resolutions": np.asarray(search["resolutions"]),
                 "n_communities": np.asarray(search["n_communities"]),
+                "separability": search.get("separability", 0.0),
             }
         return quality
 

@@ -236,8 +236,8 @@ def checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:
         return "auto"
     if isinstance(n_clusters, bool) or not isinstance(n_clusters, int | np.integer):
         raise TypeError(f"Expected n_clusters 'auto' or an integer, found {n_clusters!r}.")
-    if n_clusters < 2:
-        raise ValueError(f"Expected n_clusters of at least 2, found {n_clusters}.")
+    if n_clusters < 1:
+        raise ValueError(f"Expected n_clusters of at least 1, found {n_clusters}.")
     return int(n_clusters)
 
 

@@ -1,6 +1,7 @@
 """From an embedding to clusters: candidates, the tree of merges, label-free judges, the number of clusters."""
 
 from scsiameseclu.partition._judges import partition_cells
+from scsiameseclu.partition._n_clusters import NClustersResult, choose_n_clusters
 from scsiameseclu.partition._space import Space
 
-__all__ = ["Space", "partition_cells"]
+__all__ = ["NClustersResult", "Space", "choose_n_clusters", "partition_cells"]

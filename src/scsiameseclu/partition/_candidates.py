@@ -69,9 +69,7 @@ def candidates(space: Space, n_clusters: int) -> dict[str, NDArray[np.int64]]:
     whole = {name: labels for name, labels in found.items() if labels is not None and _n_groups(labels) == n_clusters}
     starts = [labels for name, labels in whole.items() if name in _STARTS]
     if starts:
-        fits = [
-            fit_mixture(space.expression[:, :N_DIMS], start, "equal", _MIXTURE_ITERATIONS) for start in starts
-        ]
+        fits = [fit_mixture(space.expression[:, :N_DIMS], start, "equal", _MIXTURE_ITERATIONS) for start in starts]
         likeliest = max(fits, key=lambda fit: fit[0])[1]
         if _n_groups(likeliest) == n_clusters:
             whole["mixture"] = likeliest

@@ -41,7 +41,9 @@ def partition_cells(space: Space, n_clusters: int) -> NDArray[np.int64]:
         If there are fewer cells than clusters, or ``n_clusters`` is below 1.
     """
     if not 1 <= n_clusters <= space.n_obs:
-        raise ValueError(f"Expected at least {max(n_clusters, 1)} cells for {n_clusters} clusters, found {space.n_obs}.")
+        raise ValueError(
+            f"Expected at least {max(n_clusters, 1)} cells for {n_clusters} clusters, found {space.n_obs}."
+        )
     if n_clusters == 1:
         return np.zeros(space.n_obs, dtype=np.int64)
     distinct = np.unique(space.expression, axis=0, return_inverse=True)[1].ravel()

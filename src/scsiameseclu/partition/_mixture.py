@@ -67,7 +67,9 @@ def _log_joint(
     if widths == "equal":
         shape = (x.T @ x - (means * sizes[:, None]).T @ means) / len(x) + ridge
     else:
-        scatter = np.stack([((x - mean) * weight[:, None]).T @ (x - mean) for mean, weight in zip(means, member.T, strict=True)])
+        scatter = np.stack(
+            [((x - mean) * weight[:, None]).T @ (x - mean) for mean, weight in zip(means, member.T, strict=True)]
+        )
         scatter /= sizes[:, None, None]
         shape = np.tensordot(shares, scatter, 1) + ridge
         for _ in range(3):

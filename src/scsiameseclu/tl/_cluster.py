@@ -52,7 +52,7 @@ def cluster(
     adata
         Raw counts in ``X`` or ``layers[layer]``.
     n_clusters
-        Number of clusters, at least 2; ``"auto"`` estimates it without labels.
+        Number of clusters, at least 1; ``"auto"`` estimates it without labels and may answer 1.
     key_added
         Where to write, see :meth:`~scsiameseclu.SCSiameseClu.write_to_adata`.
     layer

@@ -11,8 +11,8 @@ from scvi.train import TrainingPlan
 from torch import Tensor
 
 from scsiameseclu.module import SiameseModule
+from scsiameseclu.partition import NClustersResult
 from scsiameseclu.train._metrics import EpochMeans
-from scsiameseclu.train._partition import NClustersResult
 from scsiameseclu.train._resume import fill_history, history_state, rng_state, set_rng_state
 
 logger = logging.getLogger(__name__)
@@ -191,9 +191,7 @@ class PlanHooks(TrainingPlan):
         self._n_good_epochs = 1
         self.module.clustering_active = state["clustering_active"]
         if state["n_clusters_result"] is not None:
-            found = state["n_clusters_result"]
-            values = dict(zip(found["resolutions"], found["n_communities"], strict=True))
-            self.n_clusters_result = NClustersResult(found["n_clusters"], found["criterion"], values)
+            self.n_clusters_result = NClustersResult.from_state(state["n_clusters_result"])
         if centers is not None and (self.module.head is None or self.module.head.n_clusters != len(centers)):
             self.module.build_head(len(centers))
         if self.trainer.is_global_zero and hasattr(self.trainer.logger, "history"):

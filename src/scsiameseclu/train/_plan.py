@@ -17,9 +17,9 @@ from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
+from scsiameseclu.partition import NClustersResult, Space, choose_n_clusters, partition_cells
 from scsiameseclu.train._hooks import PlanHooks, broadcast
 from scsiameseclu.train._inference import decode, embed, principal_components
-from scsiameseclu.train._partition import NClustersResult, choose_n_clusters, initial_partition
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class SiameseTrainingPlan(PlanHooks):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
-    2. *Clustering*: the training cells are partitioned by their decoded expression, one centre is placed on each part,
-       and the optimiser starts afresh. For the first epochs the partition itself is the target, so that the embedding
+    2. *Clustering*: the training cells are partitioned by decoded expression and embedding
+       (:func:`~scsiameseclu.partition.partition_cells`), one centre is placed on each part, and the optimiser starts afresh. For the first epochs the partition itself is the target, so that the embedding
        takes its shape; from then on it is the transport target, recomputed every ``target_refresh_epochs`` epochs on
        the embeddings of the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is
        the L1 distance between wanted and reached column masses. No cluster's mass falls below half of what it was at the
@@ -86,7 +86,7 @@ class SiameseTrainingPlan(PlanHooks):
         marginal_momentum: float = 0.8,
         sinkhorn_iterations: int = 100,
         marginal_relaxation: float = float("inf"),
-        max_init_cells: int = 20_000,
+        max_init_cells: int = 10_000,
         max_target_cells: int = 50_000,
         optimizer: Literal["Adam", "AdamW", "Custom"] = "AdamW",
         lr: float = 1e-3,
@@ -232,10 +232,10 @@ class SiameseTrainingPlan(PlanHooks):
         # On the first process only, so that all processes of a distributed run share one partition, unless some are gone.
         state: list[Any] = [None]
         if self.global_rank == 0 or not self.shares_work:
-            points = principal_components(expression, seed)
-            result = choose_n_clusters(points, seed) if self.n_clusters is None else None
+            space = Space(principal_components(expression, seed), z.float().cpu().numpy(), seed)
+            result = choose_n_clusters(space) if self.n_clusters is None else None
             n_clusters = result.n_clusters if result is not None else self.n_clusters
-            state = [(result, n_clusters, initial_partition(points, int(n_clusters or 0), seed))]
+            state = [(result, n_clusters, partition_cells(space, int(n_clusters or 0)))]
         self.n_clusters_result, n_clusters, parts = (broadcast(state) if self.shares_work else state)[0]
         self._n_parts = len(np.unique(parts))
         if self._n_parts < n_clusters:
