@@ -23,7 +23,7 @@ N_DIMS = 15
 """Components of decoded expression that mixtures are fitted on."""
 SIZE_POWERS = (0.0, 0.15, 0.3)
 _N_STARTS = 10
-_MAX_WARD_CELLS = 5_000
+_MAX_WARD_CELLS = 4_000
 _MIXTURE_ITERATIONS = 60
 _FINE_RESOLUTION = 3.0
 _RESOLUTION_BOUNDS = (5e-4, 8.0)
@@ -63,8 +63,9 @@ def candidates(space: Space, n_clusters: int) -> dict[str, NDArray[np.int64]]:
         found[f"Leiden, {name}"] = leiden_at(graph, n_clusters, seed)
         groups = leiden(graph, _FINE_RESOLUTION, seed)
         if groups.max() + 1 >= n_clusters:
+            known: dict[tuple[frozenset[int], frozenset[int]], float] = {}
             for power in SIZE_POWERS:
-                tree = MergeTree(points, groups, graph, power, seed)
+                tree = MergeTree(points, groups, graph, power, seed, known)
                 found[f"tree, {name}, size {power}"] = tree.cut(n_clusters)[groups]
     whole = {name: labels for name, labels in found.items() if labels is not None and _n_groups(labels) == n_clusters}
     starts = [labels for name, labels in whole.items() if name in _STARTS]

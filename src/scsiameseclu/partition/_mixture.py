@@ -17,6 +17,7 @@ _TOLERANCE = 1e-4
 _PRIOR_CELLS = 5.0
 """Cells whose weight pulls the width of a group to that of all groups: few cells say little about a width."""
 _MIN_WIDTH = 1e-2
+_MIN_WEIGHT = 1e-4
 
 
 def fit_mixture(
@@ -67,9 +68,7 @@ def _log_joint(
     if widths == "equal":
         shape = (x.T @ x - (means * sizes[:, None]).T @ means) / len(x) + ridge
     else:
-        scatter = np.stack(
-            [((x - mean) * weight[:, None]).T @ (x - mean) for mean, weight in zip(means, member.T, strict=True)]
-        )
+        scatter = np.stack([_scatter(x, weight, mean) for weight, mean in zip(member.T, means, strict=True)])
         scatter /= sizes[:, None, None]
         shape = np.tensordot(shares, scatter, 1) + ridge
         for _ in range(3):
@@ -84,3 +83,10 @@ def _log_joint(
     n_dims = x.shape[1]
     constant = np.log(np.diag(root)).sum() + 0.5 * n_dims * np.log(2.0 * np.pi)
     return np.log(shares) - 0.5 * squared / scales - 0.5 * n_dims * np.log(scales) - constant
+
+
+def _scatter(x: NDArray[np.float64], weight: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weighted sum of squares and products about the mean, ``(n_dims, n_dims)``; cells of hardly any weight are left out."""
+    rows = weight > _MIN_WEIGHT
+    residuals = x[rows] - mean
+    return (residuals * weight[rows, None]).T @ residuals

@@ -91,6 +91,8 @@ class MergeTree:
         Power of the smaller group's share of all cells.
     random_state
         Seed of the order in which cells of a group are taken.
+    known
+        Separabilities that trees of the same cells and small groups share, filled as they are computed. Default: none are shared.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class MergeTree:
         graph: sparse.csr_matrix,
         size_power: float = 0.0,
         random_state: int = 0,
+        known: dict[tuple[frozenset[int], frozenset[int]], float] | None = None,
     ) -> None:
         order = np.random.default_rng(random_state).permutation(len(points))
         points = np.asarray(points, dtype=np.float64)
@@ -112,6 +115,8 @@ class MergeTree:
         self._rank = {group: rank[each[:_MAX_CELLS]] for group, each in enumerate(rows)}
         self._sizes = dict(enumerate(np.bincount(groups, minlength=n_groups).astype(int)))
         self._n_obs, self._power = len(points), size_power
+        self._known = {} if known is None else known
+        self._members = {group: frozenset([group]) for group in range(n_groups)}
         member = sparse.csr_matrix((np.ones(len(groups)), (np.arange(len(groups)), groups)), (len(groups), n_groups))
         self._joined = np.asarray((member.T @ graph @ member).todense()) > 0
         self.leaves = n_groups
@@ -134,8 +139,11 @@ class MergeTree:
 
     def _score(self, first: int, second: int) -> float:
         n_1, n_2 = self._sizes[first], self._sizes[second]
-        found = separability(self._cells[first], self._cells[second]) / null_separability(n_1 / (n_1 + n_2))
-        found *= (min(n_1, n_2) / self._n_obs) ** self._power
+        pair = self._members[first], self._members[second]
+        if pair not in self._known:
+            apart = separability(self._cells[first], self._cells[second])
+            self._known[pair] = apart / null_separability(n_1 / (n_1 + n_2))
+        found = self._known[pair] * (min(n_1, n_2) / self._n_obs) ** self._power
         return found if self._joined[first, second] else found + _APART
 
     def _merge_all(self) -> list[tuple[int, int]]:
@@ -163,6 +171,7 @@ class MergeTree:
         first = np.argsort(ranks)[:_MAX_CELLS]
         self._rank[kept], self._cells[kept] = ranks[first], cells[first]
         self._sizes[kept] += self._sizes.pop(gone)
+        self._members[kept] |= self._members.pop(gone)
         self._joined[kept] |= self._joined[gone]
         self._joined[:, kept] |= self._joined[:, gone]
         self._joined[gone], self._joined[:, gone] = False, False
