@@ -80,5 +80,7 @@ def judge(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, f
     equal = [fit_mixture(expression, labels, "equal")[0] for labels in seen]
     own = [fit_mixture(embedding, labels, "own")[0] for labels in seen]
     agreement = [sum(adjusted_rand_score(one, other) for other in seen) for one in seen]
-    ranks = rankdata(equal) + rankdata(own) + AGREEMENT_WEIGHT * rankdata(agreement)
-    return dict(zip(names, ranks.tolist(), strict=True))
+    # Rounded, so that two partitions that differ in the numbering of their clusters tie.
+    ranks = [rankdata(np.round(values, 6)) for values in (equal, own, agreement)]
+    ranks[2] *= AGREEMENT_WEIGHT
+    return dict(zip(names, np.sum(ranks, axis=0).tolist(), strict=True))
