@@ -83,9 +83,10 @@ def test_judges_prefer_the_truth_and_agreement_counts_twice():
     points, truth = blobs(3, 60, 6.0)
     rng = np.random.default_rng(1)
     wrong = np.where(rng.random(180) < 0.5, truth, rng.integers(0, 3, 180))
-    scores = judge(space(points), {"wrong": wrong, "truth": truth, "renamed": (truth + 1) % 3})
+    found = {"wrong": wrong, "truth": truth, "renamed": (truth + 1) % 3}
+    scores = judge(space(points), found)
     assert scores["truth"] == scores["renamed"] > scores["wrong"]
-    assert best(space(points), {"wrong": wrong, "truth": truth}) == "truth"
+    assert best(space(points), found) == "truth"
     # Two judges of weight 1 and the agreement of weight 2; of three partitions the best ranks sum to 4 * 3, ties share.
     assert sum(scores.values()) == pytest.approx((1 + 2 + 3) * 4)
 
