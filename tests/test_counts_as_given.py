@@ -15,10 +15,12 @@ from scipy import sparse
 import scsiameseclu as ssc
 from scsiameseclu.cli import main
 from scsiameseclu.data._device import DeviceSparseRows
+from scsiameseclu.data._joint import read_proteins
 from scsiameseclu.data._rows import row_reader
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, row_chunks, totals
+from scsiameseclu.pp._neighbors import _obsm_rep
 
 TRAIN = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
 SIZE = {"n_clusters": 3, "n_latent": 4, "n_hidden": 16}
@@ -448,3 +450,93 @@ def test_unsorted_blocks_are_not_copied_without_need():
     block = next(row_chunks(matrix))[1]
     assert np.shares_memory(block.data, matrix.data) and np.shares_memory(block.indices, matrix.indices)
     assert not np.shares_memory(canonical_copy(matrix).data, matrix.data)
+
+
+# -- narrow integers, damage and files: where other packages read or sum first ------------------------------------
+
+
+def three_hundred(dtype):
+    """One entry stored as 300 parts of a narrow type, and a column of explicit zeros."""
+    matrix = sparse.csr_matrix((4, 3), dtype=dtype)
+    matrix.data = np.tile(np.append(np.ones(300), 0).astype(dtype), 4)
+    matrix.indices = np.tile(np.append(np.ones(300), 0).astype(np.int32), 4)
+    matrix.indptr = (np.arange(5) * 301).astype(np.int32)
+    return matrix
+
+
+@pytest.mark.parametrize("dtype", [np.int8, bool])
+def test_parts_of_a_narrow_type_on_disk_and_in_tables(dtype, tmp_path):
+    truth = np.tile([0.0, 300.0, 0.0], (4, 1))
+    adata = anndata.AnnData(three_hundred(dtype))
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    stored = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    np.testing.assert_array_equal(row_reader(stored.X, np.float32)(np.array([3, 0, 3])), truth[:3])
+    mapped = ssc.pp.write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")
+    np.testing.assert_array_equal(mapped.X.toarray(), truth)
+    np.testing.assert_array_equal(read_proteins(adata, None)[0], truth)
+    adata.obsm["sparse"] = three_hundred(dtype)
+    np.testing.assert_array_equal(_obsm_rep(adata, "sparse"), truth)
+
+
+def test_edges_of_scanpy_in_parts_are_their_sum():
+    adata = cells()
+    sc.pp.pca(adata, n_comps=5)
+    sc.pp.neighbors(adata, 8, use_rep="X_pca")
+    whole = ssc.pp.neighbor_graph(adata, 5, neighbors_key="neighbors")
+    weights = adata.obsp["connectivities"].copy()
+    halves = sparse.csr_matrix(weights.shape, dtype=weights.dtype)
+    halves.data, halves.indices = np.repeat(weights.data / 2, 2), np.repeat(weights.indices, 2)
+    halves.indptr = weights.indptr * 2
+    adata.obsp["connectivities"] = halves
+    with Unchanged(halves):
+        in_halves = ssc.pp.neighbor_graph(adata, 5, neighbors_key="neighbors")
+    np.testing.assert_array_equal(in_halves.indices, whole.indices)
+    np.testing.assert_array_equal(in_halves.weights, whole.weights)
+    damaged_graph = weights.tocsc()
+    damaged_graph.indices[3] = 10**8
+    adata.obsp["connectivities"] = damaged_graph
+    with pytest.raises(ValueError, match="row numbers from 0 to 119 .* found 100000000"):
+        ssc.pp.neighbor_graph(adata, 5, neighbors_key="neighbors")
+
+
+@pytest.mark.parametrize("what", ["column", "pointer", "csc row", "layer"])
+def test_a_damaged_query_is_refused_before_its_genes_are_put_in_order(what, reference):
+    query = cells(1)[:, ::-1].copy()
+    if what == "layer":
+        query.layers["other"] = damaged(query.X, "column")
+    else:
+        query.X = damaged(query.X, what)
+    with pytest.raises(ValueError, match="the matrix is damaged"):
+        SCSiameseClu.load_query_data(query, reference)
+    with pytest.raises(ValueError, match="the matrix is damaged"):
+        SCSiameseClu.prepare_query_anndata(query, reference)
+
+
+def test_rows_and_columns_are_read_from_checked_pointers():
+    with pytest.raises(ValueError, match="the matrix is damaged"):
+        row_reader(damaged(cells().X, "pointer"), np.float32)
+    by_column = cells().X.tocsc()
+    by_column.indptr[3] = by_column.indptr[-1] + 5
+    with pytest.raises(ValueError, match="ascending pointers .* CSC matrix"):
+        check_counts(by_column)
+
+
+@pytest.mark.parametrize("form", ["sorted", "unsorted", "csc"])
+def test_numbers_beyond_the_last_pointer_are_no_entries(form):
+    matrix = FORMS[form](cells().X).copy()
+    matrix.data, matrix.indices = np.append(matrix.data, 9.0), np.append(matrix.indices, 10**6).astype(np.int32)
+    np.testing.assert_array_equal(canonical_copy(matrix).toarray(), cells().X.toarray())
+    np.testing.assert_array_equal(next(row_chunks(matrix))[1].toarray(), cells().X.toarray())
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_preprocessing_leaves_a_file_alone(dense, tmp_path):
+    adata = cells()
+    adata.X = adata.X.toarray() if dense else adata.X
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    stored = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
+    with pytest.raises(NotImplementedError, match=r"in memory, found a backed one; call adata.to_memory\(\) first"):
+        ssc.pp.preprocess(stored, 20)
+    stored.file.close()
+    kept = anndata.read_h5ad(tmp_path / "cells.h5ad").X
+    np.testing.assert_array_equal(kept if dense else kept.toarray(), cells().X.toarray())

@@ -98,9 +98,8 @@ class DeviceSparseRows:
     """Dense rows of a sparse matrix that is copied to a device once, as CSR: only the rows of a batch become dense."""
 
     def __init__(self, matrix: Any, dtype: DTypeLike, device: torch.device) -> None:
-        matrix = canonical(
-            matrix
-        )  # the rows are written entry by entry: an entry stored in parts would lose all but one
+        # The rows are written entry by entry: an entry stored in parts would lose all but one.
+        matrix = canonical(matrix)
         self.n_columns = matrix.shape[1]
         self.start = _copied(matrix.indptr.astype(np.int64, copy=False), device)
         self.columns = _copied(matrix.indices.astype(np.int32, copy=False), device)

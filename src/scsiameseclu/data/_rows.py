@@ -10,7 +10,7 @@ import pandas as pd
 from anndata.abc import CSCDataset, CSRDataset
 from scipy.sparse import issparse
 
-from scsiameseclu.pp._counts import as_csr
+from scsiameseclu.pp._counts import as_csr, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class StoredRows:
         """Look up rows, in the order given; each is read once."""
         unique, position = np.unique(rows, return_inverse=True)
         block = self.stored[unique]
-        dense = block.toarray() if issparse(block) else np.asarray(block)
+        dense = canonical(block).toarray() if issparse(block) else np.asarray(block)
         return dense[position].astype(self.dtype, copy=False)
 
 

@@ -71,7 +71,8 @@ def _near_misses(found: pd.Index, wanted: pd.Index) -> str:
             first = int(matched.argmax())
             return (
                 f"{len(plain[matched].unique())} more would match without {what} ({names[first]!r} here, "
-                f"{of_model[plain[first]]!r} in the model). Rename adata.var_names to those of the model."
+                f"{of_model[plain[first]]!r} in the model). If they are the same genes, rename adata.var_names "
+                "to those of the model."
             )
     return ""
 

@@ -19,6 +19,7 @@ from scsiameseclu.model._gene_names import check_gene_names
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp._counts import check_indices
 from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
 
 logger = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ class QueryMixin(ArchesMixin):
             for key, names in wanted.items():
                 if key in present:
                     check_gene_names(present[key], pd.Index(names))
+                    _check_matrices(data[key])
         if isinstance(data, AnnData) and data.isbacked:
             raise NotImplementedError(
                 "Expected the genes of the model in their order, found others in a backed AnnData; call adata.to_memory() first."
@@ -174,7 +176,7 @@ class QueryMixin(ArchesMixin):
         Raises
         ------
         ValueError
-            If gene names are not unique, or none of them is known to the model.
+            If gene names are not unique, or none of them is known to the model, or a sparse matrix is damaged.
 
         Warns
         -----
@@ -187,6 +189,7 @@ class QueryMixin(ArchesMixin):
         if return_reference_var_names:
             return wanted
         check_gene_names(adata.var_names, pd.Index(wanted))
+        _check_matrices(adata)
         return prepare(adata, source, inplace=inplace)
 
     # -- unlike the reference ------------------------------------------------------------------------------------
@@ -263,6 +266,12 @@ def _as_path(folder: Any) -> str:
     if not isinstance(folder, str | PathLike):
         raise TypeError(f"Expected a trained SCSiameseClu or the folder of one, found {type(folder).__name__}.")
     return fspath(folder)
+
+
+def _check_matrices(adata: AnnData) -> None:
+    """Refuse damaged matrices before anndata brings their columns into another order."""
+    for matrix in (adata.X, *adata.layers.values()):
+        check_indices(matrix)
 
 
 def _check_cells(query: Any, registry: dict[str, Any]) -> None:

@@ -96,9 +96,7 @@ def as_csr(matrix: Any) -> sparse.csr_matrix:
         If the row pointers of a CSR matrix, or any index of another compressed matrix, lead outside of the matrix.
     """
     if matrix.format != "csr":
-        if matrix.format == "csc":
-            _check_pointers(matrix)
-            _check_columns(matrix.indices, matrix.shape[0], "row")
+        check_indices(matrix)
         return sparse.csr_matrix(matrix.tocsr())  # rows of other formats are slow to cut; memory stays linear
     _check_pointers(matrix)
     indices, pointers = matrix.indices, matrix.indptr
@@ -163,7 +161,7 @@ def _canonical(block: sparse.csr_matrix, first_row: int = 0) -> sparse.csr_matri
         ends = block.indices[block.indptr[filled]], block.indices[block.indptr[filled + 1] - 1]  # columns are sorted
         _check_columns(np.concatenate(ends), n_columns, "column", first_row)
         return block
-    _check_columns(block.indices, n_columns, "column", first_row)
+    _check_columns(block.indices[: block.indptr[-1]], n_columns, "column", first_row)
     # Sums of parts may exceed a narrow integer type, and two parts that are True would count as one.
     data = block.data.astype(np.int64) if block.data.dtype.kind in "bui" else block.data.copy()
     copy = _assembled(data, block.indices.copy(), block.indptr.copy(), block.shape)
@@ -179,6 +177,23 @@ def _locked(block: sparse.csr_matrix) -> sparse.csr_matrix:
     locked = _assembled(data, indices, pointers, block.shape)
     locked.has_canonical_format = True
     return locked
+
+
+def check_indices(matrix: Any) -> None:
+    """Refuse a CSR or CSC matrix whose index arrays lead outside of it; data of any other kind pass.
+
+    For matrices that go to another package as they are: compiled code would follow such numbers out of its memory.
+
+    Raises
+    ------
+    ValueError
+        If a pointer, row number or column number is out of place.
+    """
+    if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
+        return
+    _check_pointers(matrix)
+    what, n_allowed = ("column", matrix.shape[1]) if matrix.format == "csr" else ("row", matrix.shape[0])
+    _check_columns(matrix.indices[: matrix.indptr[-1]], n_allowed, what)
 
 
 def _check_pointers(matrix: Any) -> None:

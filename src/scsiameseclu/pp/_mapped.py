@@ -230,6 +230,18 @@ def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: 
     # scipy wants the column numbers and the row pointers in one type, and would copy what is not.
     n_values = sum(_most_values(matrix) for matrix in counts)
     integer = np.dtype(np.int32 if n_values <= np.iinfo(np.int32).max else np.int64)
+    while (wider := _append_blocks(counts, columns, folder, dtype, integer)) != dtype:
+        dtype = wider
+    return {"format": _FORMAT, "data": dtype.str, "indices": integer.str, "indptr": integer.str}
+
+
+def _append_blocks(
+    counts: list[Any], columns: NDArray[np.int64] | None, folder: Path, dtype: np.dtype[Any], integer: np.dtype[Any]
+) -> np.dtype[Any]:
+    """Write the three files; returns the type of the values, which is another one if they are to be written again in it.
+
+    The parts of an entry may add up to more than a narrow integer type holds.
+    """
     end = 0
     with (folder / "data.bin").open("wb") as data, (folder / "indices.bin").open("wb") as indices:
         with (folder / "indptr.bin").open("wb") as indptr:
@@ -240,11 +252,14 @@ def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: 
                     if columns is not None:
                         kept = kept[:, columns]
                         kept.sort_indices()
-                    kept.data.astype(dtype, copy=False).tofile(data)
+                    values = kept.data.astype(dtype, copy=False)
+                    if kept.data.dtype.itemsize > dtype.itemsize and not np.array_equal(values, kept.data):
+                        return np.result_type(dtype, kept.data.dtype)
+                    values.tofile(data)
                     kept.indices.astype(integer, copy=False).tofile(indices)
                     (kept.indptr[1:].astype(integer) + integer.type(end)).tofile(indptr)
                     end += kept.nnz
-    return {"format": _FORMAT, "data": dtype.str, "indices": integer.str, "indptr": integer.str}
+    return dtype
 
 
 def _most_values(matrix: Any) -> int:

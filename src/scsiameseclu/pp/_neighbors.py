@@ -397,7 +397,8 @@ def _scanpy_connectivities(adata: AnnData, neighbors_key: str) -> sparse.csr_mat
             f"uns[{neighbors_key!r}] names the graph obsp[{key!r}], which is missing. "
             f"Available: {list(adata.obsp)}. Run scanpy.pp.neighbors."
         )
-    return canonical(sparse.csr_matrix(adata.obsp[key]))
+    graph = adata.obsp[key]
+    return canonical(graph if sparse.issparse(graph) else sparse.csr_matrix(graph))
 
 
 def _obsm_rep(adata: AnnData, use_rep: str) -> NDArray[np.float32]:

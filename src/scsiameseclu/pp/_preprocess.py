@@ -56,6 +56,8 @@ def preprocess(
 
     Raises
     ------
+    NotImplementedError
+        If ``adata`` is backed.
     KeyError
         If ``layer`` or ``batch_key`` is missing.
     ValueError
@@ -63,6 +65,8 @@ def preprocess(
     """
     import scanpy as sc
 
+    if adata.isbacked:  # a new ``X`` would be written to the file
+        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call adata.to_memory() first.")
     if batch_key is not None and batch_key not in adata.obs:
         raise KeyError(
             f"`batch_key`: expected a column of adata.obs, found {batch_key!r}. Available: {list(adata.obs)}."
