@@ -6,6 +6,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
+from scsiameseclu._atomic import finish
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
@@ -308,6 +310,8 @@ class SCSiameseClu(
         ValueError
             If there is no model file, it cannot be read, or it holds a model of another class.
         """
+        finish(dir_path)
+        finish(Path(dir_path).parent)  # written by the command line, the model is one of several results
         try:
             return super().load(dir_path, *args, **kwargs)
         except (pickle.UnpicklingError, EOFError) as error:

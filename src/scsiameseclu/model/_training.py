@@ -2,6 +2,8 @@
 
 import math
 from contextlib import nullcontext
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,6 +14,7 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
+from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
@@ -196,10 +199,43 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
             raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the model, also in the middle of a training (checkpoints); arguments as in scvi-tools."""
+    def save(
+        self, dir_path: str | PathLike[str], prefix: str | None = None, overwrite: bool = False, **kwargs: Any
+    ) -> None:
+        """Save the model, also in the middle of a training (checkpoints).
+
+        Whatever happens meanwhile, the folder has the whole old model or the whole new one, and so has the file with the data.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write to.
+        prefix
+            Put before the names of the files, so that several models can be in one folder.
+        overwrite
+            Write to a folder with content: files of this model are replaced, others are kept.
+        **kwargs
+            Further arguments as in scvi-tools, such as ``save_anndata=True``.
+
+        Raises
+        ------
+        OSError
+            If the disk is full; what was there before is kept.
+        RuntimeError
+            If another process goes on writing to this folder.
+        ValueError
+            If the folder has content and ``overwrite`` is off.
+        """
         self._record_n_clusters()
-        super().save(*args, **kwargs)  # type: ignore[misc]
+        folder = Path(dir_path)
+        finish(folder)
+        if folder.is_file() or (content(folder) and not overwrite):
+            raise ValueError(
+                f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or replace the "
+                "model in a folder with overwrite=True."
+            )
+        with replaced_entries(folder) as new:
+            super().save(str(new), prefix, True, **kwargs)  # type: ignore[misc]
 
     def _record_n_clusters(self) -> None:
         """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""
