@@ -24,6 +24,7 @@ __all__ = [
     "batch_codes",
     "field_state",
     "forget_borrowed_identity",
+    "is_registered",
     "is_transferred",
     "reregister",
     "setup_call",
@@ -41,6 +42,13 @@ def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
     owner = cls._setup_adata_manager_store.get(adata.uns.get(_SCVI_UUID_KEY))
     if owner is not None and owner.adata is not adata:
         del adata.uns[_SCVI_UUID_KEY]
+
+
+def is_registered(model: BaseModelClass, adata: AnnData) -> bool:
+    """Whether a model has met these very data; unlike the look-up of scvi-tools, it does not register copies of them."""
+    managers = type(model)._per_instance_manager_store.get(model.id, {})
+    manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
+    return manager is not None and manager.adata is adata
 
 
 def is_transferred(manager: AnnDataManager) -> bool:

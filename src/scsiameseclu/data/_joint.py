@@ -20,7 +20,7 @@ from scsiameseclu.pp._counts import check_counts, get_counts, totals
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
 from scsiameseclu.pp._landmarks import Landmarks
-from scsiameseclu.pp._neighbors import GraphSettings, build_graph, write_graph
+from scsiameseclu.pp._neighbors import GraphSettings, build_graph, check_rep, write_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -385,4 +385,5 @@ def _rep(mdata: MuData, use_rep: str, n_rep: int | None = None) -> NDArray[np.fl
     rep = np.ascontiguousarray(mdata.obsm[use_rep], dtype=np.float32)
     if n_rep is not None and rep.shape[1] != n_rep:
         raise ValueError(f"obsm[{use_rep!r}]: expected {n_rep} columns as at set-up, found {rep.shape[1]}.")
+    check_rep(rep, use_rep, mdata.obs_names)
     return rep

@@ -14,6 +14,7 @@ from scvi import settings
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, confidence_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._setup import check_finite
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train._schedule import MAX_BATCH
 
@@ -46,7 +47,7 @@ class PredictionMixin:
     def _infer(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, clusters: bool = True
     ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Embed cells: the validated AnnData, row numbers, embedding and, on request, cluster probabilities."""
+        """Embed cells: the validated AnnData, row numbers, embedding and, on request, cluster probabilities; all finite."""
         adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
         rows = self._rows(adata, indices)
         latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
@@ -61,6 +62,9 @@ class PredictionMixin:
             if head is not None and probs is not None:
                 probs[block] = head(z).softmax(dim=1).cpu().numpy()
             start = block.stop
+        check_finite(latent, adata.obs_names[rows], "embedding")
+        if probs is not None:
+            check_finite(probs, adata.obs_names[rows], "cluster probabilities")
         return adata, rows, latent, probs
 
     def _batches(self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None) -> Iterator[dict[str, Any]]:

@@ -22,11 +22,11 @@ from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics, batch_offsets
 from scsiameseclu.model._expression import ExpressionMixin
-from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin
+from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._scvi import FromScviMixin
-from scsiameseclu.model._setup import check_setup_input, standard_fields
+from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields
 from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import read_mapped, write_mapped
@@ -289,6 +289,8 @@ class SCSiameseClu(
         """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""
         if adata is None and self.adata is None:
             raise ValueError("Expected data, found a model loaded without; pass adata.")
+        if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
+            self._check_new_cells(adata)
         adata = super()._validate_anndata(adata, copy_if_view)
         manager = self.get_anndata_manager(adata, required=True)
         graph = next((field for field in manager.fields if isinstance(field, CellGraphField)), None)
@@ -296,8 +298,18 @@ class SCSiameseClu(
         own_graph = not _compat.is_transferred(manager)
         if graph is not None and not graph.is_current(adata, state, own_graph):
             logger.info("The data changed since set-up; finding the neighbours again.")
+            self._check_new_cells(adata)
             _compat.reregister(manager)
         return adata
+
+    def _check_new_cells(self, adata: AnnData) -> None:
+        """Check what set-up checks, on cells the model is about to be applied to; labels are not needed."""
+        method, arguments = _compat.setup_call(self.registry_)
+        if method == "setup_mudata":
+            check_mudata(adata, arguments, known=True)
+        else:
+            columns: dict[str, Any] = {name: arguments.get(name) for name in _CHECKED_COLUMNS}
+            check_cells(adata, arguments.get("layer"), **columns)
 
     @classmethod
     def load(cls, dir_path: str, *args: Any, **kwargs: Any) -> Self:
@@ -371,6 +383,7 @@ class SCSiameseClu(
         )
 
 
+_CHECKED_COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 _SETUP_PARAMS = ("use_rep", "neighbors_key", "layer", "rna_layer", "protein_layer", "protein_weight", "batch_key")
 
 
