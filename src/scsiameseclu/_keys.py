@@ -14,7 +14,7 @@ class _AnnDataKeys(NamedTuple):
 
     LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent)
     GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
-    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
+    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k); whole numbers as float64 in a MuData
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
     DIFFUSED_INDEX: str = "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours
     DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k)

@@ -245,7 +245,9 @@ class JointGraphField(CellGraphField):
         else:
             write_landmark_blocks(cells, landmark_blocks(cells, of_cells, landmarks), of_cells, landmarks, None)
         for _, key in GRAPH_TABLES:
-            mdata.obsm[key] = cells.obsm[key]
+            table = cells.obsm[key]
+            # MuData that do not pull columns from their modalities can neither copy nor read tables of integers (mudata 0.3).
+            mdata.obsm[key] = table.astype(np.float64) if table.dtype.kind == "i" else table
         mdata.obsm[ADATA_KEYS.PROTEIN] = data.values
         mdata.obsm[ADATA_KEYS.PROTEIN_REP] = projection.protein.transform(data.values)
         record = cells.uns[ADATA_KEYS.NEIGHBORS]
@@ -271,8 +273,8 @@ class JointGraphField(CellGraphField):
     ) -> str:
         """SHA-1 of everything the stored tables depend on, and of some of them."""
         state = hashlib.sha1(self._source_digest(mdata, data).encode(), usedforsecurity=False)
-        for key in (ADATA_KEYS.GRAPH_REP, ADATA_KEYS.NEIGHBOR_INDEX):
-            state.update(np.ascontiguousarray(mdata.obsm[key]).tobytes())
+        for key, dtype in ((ADATA_KEYS.GRAPH_REP, np.float32), (ADATA_KEYS.NEIGHBOR_INDEX, np.int64)):
+            state.update(np.ascontiguousarray(mdata.obsm[key], dtype=dtype).tobytes())
         state.update(projection.digest.encode())
         state.update(b"" if landmarks is None else landmarks.digest.encode())
         return state.hexdigest()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
@@ -161,7 +162,8 @@ class SCSiameseClu(
         size_factor_key
             Column of ``obs`` with size factors, used instead of the library size.
         categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``obs`` with further covariates.
+            Columns of ``obs`` with further covariates. Continuous ones come on any scale: they are standardised with the
+            mean and standard deviation of these cells, which are part of the model.
         use_rep
             Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``; PCA of log-normalised counts by default.
         neighbors_key
@@ -283,6 +285,9 @@ class SCSiameseClu(
             manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP),
             offsets,
         )
+        if self.module.covariate_scaler is not None:
+            covariates = np.asarray(manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY), dtype=np.float64)
+            self.module.covariate_scaler.fit(torch.as_tensor(covariates))
         self._fit_proteins()
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
