@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu._atomic import finish, replaced_entries
-from scsiameseclu._keys import ADATA_KEYS, confidence_key, out_of_reference_key
+from scsiameseclu._keys import ADATA_KEYS, check_key, check_key_added, confidence_key, out_of_reference_key
 
 if TYPE_CHECKING:
     import argparse
@@ -248,10 +248,12 @@ def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") 
 def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:
     """The known types must be there, and must not be overwritten by the clusters they will be compared with."""
     key = arguments.labels_key
+    check_key(arguments.key_added, "--key-added")
     if key is not None and key not in adata.obs:
         raise KeyError(f"Expected --labels-key among {list(adata.obs.columns)}, found {key!r}.")
     if key == arguments.key_added:
         raise ValueError(f"Expected different --labels-key and --key-added, found {key!r} for both.")
+    check_key_added(adata, arguments.key_added)
 
 
 @contextmanager

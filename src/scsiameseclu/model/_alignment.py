@@ -24,7 +24,9 @@ def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
     without_x = adata.X is None
     if without_x:  # anndata cannot put a part with X next to one without
         adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
+    uns = adata.uns
     aligned = _compat.pad_and_sort(adata, names)
+    aligned.uns = uns
     if without_x:
         aligned.X = None
     return aligned

@@ -11,7 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import settings
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, confidence_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.model._setup import check_finite
@@ -288,8 +288,12 @@ class PredictionMixin:
         ------
         RuntimeError
             If the model has no clusters yet.
+        ValueError
+            If files cannot hold ``key_added`` (``"/"``, empty, ``"_index"``), or something else than earlier results has this
+            name.
         """
         self._check_clusters()
+        check_key_added(self.adata if adata is None else adata, key_added)  # type: ignore[attr-defined]
         adata, _, latent, probs = self._infer(adata, None, batch_size)
         if probs is None:
             raise RuntimeError("Expected cluster probabilities, found none; this is a bug.")

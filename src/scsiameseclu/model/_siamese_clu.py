@@ -28,6 +28,7 @@ from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields
+from scsiameseclu.model._split import plain_number, plain_numbers
 from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import read_mapped, write_mapped
@@ -100,6 +101,8 @@ class SCSiameseClu(
         super().__init__(adata, registry)
         # numpy integers would make the saved file depend on the numpy version.
         n_clusters = checked_n_clusters(n_clusters)
+        n_latent, n_hidden, n_layers = (plain_number(value) for value in (n_latent, n_hidden, n_layers))
+        module_kwargs = plain_numbers(module_kwargs)
         if adata is not None and not _compat.is_transferred(self.adata_manager):
             check_enough_cells(n_clusters, adata.n_obs)
         stats = self.summary_stats
