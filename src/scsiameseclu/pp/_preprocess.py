@@ -112,15 +112,18 @@ def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -
     """
     import scanpy as sc
 
+    if _where_nothing_varies(adata, None):  # whether scanpy fails depends on rounding
+        raise ValueError(
+            "Expected genes that vary between cells, found none. Check which matrix or layer holds the counts."
+        )
     try:
         sc.pp.highly_variable_genes(adata, batch_key=batch_key, **options)
     except (IndexError, ValueError) as error:
         lacking = _where_nothing_varies(adata, batch_key)
         if not lacking:
             raise
-        where = "" if batch_key is None else f" in every batch of obs[{batch_key!r}]"
         raise ValueError(
-            f"Expected genes that vary between cells{where}, found none in {' and '.join(lacking[:3])}. Leave these cells out, join "
+            f"Expected genes that vary between cells in every batch of obs[{batch_key!r}], found none in {' and '.join(lacking[:3])}. Leave these cells out, join "
             "small batches, or check which matrix or layer holds the counts."
         ) from error
 
