@@ -82,7 +82,7 @@ def test_shares_of_the_joint_space(mdata):
 def test_neighbors_agree_in_what_only_proteins_tell(mdata):
     def agreement(data):
         half = mdata.obs["half"].to_numpy()
-        return (half[data.obsm["siamese_clu_neighbor_index"]] == half[:, None]).mean()
+        return (half[data.obsm["siamese_clu_neighbor_index"].astype(int)] == half[:, None]).mean()
 
     SCSiameseClu.setup_mudata(mdata)
     SCSiameseClu.setup_anndata(mdata["rna"])
