@@ -110,7 +110,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
 
         Notes
         -----
-        An interrupt (Ctrl-C) ends the training and leaves a model that can predict. Training a trained model again
+        An interrupt (Ctrl-C) ends the training and leaves a model that can predict, or, before the first step, the model as it
+        was. Training a trained model again
         continues with its clusters.
         """
         self._validate_anndata()  # type: ignore[attr-defined]
