@@ -11,14 +11,16 @@ import pickle
 import sys
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scsiameseclu._keys import ADATA_KEYS, confidence_key, out_of_reference_key
+from scsiameseclu._atomic import finish, replaced_entries
+from scsiameseclu._keys import ADATA_KEYS, check_key, check_key_added, confidence_key, out_of_reference_key
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -39,46 +41,47 @@ logger = logging.getLogger(__name__)
 def demo(arguments: argparse.Namespace) -> str:
     """``fit`` on the bundled data, scored against its labels; replaces an earlier demo in the same folder."""
     arguments.labels_key, arguments.batch_key, arguments.layer, arguments.use_rep = "cell_type", None, None, None
+    finish(arguments.out)
     arguments.overwrite = arguments.overwrite or _is_demo(arguments.out)
-    _prepare_output(arguments, (*_RESULTS, *_TRAINED))
-    _quieten(arguments)
-    _check_accelerator(arguments.accelerator)
-    from scsiameseclu.data import datasets
+    with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
+        _quieten(arguments)
+        _check_accelerator(arguments.accelerator)
+        from scsiameseclu.data import datasets
 
-    return _fit_and_write(datasets.pbmc68k_reduced(), arguments, data=_DEMO_DATA)
+        return _fit_and_write(datasets.pbmc68k_reduced(), arguments, new, data=_DEMO_DATA)
 
 
 def fit(arguments: argparse.Namespace) -> str:
     """Train on the cells of a file and write labels, embedding, model and pictures."""
     _check_file(arguments.input)
-    _prepare_output(arguments, (*_RESULTS, *_TRAINED))
-    _quieten(arguments)
-    _check_accelerator(arguments.accelerator)
-    adata = _read(arguments.input)
-    _check_labels(adata, arguments)
-    return _fit_and_write(adata, arguments, data=str(arguments.input))
+    with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
+        _quieten(arguments)
+        _check_accelerator(arguments.accelerator)
+        adata = _read(arguments.input)
+        _check_labels(adata, arguments)
+        return _fit_and_write(adata, arguments, new, data=str(arguments.input))
 
 
 def predict(arguments: argparse.Namespace) -> str:
     """Apply a saved model to the cells of a file and write labels, embedding and picture."""
     _check_file(arguments.input)
     _check_file(arguments.model / "model.pt")
-    _prepare_output(arguments, _RESULTS)
-    _quieten(arguments)
-    _check_accelerator(arguments.accelerator)
-    adata = _read(arguments.input)
-    _check_labels(adata, arguments)
+    with _output(arguments, _RESULTS) as new:
+        _quieten(arguments)
+        _check_accelerator(arguments.accelerator)
+        adata = _read(arguments.input)
+        _check_labels(adata, arguments)
 
-    from scsiameseclu.tl._cluster import copy_results
+        from scsiameseclu.tl._cluster import copy_results
 
-    started = time.perf_counter()
-    model = _load(arguments.model, adata, arguments.accelerator)
-    model.write_to_adata(key_added=arguments.key_added)
-    copy_results(model.adata, adata, arguments.key_added)
-    adata.obs[out_of_reference_key(arguments.key_added)] = model.get_out_of_reference_score().to_numpy()
-    facts = {"data": str(arguments.input), "model": str(arguments.model), "n_clusters": model.n_clusters}
-    metrics = _write_results(adata, arguments, facts, time.perf_counter() - started)
-    return _report(adata, arguments, metrics, _RESULTS)
+        started = time.perf_counter()
+        model = _load(arguments.model, adata, arguments.accelerator)
+        model.write_to_adata(key_added=arguments.key_added)
+        copy_results(model.adata, adata, arguments.key_added)
+        adata.obs[out_of_reference_key(arguments.key_added)] = model.get_out_of_reference_score().to_numpy()
+        facts = {"data": str(arguments.input), "model": str(arguments.model), "n_clusters": model.n_clusters}
+        metrics = _write_results(adata, arguments, new, facts, time.perf_counter() - started)
+        return _report(adata, arguments, metrics, _RESULTS)
 
 
 def info(arguments: argparse.Namespace) -> str:
@@ -106,7 +109,7 @@ def _describe(model: SCSiameseClu) -> dict[str, Any]:
     }
 
 
-def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, data: str) -> str:
+def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, data: str) -> str:
     import scvi
 
     from scsiameseclu import pl, tl
@@ -130,8 +133,8 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, data: str) -> 
         },
     )
     seconds = time.perf_counter() - started
-    model.save(str(arguments.out / "model"), overwrite=arguments.overwrite)
-    pl.training_curves(model).savefig(arguments.out / "training.png", dpi=120)
+    model.save(new / "model")
+    pl.training_curves(model).savefig(new / "training.png", dpi=120)
     facts = {
         "data": data,
         "n_clusters_requested": arguments.n_clusters,
@@ -139,20 +142,20 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, data: str) -> 
         "n_genes_used": model.adata.n_vars,
         "seed": arguments.seed,
     }
-    metrics = _write_results(adata, arguments, facts, seconds)
+    metrics = _write_results(adata, arguments, new, facts, seconds)
     return _report(adata, arguments, metrics, (*_RESULTS, *_TRAINED))
 
 
 def _write_results(
-    adata: AnnData, arguments: argparse.Namespace, facts: Mapping[str, Any], seconds: float
+    adata: AnnData, arguments: argparse.Namespace, new: Path, facts: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """Write the files of ``_RESULTS``; return the content of ``metrics.json``."""
+    """Write the files of ``_RESULTS`` to the folder ``new``; return the content of ``metrics.json``."""
     import numpy as np
     import pandas as pd
 
     from scsiameseclu import pl
 
-    key, out = arguments.key_added, arguments.out
+    key = arguments.key_added
     labels, confidence = adata.obs[key], adata.obs[confidence_key(key)]
     metrics = {
         **facts,
@@ -166,13 +169,13 @@ def _write_results(
     table = pd.DataFrame({"cluster": labels, "confidence": confidence})
     if "model" in facts:  # cells mapped to a model
         table["out_of_reference"] = adata.obs[out_of_reference_key(key)]
-    table.to_csv(out / "pred.csv", index_label="cell")
-    np.save(out / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
-    np.save(out / "embedding.npy", adata.obsm[ADATA_KEYS.LATENT])
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+    table.to_csv(new / "pred.csv", index_label="cell")
+    np.save(new / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
+    np.save(new / "embedding.npy", adata.obsm[ADATA_KEYS.LATENT])
+    (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
-    pl.embedding(adata, colors, key=key).savefig(out / "umap.png", dpi=120, bbox_inches="tight")
-    adata.write_h5ad(out / "clustered.h5ad", compression="gzip")
+    pl.embedding(adata, colors, key=key).savefig(new / "umap.png", dpi=120, bbox_inches="tight")
+    adata.write_h5ad(new / "clustered.h5ad", compression="gzip")
     return metrics
 
 
@@ -212,6 +215,8 @@ def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
 
 
 def _check_file(path: Path) -> None:
+    for folder in (path.parent, path.parent.parent):  # a model is one of the results in the folder above
+        finish(folder)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file at {path}, found none.")
 
@@ -243,21 +248,25 @@ def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") 
 def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:
     """The known types must be there, and must not be overwritten by the clusters they will be compared with."""
     key = arguments.labels_key
+    check_key(arguments.key_added, "--key-added")
     if key is not None and key not in adata.obs:
         raise KeyError(f"Expected --labels-key among {list(adata.obs.columns)}, found {key!r}.")
     if key == arguments.key_added:
         raise ValueError(f"Expected different --labels-key and --key-added, found {key!r} for both.")
+    check_key_added(adata, arguments.key_added)
 
 
-def _prepare_output(arguments: argparse.Namespace, names: Sequence[str]) -> None:
-    """Make the output folder, or refuse it, before any work is done."""
+@contextmanager
+def _output(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[Path]:
+    """Folder for new results, which come to the output folder together at the end; refused before any work is done."""
     out = arguments.out
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"Expected --out to be a folder, found the file {out}.")
-    present = [name for name in names if (out / name).exists()]
-    if present and not arguments.overwrite:
-        raise FileExistsError(f"Expected no earlier results in {out}, found {', '.join(present)}: add --overwrite.")
-    out.mkdir(parents=True, exist_ok=True)
+    with replaced_entries(out, wait=0.0) as new:
+        present = [name for name in names if (out / name).exists()]
+        if present and not arguments.overwrite:
+            raise FileExistsError(f"Expected no earlier results in {out}, found {', '.join(present)}: add --overwrite.")
+        yield new
 
 
 def _check_accelerator(name: str) -> None:

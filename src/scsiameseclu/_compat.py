@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
 from anndata import AnnData
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from scvi.data._constants import (
 )
 from scvi.data.fields import MuDataWrapper, ObsmField
 from scvi.model.base import BaseModelClass
+from scvi.model.base._archesmixin import _pad_and_sort_query_anndata
 
 __all__ = [
     "MuDataTableField",
@@ -24,7 +26,9 @@ __all__ = [
     "batch_codes",
     "field_state",
     "forget_borrowed_identity",
+    "is_registered",
     "is_transferred",
+    "pad_and_sort",
     "reregister",
     "setup_call",
 ]
@@ -41,6 +45,13 @@ def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
     owner = cls._setup_adata_manager_store.get(adata.uns.get(_SCVI_UUID_KEY))
     if owner is not None and owner.adata is not adata:
         del adata.uns[_SCVI_UUID_KEY]
+
+
+def is_registered(model: BaseModelClass, adata: AnnData) -> bool:
+    """Whether a model has met these very data; unlike the look-up of scvi-tools, it does not register copies of them."""
+    managers = type(model)._per_instance_manager_store.get(model.id, {})
+    manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
+    return manager is not None and manager.adata is adata
 
 
 def is_transferred(manager: AnnDataManager) -> bool:
@@ -69,6 +80,11 @@ def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:
 def setup_call(registry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the set-up method that a registry comes from."""
     return registry.get(_SETUP_METHOD_NAME, "setup_anndata"), dict(registry.get(_SETUP_ARGS_KEY) or {})
+
+
+def pad_and_sort(adata: AnnData, names: pd.Index) -> AnnData:
+    """An AnnData with these genes in this order, missing ones 0; the one given if it has no gene missing, changed in place."""
+    return _pad_and_sort_query_anndata(adata, names, inplace=False)
 
 
 def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:

@@ -1,6 +1,7 @@
 """Every name the package writes into an AnnData or an scvi-tools registry, in one place."""
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 DEFAULT_KEY: Final = "siamese_clu"
 """Default ``key_added`` of everything that writes cluster labels."""
@@ -14,7 +15,7 @@ class _AnnDataKeys(NamedTuple):
 
     LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent)
     GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
-    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
+    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k); whole numbers as float64 in a MuData
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
     DIFFUSED_INDEX: str = (
         "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours, if asked for
@@ -98,3 +99,51 @@ def stability_key(key: str) -> str:
 def consensus_key(key: str) -> str:
     """``obs`` column with the clusters that the runs agree on."""
     return f"{key}_consensus"
+
+
+def check_key(key: Any, argument: str = "key_added") -> None:
+    """Refuse names of results that files cannot hold.
+
+    Raises
+    ------
+    TypeError
+        If ``key`` is not text.
+    ValueError
+        If it is empty, contains ``/``, or is kept for other purposes.
+    """
+    if not isinstance(key, str):
+        raise TypeError(f"`{argument}`: expected text, found {key!r}.")
+    if not key.strip() or "/" in key or "\0" in key or key in {".", "..", "_index", "__categories"}:
+        raise ValueError(
+            f"`{argument}`: expected a name that files can hold (not empty, without '/', none of '.', '..', '_index', "
+            f"'__categories'), found {key!r}. Take another one, such as {DEFAULT_KEY!r}."
+        )
+
+
+def check_key_added(data: Any, key: Any) -> None:
+    """Refuse a name under which results cannot be written, or would replace anything but earlier results.
+
+    Parameters
+    ----------
+    data
+        AnnData or MuData to write to.
+    key
+        Name of the labels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`check_key`; ValueError also if something else has the name.
+    """
+    check_key(key)
+    record = data.uns.get(key)
+    params = record.get("params") if isinstance(record, Mapping) else None
+    if isinstance(params, Mapping) and "n_clusters_requested" in params:  # earlier results
+        return
+    places = {"obs": (key, confidence_key(key)), "obsm": (probs_key(key),), "uns": (key,)}
+    taken = [f"{slot}[{name!r}]" for slot, names in places.items() for name in names if name in getattr(data, slot)]
+    if taken:
+        raise ValueError(
+            f"`key_added`: expected a name that is free, or that of earlier results of this package, found that {' and '.join(taken)} "
+            f"would be replaced by results named {key!r}. Take another name, or delete what is there."
+        )

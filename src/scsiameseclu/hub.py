@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scsiameseclu._atomic import replaced_entries
 from scsiameseclu._keys import SIAMESE_KEYS
 
 if TYPE_CHECKING:
@@ -166,6 +167,12 @@ def prepare_hub_model(
     metadata = HubMetadata.from_dir(
         path, anndata_version=version("anndata"), model_parent_module=PARENT_MODULE, training_data_url=training_data_url
     )
-    hub_model = HubModel(path, metadata=metadata, model_card=ModelCard(text))
-    hub_model.save(overwrite=overwrite)
-    return hub_model
+    card = ModelCard(text)
+    with replaced_entries(folder) as new:
+        HubModel(str(new), metadata=metadata, model_card=card).save()
+        present = [each.name for each in new.iterdir() if (Path(folder) / each.name).exists()]
+        if present and not overwrite:
+            raise FileExistsError(
+                f"Expected no {' or '.join(present)} in {path!r}; add overwrite=True to replace them."
+            )
+    return HubModel(path, metadata=metadata, model_card=card)

@@ -1,5 +1,6 @@
 """RNA and surface proteins of the same cells."""
 
+import mudata
 import numpy as np
 import pandas as pd
 import pytest
@@ -82,7 +83,7 @@ def test_shares_of_the_joint_space(mdata):
 def test_neighbors_agree_in_what_only_proteins_tell(mdata):
     def agreement(data):
         half = mdata.obs["half"].to_numpy()
-        return (half[data.obsm["siamese_clu_neighbor_index"]] == half[:, None]).mean()
+        return (half[data.obsm["siamese_clu_neighbor_index"].astype(int)] == half[:, None]).mean()
 
     SCSiameseClu.setup_mudata(mdata)
     SCSiameseClu.setup_anndata(mdata["rna"])
@@ -315,3 +316,64 @@ def test_unusable_mudata(mdata):
     mdata["protein"].X[3, 2] = np.inf
     with pytest.raises(ValueError, match="CD3"):
         SCSiameseClu.setup_mudata(mdata)
+
+
+@pytest.fixture(params=[False, True], ids=["no pull", "pull"])
+def pull_on_update(request):
+    with mudata.set_options(pull_on_update=request.param):
+        yield
+
+
+def test_options_of_mudata_change_nothing(model, soft, reference, quick, small, tmp_path, pull_on_update):
+    mdata = make_mdata()
+    again = train(mdata, quick, small)
+    assert np.allclose(again.predict(soft=True), soft, atol=1e-4)
+    again.write_to_adata()
+    for data in (mdata.copy(), mdata[:30].copy()):
+        assert len(again.predict(data)) == data.n_obs
+    mdata.write_h5mu(tmp_path / "cells.h5mu")
+    read = mudata.read_h5mu(tmp_path / "cells.h5mu")
+    again.save(tmp_path / "model", save_anndata=True)
+    loaded = SCSiameseClu.load(tmp_path / "model", accelerator="cpu")
+    for predicted in (loaded.predict(soft=True), again.predict(read, soft=True)):
+        assert np.allclose(predicted, soft, atol=1e-4)
+    mapped = SCSiameseClu.load_query_data(make_mdata(n_obs=180)[120:].copy(), reference, accelerator="cpu")
+    assert len(mapped.predict()) == 60
+
+
+def with_hashtags(mdata):
+    tags = mdata["protein"].copy()
+    tags.var_names = [f"tag{i}" for i in range(tags.n_vars)]
+    more = MuData({"rna": mdata["rna"], "protein": mdata["protein"], "hto": tags})
+    more.obs["batch"] = mdata.obs["batch"]
+    return more
+
+
+def test_further_modalities_are_ignored(reference, held_out, tmp_path):
+    expected = SCSiameseClu.load_query_data(held_out.copy(), reference, accelerator="cpu").predict(soft=True)
+    reference.save(tmp_path / "model")
+    for source in (reference, tmp_path / "model"):
+        more = with_hashtags(held_out)
+        mapped = SCSiameseClu.load_query_data(more, source, accelerator="cpu")
+        assert np.allclose(mapped.predict(soft=True), expected, atol=1e-5)
+        assert set(more.mod) == {"rna", "protein", "hto"}
+    assert np.allclose(reference.predict(with_hashtags(held_out), soft=True), expected, atol=1e-5)
+
+
+def test_modalities_that_the_model_never_read_may_be_missing(held_out, quick, small):
+    model = train(with_hashtags(make_mdata(n_obs=180)[:120].copy()), quick, small)
+    assert len(SCSiameseClu.load_query_data(held_out, model, accelerator="cpu").predict()) == 60
+
+
+def test_tables_of_a_query_stay_when_its_genes_are_put_in_order(small, quick):
+    data = make_mdata(n_obs=180)
+    data.obsm["X_rep"] = data["rna"].X.toarray()[:, :5]
+    reference, query = data[:120].copy(), data[120:].copy()
+    SCSiameseClu.setup_mudata(reference, use_rep="X_rep")
+    model = SCSiameseClu(reference, n_clusters=2, **small)
+    model.train(max_epochs=2, **quick)
+    fewer = MuData({"rna": query["rna"][:, 1:].copy(), "protein": query["protein"].copy()})
+    fewer.obsm["X_rep"] = query.obsm["X_rep"]
+    mapped = SCSiameseClu.load_query_data(fewer, model, accelerator="cpu")
+    assert np.allclose(mapped.adata.obsm["X_rep"], query.obsm["X_rep"])
+    assert len(mapped.predict()) == 60

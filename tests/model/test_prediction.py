@@ -105,7 +105,7 @@ def test_unknown_new_cells(trained):
 
 
 def test_cells_of_unknown_or_missing_batches_are_refused(trained):
-    for batch, message in (("unseen", "Category unseen not found"), (None, "label for every cell, found 60 missing")):
+    for batch, message in (("unseen", "Category unseen not found"), (None, "batch for every cell, found 60 missing")):
         new = synthetic(n_obs=60, n_vars=80, n_types=3, n_batches=2, seed=5)
         new.obs["batch"] = batch
         with pytest.raises(ValueError, match=message):

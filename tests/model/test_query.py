@@ -311,3 +311,30 @@ def test_scores_of_new_batches_and_after_adapting(trained, quick):
 def test_scores_need_a_trained_model(setup_adata, small):
     with pytest.raises(RuntimeError, match="Expected a trained model"):
         SCSiameseClu(setup_adata, n_clusters=3, **small).predict(max_out_of_reference=0.5)
+
+
+@pytest.mark.parametrize(
+    "genes", [slice(None), slice(None, None, -1), slice(1, None)], ids=["same", "reversed", "one less"]
+)
+def test_counts_in_a_layer_and_no_x(quick, small, genes):
+    def in_layer(adata):
+        adata.layers["counts"] = adata.X.copy()
+        adata.X = None
+        return adata
+
+    reference = in_layer(make(120))
+    SCSiameseClu.setup_anndata(reference, layer="counts")
+    model = SCSiameseClu(reference, n_clusters=3, **small)
+    model.train(max_epochs=2, **quick)
+    query = make(40, seed=2)[:, genes].copy()
+    filled = query.copy()
+    filled.layers["counts"] = filled.X
+    expected = SCSiameseClu.load_query_data(filled, model, accelerator="cpu").predict(soft=True)
+    mapped = SCSiameseClu.load_query_data(in_layer(query.copy()), model, accelerator="cpu")
+    assert np.allclose(mapped.predict(soft=True), expected, atol=1e-5)
+    assert mapped.adata.X is None and mapped.adata.var_names.equals(reference.var_names)
+    if genes == slice(1, None):
+        assert mapped.adata[:, reference.var_names[0]].layers["counts"].sum() == 0
+    changed = in_layer(query.copy())
+    SCSiameseClu.prepare_query_anndata(changed, model)
+    assert changed.X is None and changed.var_names.equals(reference.var_names)

@@ -1,7 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pl import training_curves
 
 
@@ -55,3 +58,15 @@ def test_unused_panels_are_blank(history: dict[str, pd.DataFrame]) -> None:
     history |= {"a_train": _frame("a_train", [1.0])}
     figure = training_curves(history, n_cols=2)
     assert [ax.axison for ax in figure.axes] == [True, True, True, False]
+
+
+def test_a_model_trained_with_another_logger_is_told_so(tmp_path) -> None:
+    adata = synthetic(n_obs=60, n_vars=30, n_types=2)
+    SCSiameseClu.setup_anndata(adata, n_neighbors=5)
+    model = SCSiameseClu(adata, n_clusters=2, n_latent=4, n_hidden=8)
+    with pytest.raises(ValueError, match="call train"):
+        training_curves(model)
+    options = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False}
+    model.train(logger=CSVLogger(tmp_path), **options)
+    with pytest.raises(ValueError, match="trained with a logger that keeps none in the model"):
+        training_curves(model)

@@ -98,18 +98,24 @@ def test_existing_data_are_replaced_only_when_asked(adata, tmp_path):
     assert read_mapped(tmp_path / "mapped").n_obs == 5
 
 
-def test_a_copy_that_was_cut_short_is_not_opened(adata, tmp_path, monkeypatch):
+def test_a_copy_that_was_cut_short_leaves_the_old_one(adata, tmp_path, monkeypatch):
     adata.write_h5ad(tmp_path / "cells.h5ad")
-    write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")
 
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("scsiameseclu.pp._mapped._write_counts", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped", overwrite=True)
-    with pytest.raises(FileNotFoundError, match="write it again"):
-        read_mapped(tmp_path / "mapped")
+    with monkeypatch.context() as patch:
+        patch.setattr("scsiameseclu.pp._mapped._write_counts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")
+        with pytest.raises(FileNotFoundError, match="write it again"):
+            read_mapped(tmp_path / "mapped")
+        patch.undo()
+        write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")
+        patch.setattr("scsiameseclu.pp._mapped._write_counts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped", genes=adata.var_names[:2], overwrite=True)
+    assert read_mapped(tmp_path / "mapped").shape == adata.shape
 
 
 def test_bad_sources(adata, tmp_path):

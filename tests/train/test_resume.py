@@ -115,6 +115,12 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     others.adata.obs_names = [f"other_{i}" for i in range(150)]
     with pytest.raises(ValueError, match="found one for others"):
         others.train(max_epochs=3, ckpt_path=path, **QUICK)
+    changed = synthetic(n_obs=150, n_vars=50, n_types=3, seed=1)
+    changed.obs_names, changed.var_names = make().adata.obs_names, make().adata.var_names
+    SCSiameseClu.setup_anndata(changed)
+    with pytest.raises(ValueError, match="found one for others with the same names"):
+        model = SCSiameseClu(changed, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
+        model.train(max_epochs=3, ckpt_path=path, **QUICK)
     state = torch.load(path, weights_only=True)
     del state["scsiameseclu"]
     torch.save(state, path)

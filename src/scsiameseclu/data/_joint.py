@@ -20,7 +20,7 @@ from scsiameseclu.pp._counts import canonical, check_counts, get_counts, name_or
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
 from scsiameseclu.pp._landmarks import Landmarks
-from scsiameseclu.pp._neighbors import GraphSettings, build_graph, has_wanted_diffusion, write_graph
+from scsiameseclu.pp._neighbors import GraphSettings, build_graph, check_rep, has_wanted_diffusion, write_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -247,7 +247,9 @@ class JointGraphField(CellGraphField):
         for _, key in graph_tables(diffusion=True):
             mdata.obsm.pop(key, None)
             if key in cells.obsm:
-                mdata.obsm[key] = cells.obsm[key]
+                table = cells.obsm[key]
+                # MuData that do not pull columns from their modalities can neither copy nor read tables of integers (mudata 0.3).
+                mdata.obsm[key] = table.astype(np.float64) if table.dtype.kind == "i" else table
         mdata.obsm[ADATA_KEYS.PROTEIN] = data.values
         mdata.obsm[ADATA_KEYS.PROTEIN_REP] = projection.protein.transform(data.values)
         record = cells.uns[ADATA_KEYS.NEIGHBORS]
@@ -275,8 +277,8 @@ class JointGraphField(CellGraphField):
     ) -> str:
         """SHA-1 of everything the stored tables depend on, and of some of them."""
         state = hashlib.sha1(self._source_digest(mdata, data).encode(), usedforsecurity=False)
-        for key in (ADATA_KEYS.GRAPH_REP, ADATA_KEYS.NEIGHBOR_INDEX):
-            state.update(np.ascontiguousarray(mdata.obsm[key]).tobytes())
+        for key, dtype in ((ADATA_KEYS.GRAPH_REP, np.float32), (ADATA_KEYS.NEIGHBOR_INDEX, np.int64)):
+            state.update(np.ascontiguousarray(mdata.obsm[key], dtype=dtype).tobytes())
         state.update(projection.digest.encode())
         state.update(b"" if landmarks is None else landmarks.digest.encode())
         return state.hexdigest()
@@ -395,4 +397,5 @@ def _rep(mdata: MuData, use_rep: str, n_rep: int | None = None) -> NDArray[np.fl
     rep = np.ascontiguousarray(mdata.obsm[use_rep], dtype=np.float32)
     if n_rep is not None and rep.shape[1] != n_rep:
         raise ValueError(f"obsm[{use_rep!r}]: expected {n_rep} columns as at set-up, found {rep.shape[1]}.")
+    check_rep(rep, use_rep, mdata.obs_names)
     return rep

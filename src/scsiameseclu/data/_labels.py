@@ -9,11 +9,23 @@ from scvi.data.fields import CategoricalObsField
 
 
 class LabelsField(CategoricalObsField):
-    """A categorical column of ``obs`` that data met after set-up need not have.
+    """A categorical column of ``obs`` that need not say something about every cell, and that later data need not have.
 
     Cells without the column, without a label, or with one that was unknown at set-up get the code -1. No part of the model
     reads the codes.
     """
+
+    def register_field(self, adata: AnnData) -> dict[str, Any]:
+        """Number the labels; a label that is missing gets the code -1."""
+        column = None if self.is_default else adata.obs.get(self._original_attr_key)
+        if column is None or not column.isna().any():
+            return super().register_field(adata)
+        labels = column.astype("category").cat
+        adata.obs[self.attr_key] = labels.codes
+        return {
+            self.CATEGORICAL_MAPPING_KEY: labels.categories.to_numpy(copy=True),
+            self.ORIGINAL_ATTR_KEY: self._original_attr_key,
+        }
 
     def validate_field(self, adata: AnnData) -> None:
         """Accept any AnnData; a column that is missing at set-up is reported by registration."""

@@ -147,6 +147,11 @@ class NeighborDataManager(AnnDataManager):
 
     device_data: DeviceData | None = None
 
+    def get_from_registry(self, registry_key: str) -> Any:
+        """Look up registered data; row numbers of neighbours are int64, however they are stored."""
+        found = super().get_from_registry(registry_key)
+        return np.asarray(found, dtype=np.int64) if registry_key in _INDEX_KEYS else found
+
     @contextmanager
     def on_device(self, device: torch.device) -> Iterator[None]:
         """Hold the data on a device meanwhile, so that batches are formed there; they must be in memory and fit.

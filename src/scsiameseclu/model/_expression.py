@@ -10,6 +10,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from scsiameseclu import _compat
+from scsiameseclu.model._setup import check_finite
 from scsiameseclu.module import SiameseModule
 
 
@@ -77,6 +78,7 @@ class ExpressionMixin:
             per_batch = [self._decode(tensors, code, library_size)[:, genes] for code in codes]
             blocks.append(torch.stack(per_batch).mean(dim=0).cpu().numpy())
         expression = np.concatenate(blocks) if blocks else np.zeros((0, len(genes)), dtype=np.float32)
+        check_finite(expression, adata.obs_names[rows], "decoded expression")
         if return_numpy:
             return expression
         return pd.DataFrame(expression, index=adata.obs_names[rows], columns=rna.var_names[genes])

@@ -25,7 +25,7 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._joint import JointSource, joint_graph_fields, read_proteins
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.data._loader import NeighborDataManager
-from scsiameseclu.model._setup import check_columns, check_setup_input, wants_diffusion
+from scsiameseclu.model._setup import check_cells, check_columns, check_finite, wants_diffusion
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling
 
@@ -33,6 +33,13 @@ PROTEIN_STAT = f"n_{SIAMESE_KEYS.PROTEIN}"
 """Name of the number of proteins in ``summary_stats``."""
 
 _DEFAULT_MODALITIES = {"rna_layer": "rna", "protein_layer": "protein"}
+_COLUMNS = (
+    "batch_key",
+    "labels_key",
+    "size_factor_key",
+    "categorical_covariate_keys",
+    "continuous_covariate_keys",
+)
 _MuDataLabelsField = MuDataWrapper(LabelsField)
 
 
@@ -115,22 +122,12 @@ class MuDataMixin:
         modalities = {**_DEFAULT_MODALITIES, **(modalities or {})}
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
         setup_method_args = cls._get_setup_method_args(**locals())  # type: ignore[attr-defined]
-        of = {name: modalities.get(name) for name in _compat.setup_call(setup_method_args)[1]}
+        arguments = _compat.setup_call(setup_method_args)[1]
+        of = {name: modalities.get(name) for name in arguments}
         known = kwargs.get("source_registry") is not None
-        _check_modalities(mdata, modalities, set(of))
-        columns = {
-            "batch_key": batch_key,
-            # Cells that meet a model later need no labels.
-            "labels_key": None if known else labels_key,
-            "size_factor_key": size_factor_key,
-            "categorical_covariate_keys": categorical_covariate_keys,
-            "continuous_covariate_keys": continuous_covariate_keys,
-        }
-        for name, key in columns.items():
-            container = mdata if of[name] is None else mdata[of[name]]
-            check_columns(container, **{**dict.fromkeys(columns), name: key})  # type: ignore[arg-type]
-        check_setup_input(mdata[of["rna_layer"]], rna_layer, min_cells=1 if known else 2)
-        _check_proteins(mdata[of["protein_layer"]], protein_layer, protein_weight, warn=not known)
+        if isinstance(mdata, MuData) and mdata.is_view:
+            raise ValueError("Expected a MuData of its own, found a view; call mdata = mdata.copy() first.")
+        check_mudata(mdata, arguments, known=known)
         fields = [
             *joint_graph_fields(
                 source=JointSource(
@@ -266,7 +263,37 @@ class MuDataMixin:
             ]
             blocks.append(torch.stack(decoded).mean(dim=0)[:, columns].cpu().numpy())
         expression = np.concatenate(blocks)
+        check_finite(expression, adata.obs_names[rows], "decoded proteins")
         return expression if return_numpy else pd.DataFrame(expression, index=adata.obs_names[rows], columns=wanted)
+
+
+def check_mudata(mdata: Any, arguments: Mapping[str, Any], *, known: bool) -> None:
+    """Refuse a MuData that cannot be set up on, or that a model cannot be applied to; views are fine.
+
+    Parameters
+    ----------
+    mdata
+        The data.
+    arguments
+        Arguments of :meth:`MuDataMixin.setup_mudata`.
+    known
+        Whether a model is applied to the cells: these need no labels, and one of them is enough.
+
+    Raises
+    ------
+    TypeError, NotImplementedError, KeyError, ValueError
+        As :meth:`MuDataMixin.setup_mudata`.
+    """
+    modalities = arguments["modalities"]
+    _check_modalities(mdata, modalities, set(arguments))
+    for name in _COLUMNS:
+        if not (known and name == "labels_key"):
+            place = modalities.get(name)
+            container = mdata if place is None else mdata[place]
+            check_columns(container, **{**dict.fromkeys(_COLUMNS), name: arguments.get(name)})  # type: ignore[arg-type]
+    check_cells(mdata[modalities["rna_layer"]], arguments.get("rna_layer"), min_cells=1 if known else 2)
+    protein = mdata[modalities["protein_layer"]]
+    _check_proteins(protein, arguments.get("protein_layer"), arguments["protein_weight"], warn=not known)
 
 
 def _check_modalities(mdata: Any, modalities: Mapping[str, str], arguments: set[str]) -> None:
@@ -275,8 +302,6 @@ def _check_modalities(mdata: Any, modalities: Mapping[str, str], arguments: set[
         raise TypeError(f"Expected a MuData, found {type(mdata).__name__}.")
     if mdata.isbacked:
         raise NotImplementedError("Expected a MuData in memory, found a backed one; read it without backed=.")
-    if mdata.is_view:
-        raise ValueError("Expected a MuData of its own, found a view; call mdata = mdata.copy() first.")
     unknown = sorted(set(modalities) - arguments)
     if unknown:
         raise ValueError(f"`modalities`: expected names of arguments of setup_mudata, found {unknown}.")

@@ -11,9 +11,10 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import settings
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, confidence_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._setup import check_finite
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train._schedule import MAX_BATCH
 
@@ -46,7 +47,7 @@ class PredictionMixin:
     def _infer(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, clusters: bool = True
     ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Embed cells: the validated AnnData, row numbers, embedding and, on request, cluster probabilities."""
+        """Embed cells: the validated AnnData, row numbers, embedding and, on request, cluster probabilities; all finite."""
         adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
         rows = self._rows(adata, indices)
         latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
@@ -61,6 +62,9 @@ class PredictionMixin:
             if head is not None and probs is not None:
                 probs[block] = head(z).softmax(dim=1).cpu().numpy()
             start = block.stop
+        check_finite(latent, adata.obs_names[rows], "embedding")
+        if probs is not None:
+            check_finite(probs, adata.obs_names[rows], "cluster probabilities")
         return adata, rows, latent, probs
 
     def _batches(self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None) -> Iterator[dict[str, Any]]:
@@ -284,8 +288,12 @@ class PredictionMixin:
         ------
         RuntimeError
             If the model has no clusters yet.
+        ValueError
+            If files cannot hold ``key_added`` (``"/"``, empty, ``"_index"``), or something else than earlier results has this
+            name.
         """
         self._check_clusters()
+        check_key_added(self.adata if adata is None else adata, key_added)  # type: ignore[attr-defined]
         adata, _, latent, probs = self._infer(adata, None, batch_size)
         if probs is None:
             raise RuntimeError("Expected cluster probabilities, found none; this is a bug.")

@@ -15,6 +15,7 @@ from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.model._alignment import align_genes, align_modalities
 from scsiameseclu.model._gene_names import check_gene_names
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
@@ -127,7 +128,7 @@ class QueryMixin(ArchesMixin):
             {key: part.var_names for key, part in data.mod.items()} if isinstance(data, MuData) else data.var_names
         )
         if isinstance(present, dict):
-            same = all(present[key].equals(pd.Index(names)) for key, names in wanted.items() if key in present)
+            same = all(key in wanted and names.equals(pd.Index(wanted[key])) for key, names in present.items())
         else:
             same = present.equals(wanted)
         if same:
@@ -145,7 +146,7 @@ class QueryMixin(ArchesMixin):
             prepare(data, reference, inplace=True)
             return data
         logger.info("Bringing the genes of the query into the order of the model, in a copy.")
-        return prepare(data.copy(), reference, inplace=False)
+        return prepare(data, reference, inplace=False)
 
     @staticmethod
     def prepare_query_anndata(
@@ -190,7 +191,52 @@ class QueryMixin(ArchesMixin):
             return wanted
         check_gene_names(adata.var_names, pd.Index(wanted))
         _check_matrices(adata)
-        return prepare(adata, source, inplace=inplace)
+        aligned = align_genes(adata.copy(), wanted)
+        if not inplace:
+            return aligned
+        adata._init_as_actual(aligned)
+        return None
+
+    @staticmethod
+    def prepare_query_mudata(
+        mdata: MuData,
+        reference_model: Any,
+        return_reference_var_names: bool = False,
+        inplace: bool = True,
+    ) -> MuData | dict[str, pd.Index] | None:
+        """Give a MuData the modalities of a model, and these its genes and proteins, in their order; missing ones become 0.
+
+        :meth:`load_query_data` does this by itself.
+
+        Parameters
+        ----------
+        mdata
+            New cells. Modalities that the model does not know are left out.
+        reference_model
+            Trained model, or the folder it was saved in.
+        return_reference_var_names
+            Only return the names of the model, by modality.
+        inplace
+            Change ``mdata`` instead of returning another one.
+
+        Returns
+        -------
+        Nothing, the MuData (``inplace=False``), or names by modality.
+
+        Raises
+        ------
+        ValueError
+            If a modality has no name in common with the model's.
+        """
+        source = _as_path(reference_model) if isinstance(reference_model, str | PathLike) else reference_model
+        wanted = ArchesMixin.prepare_query_mudata(mdata, source, return_reference_var_names=True)
+        if return_reference_var_names:
+            return wanted
+        aligned = align_modalities(mdata, wanted)
+        if not inplace:
+            return aligned
+        mdata._init_as_actual(aligned)
+        return None
 
     # -- unlike the reference ------------------------------------------------------------------------------------
 

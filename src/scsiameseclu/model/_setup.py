@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.abc import CSCDataset
+from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
     CategoricalJointObsField,
@@ -45,8 +46,37 @@ def check_setup_input(
     KeyError
         If a key is missing; the message lists the available ones.
     ValueError
-        If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or infinite, batch labels
-        are missing, size factors are not positive, or continuous covariates not finite.
+        If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or infinite, batches or
+        categories are missing, size factors are not positive, or continuous covariates not finite.
+    """
+    if isinstance(adata, AnnData) and adata.is_view:
+        raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
+    columns = (batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
+    check_cells(adata, layer, *columns, min_cells=min_cells)
+
+
+def check_cells(
+    adata: AnnData,
+    layer: str | None,
+    batch_key: str | None = None,
+    labels_key: str | None = None,
+    size_factor_key: str | None = None,
+    categorical_covariate_keys: Sequence[str] | None = None,
+    continuous_covariate_keys: Sequence[str] | None = None,
+    *,
+    min_cells: int = 1,
+) -> None:
+    """Refuse cells that cannot be set up on, or that a model cannot be applied to; views are fine.
+
+    Raises
+    ------
+    TypeError, NotImplementedError, KeyError, ValueError
+        As :func:`check_setup_input`.
+
+    Warns
+    -----
+    UserWarning
+        If the counts are not whole numbers.
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.")
@@ -55,8 +85,6 @@ def check_setup_input(
             "Expected backed counts whose rows can be read one by one (CSR or dense), found CSC. Write them as CSR "
             "(adata.to_memory(), adata.X = adata.X.tocsr(), adata.write_h5ad), or work in memory."
         )
-    if adata.is_view:
-        raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
     if adata.n_obs < min_cells or adata.n_vars < 2:
         raise ValueError(f"Expected at least {min_cells} cells and 2 genes, found {adata.n_obs} and {adata.n_vars}.")
     if layer is not None and layer not in adata.layers:
@@ -87,12 +115,16 @@ def check_columns(
     for key in [size_factor_key, *(continuous_covariate_keys or [])]:
         if key is not None:
             _check_numbers(adata, key, positive=key == size_factor_key)
-    if batch_key is not None and adata.obs[batch_key].isna().any():
-        n_missing = int(adata.obs[batch_key].isna().sum())
-        raise ValueError(f"Expected a batch for every cell, found {n_missing} missing values in obs[{batch_key!r}].")
     for key in [batch_key, *(categorical_covariate_keys or [])]:
-        if key is not None:
-            check_one_kind(adata.obs[key])
+        if key is None:
+            continue
+        if n_missing := int(adata.obs[key].isna().sum()):
+            what = "batch" if key == batch_key else "category"
+            raise ValueError(
+                f"Expected a {what} for every cell, found {n_missing} missing values in obs[{key!r}]. Fill them in, or leave "
+                "these cells out."
+            )
+        check_one_kind(adata.obs[key])
 
 
 def check_one_kind(values: pd.Series, known: Sequence[Any] = ()) -> None:
@@ -139,6 +171,34 @@ def wants_diffusion(diffusion: bool, source_registry: dict[str, Any] | None) -> 
     if source_registry is None:
         return diffusion
     return GraphSettings.from_state(_compat.field_state(source_registry, SIAMESE_KEYS.CELL_GRAPH)).diffusion
+
+
+def check_finite(values: NDArray[np.floating[Any]], names: Sequence[Any], what: str) -> None:
+    """Refuse to hand out results that are NaN or infinite.
+
+    Parameters
+    ----------
+    values
+        Results, one row per cell.
+    names
+        Names of the cells.
+    what
+        What the results are, for the message.
+
+    Raises
+    ------
+    ValueError
+        If a value is not finite; the message names the first such cell.
+    """
+    if np.isfinite(values.sum(dtype=np.float64)):  # the usual case, without a table of its own
+        return
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"Expected finite {what}, found NaN or infinite values for cell {names[bad[0]]!r} ({bad.size} of {len(values)} "
+            "cells). Look for extreme values in the counts, representation or covariates of these cells; if all cells are "
+            "concerned, the weights of the model are damaged: load it again, or train anew."
+        )
 
 
 def standard_fields(

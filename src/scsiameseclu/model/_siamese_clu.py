@@ -6,25 +6,29 @@ import pickle
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
+from scsiameseclu._atomic import finish
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics, batch_offsets
 from scsiameseclu.model._expression import ExpressionMixin
-from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin
+from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._scvi import FromScviMixin
-from scsiameseclu.model._setup import check_setup_input, standard_fields, wants_diffusion
+from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
+from scsiameseclu.model._split import plain_number, plain_numbers
 from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import read_mapped, write_mapped
@@ -98,6 +102,8 @@ class SCSiameseClu(
         super().__init__(adata, registry)
         # numpy integers would make the saved file depend on the numpy version.
         n_clusters = checked_n_clusters(n_clusters)
+        n_latent, n_hidden, n_layers = (plain_number(value) for value in (n_latent, n_hidden, n_layers))
+        module_kwargs = plain_numbers(module_kwargs)
         if adata is not None and not _compat.is_transferred(self.adata_manager):
             check_enough_cells(n_clusters, adata.n_obs)
         stats = self.summary_stats
@@ -161,7 +167,8 @@ class SCSiameseClu(
         size_factor_key
             Column of ``obs`` with size factors, used instead of the library size.
         categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``obs`` with further covariates.
+            Columns of ``obs`` with further covariates. Continuous ones come on any scale: they are standardised with the
+            mean and standard deviation of these cells, which are part of the model.
         use_rep
             Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``; PCA of log-normalised counts by default.
         neighbors_key
@@ -292,12 +299,17 @@ class SCSiameseClu(
             manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP),
             offsets,
         )
+        if self.module.covariate_scaler is not None:
+            covariates = np.asarray(manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY), dtype=np.float64)
+            self.module.covariate_scaler.fit(torch.as_tensor(covariates))
         self._fit_proteins()
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
         """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""
         if adata is None and self.adata is None:
             raise ValueError("Expected data, found a model loaded without; pass adata.")
+        if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
+            self._check_new_cells(adata)
         adata = super()._validate_anndata(adata, copy_if_view)
         manager = self.get_anndata_manager(adata, required=True)
         graph = next((field for field in manager.fields if isinstance(field, CellGraphField)), None)
@@ -305,8 +317,18 @@ class SCSiameseClu(
         own_graph = not _compat.is_transferred(manager)
         if graph is not None and not graph.is_current(adata, state, own_graph):
             logger.info("The data changed since set-up; finding the neighbours again.")
+            self._check_new_cells(adata)
             _compat.reregister(manager)
         return adata
+
+    def _check_new_cells(self, adata: AnnData) -> None:
+        """Check what set-up checks, on cells the model is about to be applied to; labels are not needed."""
+        method, arguments = _compat.setup_call(self.registry_)
+        if method == "setup_mudata":
+            check_mudata(adata, arguments, known=True)
+        else:
+            columns: dict[str, Any] = {name: arguments.get(name) for name in _CHECKED_COLUMNS}
+            check_cells(adata, arguments.get("layer"), **columns)
 
     @classmethod
     def load(cls, dir_path: str, *args: Any, **kwargs: Any) -> Self:
@@ -319,6 +341,8 @@ class SCSiameseClu(
         ValueError
             If there is no model file, it cannot be read, or it holds a model of another class.
         """
+        finish(dir_path)
+        finish(Path(dir_path).parent)  # written by the command line, the model is one of several results
         try:
             return super().load(dir_path, *args, **kwargs)
         except (pickle.UnpicklingError, EOFError) as error:
@@ -379,6 +403,7 @@ class SCSiameseClu(
         )
 
 
+_CHECKED_COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 _SETUP_PARAMS = (
     "use_rep",
     "neighbors_key",

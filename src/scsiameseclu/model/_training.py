@@ -1,7 +1,8 @@
 """Training, and what it refuses or records."""
 
-import math
 from contextlib import nullcontext
+from os import PathLike
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +13,10 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
+from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._split import Split, plain_number, plain_numbers, validation_users
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import (
     Schedule,
@@ -70,7 +73,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused. Correlation losses and
             transport targets are those of all processes' cells, whatever their number.
         train_size, validation_size, shuffle_set_split
-            Split of the cells. By default all cells train, or 90 % with ``early_stopping``.
+            Split of the cells. By default all cells train, or 90 % if something needs cells held out: ``early_stopping``,
+            ``check_val_every_n_epoch``, a checkpoint of the best epoch, or ``plan_kwargs={"reduce_lr_on_plateau": True}``.
         batch_size
             Cells per batch, on each of several devices; 256 by default, and more on a GPU if there are many cells
             (:func:`~scsiameseclu.train.default_batch_size`). The last, incomplete batch of an epoch is dropped if there is more than
@@ -99,22 +103,33 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         NonFiniteLossError
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
-            If there are not more training cells than clusters, ``max_epochs`` is below 1, or ``on_device`` is asked for with several
-            processes, workers or pinned memory.
+            If there are not more training cells than clusters or no whole batch of them, no cells are held out where something needs
+            them, ``max_epochs`` is below 1, or ``on_device`` is asked for with several processes, workers or pinned memory.
+        RuntimeError
+            If not a single training step was made.
 
         Notes
         -----
-        An interrupt (Ctrl-C) ends the training and leaves a model that can predict. Training a trained model again
+        An interrupt (Ctrl-C) ends the training and leaves a model that can predict, or, before the first step, the model as it
+        was. Training a trained model again
         continues with its clusters.
         """
         self._validate_anndata()  # type: ignore[attr-defined]
-        self._check_datamodule(trainer_kwargs.get("datamodule"))
+        datamodule = trainer_kwargs.get("datamodule")
+        self._check_datamodule(datamodule)
         for callback in trainer_kwargs.get("callbacks") or []:
             if isinstance(callback, SaveCheckpoint):
                 only_clustering_epochs(callback)
+        trainer_kwargs, plan_options = (plain_numbers(options or {}) for options in (trainer_kwargs, plan_kwargs))
+        max_epochs, batch_size, devices = plain_number(max_epochs), plain_number(batch_size), plain_number(devices)
+        split_options = plain_numbers(datasplitter_kwargs or {})
+        held_out_for = validation_users(early_stopping, plan_options, trainer_kwargs)
         if train_size is None:
-            train_size = 0.9 if early_stopping else 1.0
-        n_train = math.ceil(train_size * self.adata.n_obs)  # type: ignore[attr-defined]
+            held_out = validation_size if validation_size is not None else 0.1 if held_out_for else 0.0
+            train_size = 1.0 - held_out
+        split = Split.of(self.adata.n_obs, train_size, validation_size, split_options, datamodule)  # type: ignore[attr-defined]
+        split.check_held_out(held_out_for)
+        n_train = split.n_train
         distributed = _is_distributed(devices, trainer_kwargs.get("strategy"))
         self._check_trainable(n_train, distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
@@ -122,7 +137,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if batch_size is None:
             on_gpu = device.type == "cuda"
             batch_size = default_batch_size(n_train, _n_devices(devices)) if on_gpu else BASE_BATCH
-        plan_options = dict(plan_kwargs or {})
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
         head = self.module.head
         plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
@@ -137,7 +151,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             trainer_kwargs.setdefault("early_stopping_warmup_epochs", n_pretrain)
         if max_epochs is None:
             max_epochs = n_pretrain + schedule.n_cluster
-        split_options = dict(datasplitter_kwargs or {})
+        if split.external is not None:
+            split_options["external_indexing"] = split.external
+        # Processes share the cells, so that none may have a full batch.
+        split_options.setdefault("drop_last", n_train > batch_size and not distributed)
+        split.check_batches(batch_size, split_options["drop_last"])
         hold = self._holds_data(split_options, device, distributed)
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
@@ -151,12 +169,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 shuffle_set_split=shuffle_set_split,
                 batch_size=batch_size,
                 early_stopping=early_stopping,
-                # Processes share the cells, so that none may have a full batch.
-                datasplitter_kwargs={
-                    "drop_last": n_train > batch_size and not distributed,
-                    **self._loaded_keys(plan_options),
-                    **split_options,
-                },
+                datasplitter_kwargs={**self._loaded_keys(plan_options), **split_options},
                 plan_kwargs=plan_options,
                 **trainer_kwargs,
             )
@@ -196,10 +209,43 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
             raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the model, also in the middle of a training (checkpoints); arguments as in scvi-tools."""
+    def save(
+        self, dir_path: str | PathLike[str], prefix: str | None = None, overwrite: bool = False, **kwargs: Any
+    ) -> None:
+        """Save the model, also in the middle of a training (checkpoints).
+
+        Whatever happens meanwhile, the folder has the whole old model or the whole new one, and so has the file with the data.
+
+        Parameters
+        ----------
+        dir_path
+            Folder to write to.
+        prefix
+            Put before the names of the files, so that several models can be in one folder.
+        overwrite
+            Write to a folder with content: files of this model are replaced, others are kept.
+        **kwargs
+            Further arguments as in scvi-tools, such as ``save_anndata=True``.
+
+        Raises
+        ------
+        OSError
+            If the disk is full; what was there before is kept.
+        RuntimeError
+            If another process goes on writing to this folder.
+        ValueError
+            If the folder has content and ``overwrite`` is off.
+        """
         self._record_n_clusters()
-        super().save(*args, **kwargs)  # type: ignore[misc]
+        folder = Path(dir_path)
+        finish(folder)
+        if folder.is_file() or (content(folder) and not overwrite):
+            raise ValueError(
+                f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or replace the "
+                "model in a folder with overwrite=True."
+            )
+        with replaced_entries(folder) as new:
+            super().save(str(new), prefix, True, **kwargs)  # type: ignore[misc]
 
     def _record_n_clusters(self) -> None:
         """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""

@@ -19,6 +19,7 @@ from scsiameseclu.nn import (
     NORMALISED_TOTAL,
     ClusterHead,
     CountDecoder,
+    CovariateScaler,
     ExpressionAugmentation,
     ExpressionEncoder,
     ExpressionScaler,
@@ -145,6 +146,7 @@ class SiameseModule(BaseModuleClass):
         self.register_buffer("other_genes", torch.arange(n_embedding_genes, n_genes))
         self.register_buffer("embedding_share", torch.tensor(1.0))
         self.expression_scaler = ExpressionScaler(n_embedding_genes, n_batch)
+        self.covariate_scaler = CovariateScaler(n_continuous_cov) if n_continuous_cov else None
         self.augmentation = ExpressionAugmentation(swap_rate, noise_sd)
         self.expression_encoder = ExpressionEncoder(n_embedding_genes, n_latent, **encoder)
         self.graph_encoder = GraphEncoder(n_rep, n_latent, convolution=convolution, **encoder)
@@ -184,11 +186,12 @@ class SiameseModule(BaseModuleClass):
     # -- input ---------------------------------------------------------------------------------------------------
 
     def _covariates(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Categorical codes (batch first) and continuous covariates of the batch."""
+        """Categorical codes (batch first) and standardised continuous covariates of the batch."""
         categories = [tensors[REGISTRY_KEYS.BATCH_KEY]]
         if REGISTRY_KEYS.CAT_COVS_KEY in tensors:
             categories += list(tensors[REGISTRY_KEYS.CAT_COVS_KEY].split(1, dim=1))
-        return {"categories": categories, "cont": tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)}
+        cont = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
+        return {"categories": categories, "cont": self.covariate_scaler(cont) if self.covariate_scaler else cont}
 
     def _library(self, tensors: dict[str, Tensor]) -> Tensor:
         """Size factor where one was registered, otherwise the total count, ``(batch, 1)``."""

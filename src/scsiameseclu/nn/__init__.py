@@ -1,6 +1,7 @@
 """Neural network parts: plain ``torch`` modules that know neither AnnData nor Lightning."""
 
 from scsiameseclu.nn._augment import ExpressionAugmentation, perturb_edges
+from scsiameseclu.nn._covariates import CovariateScaler
 from scsiameseclu.nn._decoder import CountDecoder
 from scsiameseclu.nn._encoders import (
     NORMALISED_TOTAL,
@@ -18,6 +19,7 @@ __all__ = [
     "AdaptiveFusion",
     "ClusterHead",
     "CountDecoder",
+    "CovariateScaler",
     "ExpressionAugmentation",
     "ExpressionEncoder",
     "ExpressionScaler",

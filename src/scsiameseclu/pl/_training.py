@@ -53,13 +53,19 @@ def training_curves(
     Raises
     ------
     ValueError
-        If there is no history, or ``n_cols`` is below 1.
+        If there is no history (the model is not trained, or was trained with another logger), or ``n_cols`` is below 1.
     KeyError
         If a name in ``metrics`` was never logged.
     """
     if n_cols < 1:
         raise ValueError(f"Expected n_cols of at least 1, found {n_cols}.")
-    curves = _collect_curves(model if isinstance(model, Mapping) else model.history)
+    history = model if isinstance(model, Mapping) else model.history
+    if not history and getattr(model, "is_trained", False):
+        raise ValueError(
+            "Expected a training history, found a model trained with a logger that keeps none in the model: its curves are where "
+            "that logger writes, such as TensorBoard's folder. Train without logger=..., or pass a history (names to data frames)."
+        )
+    curves = _collect_curves(history)
     names = [name for name in curves if name not in _VARIATIONAL] if metrics is None else list(metrics)
     unknown = [name for name in names if name not in curves]
     if unknown:

@@ -17,6 +17,7 @@ from anndata import AnnData
 from anndata.abc import CSCDataset, CSRDataset
 from scipy import sparse
 
+from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu.pp._counts import row_chunks
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-_MANIFEST = "manifest.json"  # written last: a folder without it is incomplete
+_MANIFEST = "manifest.json"
 _ANNOTATION = "annotation.h5ad"
 _FILES = {_MANIFEST, _ANNOTATION, "data.bin", "indices.bin", "indptr.bin"}
 _FORMAT = 1
@@ -55,7 +56,8 @@ def write_mapped(
     genes
         Names of the genes to keep, in the order wanted; all by default.
     overwrite
-        Replace data that this function wrote to ``directory`` before.
+        Replace data that this function wrote to ``directory`` before. They are kept until the new ones are complete, so that
+        the disk needs room for both.
 
     Returns
     -------
@@ -89,10 +91,11 @@ def write_mapped(
         annotation = _annotation(parts)
         columns = _columns(annotation, genes)
         counts = [_stored_counts(part, layer) for part in parts]
-        _clear(folder)
-        manifest = _write_counts(counts, columns, folder)
-    annotation[:, slice(None) if columns is None else columns].copy().write_h5ad(folder / _ANNOTATION)
-    (folder / _MANIFEST).write_text(json.dumps(manifest))
+        with replaced_entries(folder) as new:
+            _check_folder(folder, overwrite)  # again: what a killed process had completed has come to its place by now
+            manifest = _write_counts(counts, columns, new)
+            annotation[:, slice(None) if columns is None else columns].copy().write_h5ad(new / _ANNOTATION)
+            (new / _MANIFEST).write_text(json.dumps(manifest))
     return read_mapped(folder)
 
 
@@ -117,6 +120,7 @@ def read_mapped(directory: str | PathLike[str]) -> AnnData:
         If it was written by a later version in another format.
     """
     folder = Path(directory)
+    finish(folder)
     if not (folder / _MANIFEST).is_file():
         raise FileNotFoundError(
             f"Expected a folder completed by write_mapped, found no {_MANIFEST} in {str(folder)!r}. Delete what is there "
@@ -132,19 +136,13 @@ def read_mapped(directory: str | PathLike[str]) -> AnnData:
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:
-    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    names = content(folder)
     found = names - _FILES if overwrite else names
     if found:
         raise FileExistsError(
             f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Name another folder, "
             "open finished data with read_mapped, or replace them (and nothing else) with overwrite=True."
         )
-
-
-def _clear(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (_MANIFEST, *sorted(_FILES)):  # the mark of complete data first
-        (folder / name).unlink(missing_ok=True)
 
 
 def _mapped(path: Path, dtype: DTypeLike) -> NDArray[Any]:

@@ -405,7 +405,25 @@ def _obsm_rep(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     if use_rep not in adata.obsm:
         raise KeyError(f"`use_rep`: expected a key of adata.obsm, found {use_rep!r}. Available: {list(adata.obsm)}.")
     rep = adata.obsm[use_rep]
-    return np.ascontiguousarray(canonical(rep).toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
+    values = np.ascontiguousarray(canonical(rep).toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
+    check_rep(values, use_rep, adata.obs_names)
+    return values
+
+
+def check_rep(values: NDArray[np.float32], use_rep: str, obs_names: pd.Index) -> None:
+    """Refuse a representation that is not finite.
+
+    Raises
+    ------
+    ValueError
+        If there are NaN or infinite values; the message names the first such cell.
+    """
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise ValueError(
+            f"obsm[{use_rep!r}]: expected a finite representation, found NaN or infinite values for cell "
+            f"{obs_names[bad[0]]!r} ({bad.size} in all). Compute it again, or leave these cells out."
+        )
 
 
 def obs_column(adata: AnnData, key: str | None) -> pd.Series | None:

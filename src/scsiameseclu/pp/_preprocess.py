@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
 
 from scsiameseclu.pp._counts import canonical_copy, check_counts, get_counts
 from scsiameseclu.pp._neighbors import resolve_seed
@@ -61,7 +64,7 @@ def preprocess(
     KeyError
         If ``layer`` or ``batch_key`` is missing.
     ValueError
-        If the matrix does not hold raw counts, or has fewer than two cells or genes.
+        If the matrix does not hold raw counts, has fewer than two cells or genes, or no gene varies (in one of the batches).
     """
     import scanpy as sc
 
@@ -81,7 +84,7 @@ def preprocess(
     sc.pp.normalize_total(adata, target_sum=target_sum)
     sc.pp.log1p(adata)
     if adata.n_vars > n_top_genes:
-        sc.pp.highly_variable_genes(adata, n_top_genes=n_top_genes, batch_key=batch_key, subset=subset)
+        mark_variable_genes(adata, batch_key, n_top_genes=n_top_genes, subset=subset)
     else:
         adata.var["highly_variable"] = True
     n_genes = int(adata.var["highly_variable"].sum())
@@ -92,3 +95,56 @@ def preprocess(
         )
     sc.pp.pca(adata, n_comps=n_comps, mask_var="highly_variable", random_state=resolve_seed(random_state))
     return adata if copy else None
+
+
+def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -> None:
+    """Mark highly variable genes by scanpy, and say what is wrong where there are none.
+
+    Parameters
+    ----------
+    adata
+        Log-normalised counts in ``X``.
+    batch_key
+        Column of ``obs`` with batches to choose the genes within.
+    **options
+        Arguments of :func:`scanpy.pp.highly_variable_genes`.
+
+    Raises
+    ------
+    ValueError
+        If no gene varies between the cells (of a batch).
+    """
+    import scanpy as sc
+
+    if _where_nothing_varies(adata, None):  # whether scanpy fails depends on rounding
+        raise ValueError(
+            "Expected genes that vary between cells, found none. Check which matrix or layer holds the counts."
+        )
+    try:
+        sc.pp.highly_variable_genes(adata, batch_key=batch_key, **options)
+    except (IndexError, ValueError) as error:
+        lacking = _where_nothing_varies(adata, batch_key)
+        if not lacking:
+            raise
+        raise ValueError(
+            f"Expected genes that vary between cells in every batch of obs[{batch_key!r}], found none in {' and '.join(lacking[:3])}. Leave these cells out, join "
+            "small batches, or check which matrix or layer holds the counts."
+        ) from error
+
+
+def _where_nothing_varies(adata: AnnData, batch_key: str | None) -> list[str]:
+    """Descriptions of the batches (or of all cells) in which no gene varies."""
+    groups = {"the data": np.arange(adata.n_obs)}
+    if batch_key is not None:
+        groups = {f"batch {name!r}": rows for name, rows in adata.obs.groupby(batch_key, observed=True).indices.items()}
+    lacking = []
+    for name, rows in groups.items():
+        block = adata.X[rows]
+        low, high = (np.asarray(_dense(getattr(block, extreme)(axis=0))).ravel() for extreme in ("min", "max"))
+        if not (high - low > 1e-6 * np.abs(high)).any():
+            lacking.append(f"{name} ({len(rows)} cell(s){'' if high.any() else ' without counts'})")
+    return lacking
+
+
+def _dense(values: Any) -> Any:
+    return values.toarray() if sparse.issparse(values) else values

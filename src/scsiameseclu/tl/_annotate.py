@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, type_key
+from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, type_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import get_counts, row_chunks
 
@@ -109,6 +109,7 @@ def annotate(
     >>> scsiameseclu.tl.annotate(adata, {"B cell": ["CD79A", "MS4A1"], "T cell": ["CD3D", "CD3E"]})
     """
     key_added = type_key(groupby) if key_added is None else key_added
+    check_key(key_added)
     clusters = _clusters(adata, groupby)
     genes = _find_genes(adata, markers, gene_symbols)
     matrix = get_counts(adata, layer)

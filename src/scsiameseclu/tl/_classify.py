@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from scsiameseclu._keys import ADATA_KEYS, UNASSIGNED, confidence_key, predicted_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, UNASSIGNED, check_key, confidence_key, predicted_key, probs_key
 from scsiameseclu.metrics import expected_calibration_error
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def classify(
     if n_neighbors < 1:
         raise ValueError(f"Expected n_neighbors of at least 1, found {n_neighbors}.")
     key_added = predicted_key(labels_key) if key_added is None else key_added
+    check_key(key_added)
     source = adata if reference is None else reference
     points = _embedding(adata, use_rep, "adata")
     source_points = points if reference is None else _embedding(reference, reference_rep or use_rep, "reference")

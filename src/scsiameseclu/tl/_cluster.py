@@ -10,9 +10,10 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confidence_key, probs_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import canonical, canonical_copy, get_counts
+from scsiameseclu.pp._preprocess import mark_variable_genes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +83,8 @@ def cluster(
     Raises
     ------
     ValueError
-        If the counts are negative or not finite, or ``n_top_genes`` is below 2; and as the model does.
+        If the counts are negative or not finite, ``n_top_genes`` is below 2, no gene varies (in one of the batches), or files cannot
+        hold ``key_added`` or something else has this name; and as the model does.
     NotImplementedError
         If ``adata`` is backed.
     KeyError
@@ -102,6 +104,7 @@ def cluster(
             "Expected an AnnData in memory, found a backed one. Choose the genes, write them to a file of their own, and use "
             "SCSiameseClu.setup_anndata on that file opened with backed='r'."
         )
+    check_key_added(adata, key_added)
     counts = get_counts(adata, layer)
     _check_keys(adata, batch_key, use_rep, neighbors_key)
     if n_top_genes is not None and n_top_genes < 2:
@@ -112,6 +115,8 @@ def cluster(
         genes = _highly_variable_genes(adata, layer, batch_key, n_top_genes)
         logger.info("Training on %d highly variable genes of %d.", genes.sum(), adata.n_vars)
         cells = _restricted_copy(adata, genes, layer, use_rep, neighbors_key)
+        if key_added in adata.uns:  # earlier results, whose columns are in the copy as well
+            cells.uns[key_added] = adata.uns[key_added]
 
     SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **(setup_kwargs or {}))
     model = SCSiameseClu(cells, n_clusters=n_clusters, **(model_kwargs or {}))
@@ -174,7 +179,7 @@ def _highly_variable_genes(
         cells.X = cells.X.astype(np.float32)
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
-    sc.pp.highly_variable_genes(cells, n_top_genes=n_top_genes, flavor="seurat", batch_key=batch_key)
+    mark_variable_genes(cells, batch_key, n_top_genes=n_top_genes, flavor="seurat")
     return cells.var["highly_variable"].to_numpy()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import adjusted_rand_score
 
-from scsiameseclu._keys import DEFAULT_KEY, consensus_key, probs_key, stability_key
+from scsiameseclu._keys import DEFAULT_KEY, check_key, consensus_key, probs_key, stability_key
 from scsiameseclu.metrics._matching import contingency, match_groups
 from scsiameseclu.tl._cluster import cluster
 
@@ -129,6 +129,7 @@ def stability(
     """
     if "key_added" in cluster_kwargs:
         raise TypeError("Expected no key_added, found one; name the column of the results with `key`.")
+    check_key(key, "key")
     if labels is None:
         runs, names, probs = _train(adata, n_clusters, list(seeds), cluster_kwargs)
     else:

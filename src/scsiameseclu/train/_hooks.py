@@ -4,20 +4,26 @@ import hashlib
 import logging
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from scvi import REGISTRY_KEYS
 from scvi.module.base import LossOutput
 from scvi.train import TrainingPlan
 from torch import Tensor
 
+from scsiameseclu._compat import field_state
+from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.partition import NClustersResult
 from scsiameseclu.train._metrics import EpochMeans
 from scsiameseclu.train._resume import fill_history, history_state, rng_state, set_rng_state
+from scsiameseclu.train._schedule import MAX_LEARNING_RATE
 
 logger = logging.getLogger(__name__)
 
 _STATE_KEY = "scsiameseclu"
+_EXTREME = 10.0
 # Attributes of the plan that a resumed training needs as they were.
 _RESUMED = (
     "_clustering_since",
@@ -133,6 +139,32 @@ class PlanHooks(TrainingPlan):
             self.module.load_state_dict(self._last_good)
         return self._n_good_epochs > 0
 
+    def likely_cause(self, n_clusters: int) -> str:
+        """What most likely made clusters lose their cells, and what to do about it."""
+        extreme = self._extreme_covariates()
+        if extreme:
+            return (
+                f"Likely because of continuous covariates with extreme values ({', '.join(extreme)}): transform them, for instance "
+                "by a logarithm, or leave them out."
+            )
+        if self.lr > MAX_LEARNING_RATE:
+            return f"Likely because of the learning rate of {self.lr:g}: lower it, plan_kwargs={{'lr': ...}}."
+        return (
+            f"Likely because the cells do not fall into {n_clusters} groups: ask for fewer clusters or n_clusters='auto'. If they "
+            "do, train with a lower learning rate, plan_kwargs={'lr': ...}."
+        )
+
+    def _extreme_covariates(self) -> list[str]:
+        """Continuous covariates with a value more than ten standard deviations from the mean, and how far it is."""
+        scaler, manager = self.module.covariate_scaler, self._data.adata_manager
+        if scaler is None or REGISTRY_KEYS.CONT_COVS_KEY not in manager.data_registry:
+            return []
+        values = np.asarray(manager.get_from_registry(REGISTRY_KEYS.CONT_COVS_KEY), dtype=np.float32)
+        largest = scaler(torch.as_tensor(values, device=scaler.mean.device)).abs().amax(dim=0).tolist()
+        names = field_state(manager.registry, REGISTRY_KEYS.CONT_COVS_KEY)["columns"]
+        pairs = zip(names, largest, strict=True)
+        return [f"{name!r}: {value:.0f} standard deviations from the mean" for name, value in pairs if value > _EXTREME]
+
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -152,6 +184,7 @@ class PlanHooks(TrainingPlan):
                 name: torch.as_tensor(getattr(self._data, name)) for name in ("train_idx", "val_idx", "test_idx")
             },
             "cells": self._cells(),
+            "counts": self._counts(),
             "history": history,
             "rng": rng_state() if self._rng_to_restore is None else self._rng_to_restore,
         }
@@ -175,6 +208,12 @@ class PlanHooks(TrainingPlan):
         if state["cells"] != self._cells():
             raise ValueError(
                 "Expected a checkpoint for these cells and genes, found one for others of the same number."
+            )
+        if state.get("counts", self._counts()) != self._counts():  # early checkpoints say nothing about them
+            raise ValueError(
+                "Expected a checkpoint for these data, found one for others with the same names of cells and genes: counts, "
+                "representation, batches or the settings of the cell graph differ. Resume with the data and set-up it was written "
+                "for, or train anew without ckpt_path."
             )
         centers = checkpoint["state_dict"].get("module.head.centers")
         if centers is not None and self.n_clusters not in (None, len(centers)):
@@ -203,6 +242,10 @@ class PlanHooks(TrainingPlan):
         adata = self._data.adata_manager.adata
         names = "\0".join([*adata.obs_names.astype(str), "", *adata.var_names.astype(str)])
         return hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
+
+    def _counts(self) -> str:
+        """Digest of what the cell graph was built from."""
+        return str(field_state(self._data.adata_manager.registry, SIAMESE_KEYS.CELL_GRAPH).get("source"))
 
     def _restore_rng(self) -> bool:
         """Go back to the random numbers of the checkpoint, once; whether there was one to go back to."""

@@ -378,9 +378,10 @@ class SiameseTrainingPlan(PlanHooks):
         if self._first_clusters and n_occupied < self._n_occupied:
             logger.warning(
                 "Expected %d clusters with cells, found %d: the others lost theirs in training. The weights from the "
-                "start of the clustering phase are restored; train with a lower learning rate, plan_kwargs={'lr': ...}.",
+                "start of the clustering phase are restored. %s",
                 self._n_occupied,
                 n_occupied,
+                self.likely_cause(_head(self.module).n_clusters),
             )
             self.module.load_state_dict(self._first_clusters)
 

@@ -9,6 +9,9 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from scsiameseclu._atomic import replaced_file
 
 
 class ResumeCheckpoint(pl.Callback):
@@ -46,12 +49,20 @@ class ResumeCheckpoint(pl.Callback):
         """Write the checkpoint if it is due."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        partial = self.path.with_name(f"{self.path.name}.partial")
-        if trainer.is_global_zero:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(partial)
-        if trainer.is_global_zero:
-            os.replace(partial, self.path)
+        usual = trainer.strategy.checkpoint_io
+        trainer.strategy.checkpoint_io = _Replacing()
+        try:
+            trainer.save_checkpoint(self.path)
+        finally:
+            trainer.strategy.checkpoint_io = usual
+
+
+class _Replacing(TorchCheckpointIO):
+    """Write next to the checkpoint and rename; Lightning's own way leaves files in the temporary folder when it is killed."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        with replaced_file(path) as partial:
+            torch.save(checkpoint, partial)
 
 
 def rng_state() -> dict[str, Any]:

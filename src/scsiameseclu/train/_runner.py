@@ -24,6 +24,7 @@ class SiameseTrainRunner(TrainRunner):
     def __call__(self) -> Any:
         """Train the model."""
         handler = signal.getsignal(signal.SIGINT)
+        was_trained, clusters = self.model.is_trained_, self._clusters()
         try:
             with warnings.catch_warnings():
                 # The plan moves batches itself, and means to.
@@ -33,6 +34,10 @@ class SiameseTrainRunner(TrainRunner):
             if not self.trainer.interrupted:
                 raise
             _restore_handler(handler)
+            if not self._has_stepped:
+                self._forget(was_trained, clusters)
+                logger.warning("Training was interrupted before its first step; the model is as it was before.")
+                return None
             if not self.training_plan.weights_are_finite():
                 self.training_plan.restore_weights()
             logger.warning("Training was interrupted in epoch %d; the weights so far are kept.", self._epoch)
@@ -42,8 +47,31 @@ class SiameseTrainRunner(TrainRunner):
             if self.training_plan.restore_weights():
                 self._rescue()
             raise
+        if not self._has_stepped:
+            self._forget(was_trained, clusters)
+            raise RuntimeError(
+                "Expected at least one training step, found none: no batch reached the model, which is as it was before. Look at "
+                "the numbers of training cells and batches (train_size, batch_size, drop_last, limit_train_batches, max_steps)."
+            )
         self.model._after_training(self.training_plan)
         return result
+
+    @property
+    def _has_stepped(self) -> bool:
+        return self.trainer.global_step > 0
+
+    def _clusters(self) -> int | None:
+        """Number of clusters whose centres are still to be placed; 0 if they are placed, None if it is not chosen."""
+        head = self.model.module.head
+        return None if head is None else 0 if head.is_initialised else head.n_clusters
+
+    def _forget(self, was_trained: bool, clusters: int | None) -> None:
+        """Undo what ending a training does to a model that was not trained."""
+        self.model.is_trained_ = was_trained
+        if clusters is None:
+            self.model.module.head = None
+        elif clusters > 0:
+            self.model.module.build_head(clusters)
 
     @property
     def _epoch(self) -> int:

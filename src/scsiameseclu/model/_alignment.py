@@ -1,0 +1,52 @@
+"""Genes and proteins of new cells in the order of a model."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from mudata import MuData
+from scipy import sparse
+
+from scsiameseclu import _compat
+
+
+def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
+    """Give cells the genes of a model, in their order; missing ones are 0, in ``X`` (if there is one) and in every layer.
+
+    Parameters
+    ----------
+    adata
+        Cells; may be changed.
+    names
+        Genes of the model.
+    """
+    without_x = adata.X is None
+    if without_x:  # anndata cannot put a part with X next to one without
+        adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
+    uns = adata.uns
+    aligned = _compat.pad_and_sort(adata, names)
+    aligned.uns = uns
+    if without_x:
+        aligned.X = None
+    return aligned
+
+
+def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]]) -> MuData:
+    """Give a MuData the modalities of a model, and these its names in their order; the tables of the MuData stay with it.
+
+    Parameters
+    ----------
+    mdata
+        Cells; not changed.
+    names
+        Names of the model, by modality. Other modalities are left out.
+    """
+    parts = {key: align_genes(mdata[key].copy(), pd.Index(names[key])) for key in mdata.mod if key in names}
+    aligned = MuData(parts)
+    aligned.obs = mdata.obs.copy()
+    for key, table in mdata.obsm.items():
+        if key not in mdata.mod:  # which cells a modality has, made by MuData itself
+            aligned.obsm[key] = table.copy()
+    aligned.uns = mdata.uns.copy()
+    return aligned
