@@ -1,7 +1,7 @@
 """Which rule for the cut of the embedding into clusters, and for their number? On embeddings that were kept; see README.md.
 
     python -m benchmarks.tasks embed --data DIR --keep FOLDER
-    python -m benchmarks.cut FOLDER --keep-candidates FOLDER2 [--out cut.jsonl] [--sets ...] [--parts cut n_clusters]
+    python -m benchmarks.cut FOLDER --keep-candidates FOLDER2 [--out cut.jsonl] [--sets ...] [--numbers ...]
     python -m benchmarks.cut --report cut.jsonl > cut.md
 
 The slow step, done once per file: all candidate partitions into as many clusters as there are types, what the label-free judges
@@ -136,11 +136,17 @@ def keep_n_clusters(file: Path, path: Path) -> None:
     _write(path, lambda unfinished: unfinished.write_text(json.dumps(row)))
 
 
-def files_of(folder: Path, sets: list[str] | None) -> list[Path]:
-    """Embeddings in a folder, number by number, those of the sets whose name contains one of ``sets``."""
+def wanted(name: str, number: str, args: argparse.Namespace) -> bool:
+    """Whether the command line asks for a task of this data set and number."""
+    fits = not args.sets or any(part in name for part in args.sets)
+    return fits and (not args.numbers or number in args.numbers)
+
+
+def files_of(folder: Path, args: argparse.Namespace) -> list[Path]:
+    """Embeddings in a folder that the command line asks for, number by number."""
     named = [(*file.stem.rpartition(".")[::2], file) for file in folder.glob("*.npz") if not file.name.startswith(".")]
     named.sort(key=lambda each: (len(each[1]), each[1], each[0]))
-    return [file for name, _, file in named if not sets or any(part in name for part in sets)]
+    return [file for name, number, file in named if wanted(name, number, args)]
 
 
 def keep_all(files: list[Path], folder: Path, parts: list[str]) -> int:
@@ -311,6 +317,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--keep-candidates", type=Path, help="folder for candidates; what is there is not made again")
     parser.add_argument("--out", type=Path, help="rows of results, JSON lines; written anew")
     parser.add_argument("--sets", nargs="+", help="only sets whose name contains one of these")
+    parser.add_argument("--numbers", nargs="+", help="only tasks of these numbers")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to make if it is missing")
     parser.add_argument("--report", type=Path, help="only print the tables of such rows")
     args = parser.parse_args(arguments)
@@ -324,10 +331,9 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     warnings.filterwarnings("ignore")
     if args.report is not None:
-        rows = [r for r in read_results(args.report) if not args.sets or any(name in r["set"] for name in args.sets)]
-        print(report(rows))
+        print(report([row for row in read_results(args.report) if wanted(row["set"], row["number"], args)]))
         return 0
-    files = files_of(args.folder, args.sets)
+    files = files_of(args.folder, args)
     if not files:
         print(f"no embedding in {args.folder} fits", file=sys.stderr)
         return 2

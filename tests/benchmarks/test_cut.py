@@ -112,7 +112,8 @@ def test_what_is_kept_is_not_made_again(
 
 
 def test_nothing_to_run(folder: Path, tmp_path: Path) -> None:
-    assert cut.main([str(folder), "--keep-candidates", str(tmp_path), "--sets", "three"]) == 2
+    for choice in (["--sets", "three"], ["--numbers", "1"]):
+        assert cut.main([str(folder), "--keep-candidates", str(tmp_path), *choice]) == 2
     with pytest.raises(SystemExit):
         cut.main([str(folder)])
 
