@@ -180,12 +180,12 @@ def test_bad_input_ends_with_one_line(
     [
         [],
         ["fit"],
-        ["fit", "cells.h5ad", "--out", "x", "--n-clusters", "1"],
+        ["fit", "cells.h5ad", "--out", "x", "--n-clusters", "0"],
         ["fit", "cells.h5ad", "--out", "x", "--n-clusters", "many"],
         ["fit", "cells.h5ad", "--out", "x", "--max-epochs", "0"],
         ["fit", "cells.h5ad", "--out", "x", "--accelerator", "abacus"],
     ],
-    ids=["no command", "no input", "one cluster", "not a number", "no epoch", "no such accelerator"],
+    ids=["no command", "no input", "no cluster", "not a number", "no epoch", "no such accelerator"],
 )
 def test_bad_command_line_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -99,9 +99,9 @@ def test_not_set_up(adata):
         SCSiameseClu(adata)
 
 
-@pytest.mark.parametrize("n_clusters", [1, 0, -3])
+@pytest.mark.parametrize("n_clusters", [0, -3])
 def test_too_few_clusters(setup_adata, n_clusters):
-    with pytest.raises(ValueError, match="at least 2"):
+    with pytest.raises(ValueError, match="at least 1"):
         SCSiameseClu(setup_adata, n_clusters=n_clusters)
 
 

@@ -73,14 +73,36 @@ def best(space: Space, found: Mapping[str, NDArray[np.integer]]) -> str:
 
 def judge(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, float]:
     """Weighted sum of ranks of each partition by name, the higher the better; see :func:`best`."""
-    names = list(found)
-    rows = space.sample(MAX_JUDGED_CELLS)
-    seen = [np.unique(found[name][rows], return_inverse=True)[1] for name in names]
-    expression, embedding = space.expression[rows, :N_DIMS], space.embedding[rows]
-    equal = [fit_mixture(expression, labels, "equal")[0] for labels in seen]
-    own = [fit_mixture(embedding, labels, "own")[0] for labels in seen]
-    agreement = [sum(adjusted_rand_score(one, other) for other in seen) for one in seen]
+    return dict(zip(found, sum_of_ranks(judge_values(space, found)).tolist(), strict=True))
+
+
+def sum_of_ranks(values: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float64]:
+    """Weighted sum of the judges' ranks of what :func:`judge_values` returns, ``(n_partitions,)``."""
     # Rounded, so that two partitions that differ in the numbering of their clusters tie.
-    ranks = [rankdata(np.round(values, 6)) for values in (equal, own, agreement)]
-    ranks[2] *= AGREEMENT_WEIGHT
-    return dict(zip(names, np.sum(ranks, axis=0).tolist(), strict=True))
+    equal, own, agreement = (rankdata(np.round(values[name], 6)) for name in ("equal", "own", "agreement"))
+    return equal + own + AGREEMENT_WEIGHT * agreement
+
+
+def judge_values(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, NDArray[np.float64]]:
+    """What each judge says of the partitions, the higher the better, in the order of ``found``; see :func:`best`.
+
+    Parameters
+    ----------
+    space
+        The cells.
+    found
+        Partitions of the cells into the same number of clusters, by name.
+
+    Returns
+    -------
+    By judge, ``(n_partitions,)``: ``"equal"``, ``"own"`` (mean log-likelihood per cell) and ``"agreement"`` (sum of adjusted Rand
+    indices).
+    """
+    rows = space.sample(MAX_JUDGED_CELLS)
+    seen = [np.unique(labels[rows], return_inverse=True)[1] for labels in found.values()]
+    expression, embedding = space.expression[rows, :N_DIMS], space.embedding[rows]
+    return {
+        "equal": np.array([fit_mixture(expression, labels, "equal")[0] for labels in seen]),
+        "own": np.array([fit_mixture(embedding, labels, "own")[0] for labels in seen]),
+        "agreement": np.array([sum(adjusted_rand_score(one, other) for other in seen) for one in seen]),
+    }
