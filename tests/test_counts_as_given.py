@@ -13,13 +13,15 @@ from mudata import MuData
 from scipy import sparse
 
 import scsiameseclu as ssc
+from scsiameseclu._keys import ADATA_KEYS
 from scsiameseclu.cli import main
 from scsiameseclu.data._device import DeviceSparseRows
 from scsiameseclu.data._joint import read_proteins
 from scsiameseclu.data._rows import row_reader
+from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, row_chunks, totals
+from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, name_order, row_chunks, totals
 from scsiameseclu.pp._neighbors import _obsm_rep
 
 TRAIN = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
@@ -540,3 +542,31 @@ def test_preprocessing_leaves_a_file_alone(dense, tmp_path):
     stored.file.close()
     kept = anndata.read_h5ad(tmp_path / "cells.h5ad").X
     np.testing.assert_array_equal(kept if dense else kept.toarray(), cells().X.toarray())
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_representation_is_computed_in_the_order_of_names(joint):
+    def representation(order):
+        rna = cells()[:, order].copy()
+        if not joint:
+            ssc.pp.neighbor_graph(rna, 6)
+            genes = rna.uns[ADATA_KEYS.NEIGHBORS]["projection"]["gene_indices"]
+            assert list(rna.var_names[genes]) == sorted(rna.var_names[genes])
+            return rna.obsm[ADATA_KEYS.GRAPH_REP]
+        protein = anndata.AnnData(np.random.default_rng(0).poisson(5.0, (rna.n_obs, 6)).astype(np.float32))
+        protein.obs_names = rna.obs_names
+        mdata = MuData({"rna": rna, "protein": protein})
+        SCSiameseClu.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "protein"}, n_neighbors=6)
+        return mdata.obsm[ADATA_KEYS.GRAPH_REP]
+
+    permuted = np.random.default_rng(3).permutation(50)
+    np.testing.assert_array_equal(representation(permuted), representation(np.arange(50)))
+
+
+@pytest.mark.parametrize("n_genes", [20, 50, 80])
+def test_genes_of_the_embedding_are_in_the_order_given(n_genes):
+    adata = cells()
+    order = name_order(adata.var_names)
+    genes = ExpressionStatistics.from_counts(adata.X).most_variable(n_genes, order)
+    assert len(genes) == min(n_genes, 50)
+    assert list(genes) == [gene for gene in order if gene in genes]

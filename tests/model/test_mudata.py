@@ -7,6 +7,7 @@ import pytest
 import scvi
 from anndata import AnnData
 from mudata import MuData
+from scipy import sparse
 
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -147,6 +148,19 @@ def test_query_with_missing_and_shuffled_features(reference, held_out, quick):
     assert (mapped.predict().to_numpy() == full).mean() > 0.8
     mapped.train(max_epochs=1, **quick)
     assert np.isfinite(mapped.history["protein_train"].iloc[-1, 0])
+
+
+def test_query_with_unknown_names_or_damaged_counts_is_refused(reference, held_out):
+    query = held_out.copy()
+    query["rna"].var_names = query["rna"].var_names + ".7"
+    with pytest.raises(ValueError, match="would match without the version suffix .* If they are the same genes"):
+        SCSiameseClu.load_query_data(query, reference, accelerator="cpu")
+    rna = held_out["rna"][:, ::-1].copy()
+    rna.X = sparse.csr_matrix(rna.X)
+    rna.X.indices[3] = 10**8
+    query = MuData({"rna": rna, "protein": held_out["protein"].copy()})
+    with pytest.raises(ValueError, match="found 100000000 .* the matrix is damaged"):
+        SCSiameseClu.load_query_data(query, reference, accelerator="cpu")
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(0, 60), [7]], ids=["all", "some", "one"])

@@ -6,6 +6,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from scsiameseclu.pp import Projection, _projection
+from scsiameseclu.pp._counts import name_order
 from scsiameseclu.pp._metric import noise_metric, unit_length
 
 
@@ -125,3 +126,16 @@ def test_state_round_trip(counts_adata):
     assert again.digest == fitted.digest
     assert again.digest != Projection.fit(counts_adata.X, 3).digest
     np.testing.assert_array_equal(again.transform(counts_adata.X), fitted.transform(counts_adata.X))
+
+
+@pytest.mark.parametrize("n_top_genes", [15, 2000])
+def test_an_order_of_genes_makes_the_fit_independent_of_the_columns(counts_adata, n_top_genes):
+    counts, names = counts_adata.X.tocsr(), np.array([f"gene{i}" for i in range(counts_adata.n_vars)])
+    permuted = np.random.default_rng(0).permutation(len(names))
+    first, second = (
+        Projection.fit(counts[:, columns], 5, n_top_genes, gene_order=name_order(names[columns]))
+        for columns in (np.arange(len(names)), permuted)
+    )
+    assert list(names[first.gene_indices]) == list(names[permuted][second.gene_indices])
+    assert list(names[first.gene_indices]) == sorted(names[first.gene_indices])
+    np.testing.assert_array_equal(first.components, second.components)
