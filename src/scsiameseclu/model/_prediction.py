@@ -23,6 +23,7 @@ class PredictionMixin:
     """What a trained model says about cells."""
 
     module: SiameseModule
+    cluster_names_: list[str] | None
 
     def _check_clusters(self) -> None:
         """Refuse to predict before the clusters exist."""
@@ -175,7 +176,7 @@ class PredictionMixin:
         Returns
         -------
         ``soft=False``: categorical :class:`pandas.Series` of strings, one category per cluster, ``"0"`` the largest
-        cluster of the training cells. ``soft=True``: :class:`pandas.DataFrame` ``(n, n_clusters)``, rows sum to 1.
+        cluster of the training cells, or the names given by :meth:`rename`. ``soft=True``: :class:`pandas.DataFrame` ``(n, n_clusters)``, rows sum to 1.
         Both are indexed by ``obs_names``.
 
         Raises
@@ -215,6 +216,8 @@ class PredictionMixin:
             raise ValueError(f"`unassigned_label`: expected another name than a cluster's, found {unassigned_label!r}.")
 
     def _cluster_names(self) -> list[str]:
+        if self.cluster_names_ is not None:
+            return list(self.cluster_names_)
         return [str(k) for k in range(self.module.head.n_clusters)]  # type: ignore[union-attr]
 
     def _labels(self, probs: NDArray[np.float32] | None) -> pd.Categorical:

@@ -33,6 +33,7 @@ class QueryMixin(ArchesMixin):
 
     module: SiameseModule
     reference_latent_: NDArray[np.float32] | None
+    is_query_: bool
 
     @classmethod
     def load_query_data(
@@ -113,6 +114,7 @@ class QueryMixin(ArchesMixin):
             if not any(columns.any() for columns in new_columns.values()):
                 logger.info("The query has no new batch or covariate category: there is nothing to adapt by training.")
         model.module.eval()
+        model.is_query_ = True
         head = model.module.head
         model.is_trained_ = head is not None and head.is_initialised
         return model

@@ -23,6 +23,7 @@ from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics, batch_offsets
 from scsiameseclu.model._expression import ExpressionMixin
+from scsiameseclu.model._granularity import GranularityMixin
 from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
@@ -38,7 +39,14 @@ logger = logging.getLogger(__name__)
 
 
 class SCSiameseClu(
-    PredictionMixin, ExpressionMixin, MuDataMixin, TrainingMixin, QueryMixin, FromScviMixin, BaseModelClass
+    PredictionMixin,
+    GranularityMixin,
+    ExpressionMixin,
+    MuDataMixin,
+    TrainingMixin,
+    QueryMixin,
+    FromScviMixin,
+    BaseModelClass,
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
@@ -81,6 +89,12 @@ class SCSiameseClu(
 
     Notes
     -----
+    After training, ``cluster_tree_`` describes every split of a binary tree over the clusters and below them. It is a dictionary of builtins:
+    ``pandas.DataFrame(model.cluster_tree_["splits"])`` has one row per split, the topmost first, with the two sides (``left``,
+    ``right``: nodes, numbered as by :func:`scipy.cluster.hierarchy.linkage`), their cells (``n_left``, ``n_right``), ``n_clusters`` of a
+    cut just below, the relative ``separability``, the ``p_value`` against one population, and the ``genes`` that carry it (name:
+    standardised difference, positive if higher on the left). ``current`` holds the cluster of each small group, the leaves.
+
     Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
     """
 
@@ -127,6 +141,9 @@ class SCSiameseClu(
         self.n_clusters_requested_ = n_clusters
         self.n_clusters_search_: dict[str, Any] | None = None
         self.reference_latent_: NDArray[np.float32] | None = None
+        self.cluster_tree_: dict[str, Any] | None = None
+        self.cluster_names_: list[str] | None = None
+        self.is_query_ = False
         self.init_params_ = self._get_init_params(locals())
         if adata is not None:
             self._fit_input()

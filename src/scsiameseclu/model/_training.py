@@ -42,6 +42,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     module: SiameseModule
     init_params_: dict[str, Any]
     n_clusters_search_: dict[str, Any] | None
+    cluster_names_: list[str] | None
+    is_query_: bool
 
     _training_plan_cls = SiameseTrainingPlan
     _train_runner_cls = SiameseTrainRunner
@@ -258,6 +260,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
         self._keep_reference_latent()  # type: ignore[attr-defined]
+        if self.cluster_names_ is not None and plan.new_order is not None:
+            self.cluster_names_ = [self.cluster_names_[old] for old in plan.new_order]
+        if not self.is_query_:
+            self._grow_tree()  # type: ignore[attr-defined]
 
     @property
     def n_clusters(self) -> int | Literal["auto"]:

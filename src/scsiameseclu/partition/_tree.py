@@ -93,6 +93,9 @@ class MergeTree:
         Seed of the order in which cells of a group are taken.
     known
         Separabilities that trees of the same cells and small groups share, filled as they are computed. Default: none are shared.
+    within
+        Cluster of every small group, ``(n_groups,)``. Small groups of one cluster are merged until each cluster is one group;
+        clusters are merged after that. By default any two groups may be merged at any time.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class MergeTree:
         size_power: float = 0.0,
         random_state: int = 0,
         known: dict[tuple[frozenset[int], frozenset[int]], float] | None = None,
+        within: NDArray[np.integer] | None = None,
     ) -> None:
         order = np.random.default_rng(random_state).permutation(len(points))
         points = np.asarray(points, dtype=np.float64)
@@ -120,6 +124,7 @@ class MergeTree:
         member = sparse.csr_matrix((np.ones(len(groups)), (np.arange(len(groups)), groups)), (len(groups), n_groups))
         self._joined = np.asarray((member.T @ graph @ member).todense()) > 0
         self.leaves = n_groups
+        self._within = np.zeros(n_groups, dtype=np.int64) if within is None else np.array(within, dtype=np.int64)
         self.merges = self._merge_all()
 
     def cut(self, n_clusters: int) -> NDArray[np.int64]:
@@ -149,20 +154,33 @@ class MergeTree:
     def _merge_all(self) -> list[tuple[int, int]]:
         """Pairs in the order of merging: the group that stays, and the group that becomes part of it."""
         alive = list(range(self.leaves))
-        scores = {(i, j): self._score(i, j) for j in alive for i in alive[:j] if self._joined[i, j]}
+        scores = {pair: self._score(*pair) for pair in self._pairs(alive) if self._joined[pair]}
         merges: list[tuple[int, int]] = []
         while len(alive) > 1:
             if not scores:
-                scores = {(i, j): self._score(i, j) for at, j in enumerate(alive) for i in alive[:at]}
+                scores = self._scores_anew(alive)
             kept, gone = min(scores, key=lambda pair: scores[pair])
             merges.append((kept, gone))
             self._join(kept, gone)
             alive.remove(gone)
             scores = {pair: score for pair, score in scores.items() if not {kept, gone} & set(pair)}
             for other in alive:
-                if other != kept and self._joined[kept, other]:
+                if other != kept and self._joined[kept, other] and self._within[kept] == self._within[other]:
                     scores[min(kept, other), max(kept, other)] = self._score(min(kept, other), max(kept, other))
         return merges
+
+    def _pairs(self, alive: list[int]) -> list[tuple[int, int]]:
+        """Pairs of groups that are of one cluster."""
+        return [(i, j) for at, j in enumerate(alive) for i in alive[:at] if self._within[i] == self._within[j]]
+
+    def _scores_anew(self, alive: list[int]) -> dict[tuple[int, int], float]:
+        """Scores where no edge joins two groups that may be merged: of the others of one cluster, or of whole clusters."""
+        pairs = self._pairs(alive)
+        if not pairs:  # every cluster is one group: from now on all belong together
+            self._within[:] = 0
+            pairs = self._pairs(alive)
+            pairs = [pair for pair in pairs if self._joined[pair]] or pairs
+        return {pair: self._score(*pair) for pair in pairs}
 
     def _join(self, kept: int, gone: int) -> None:
         """Make one group a part of another; of the cells of both, the first in the common random order are kept."""

@@ -1,6 +1,7 @@
 """Plots of training, embedding, confidence and agreement. Every function returns its matplotlib figure and never shows it."""
 
 from scsiameseclu.pl._annotation import annotation_overlap
+from scsiameseclu.pl._cluster_tree import cluster_tree
 from scsiameseclu.pl._confidence import confidence
 from scsiameseclu.pl._embedding import embedding
 from scsiameseclu.pl._latent import latent_correlation
@@ -11,6 +12,7 @@ from scsiameseclu.pl._training import training_curves
 
 __all__ = [
     "annotation_overlap",
+    "cluster_tree",
     "confidence",
     "embedding",
     "latent_correlation",

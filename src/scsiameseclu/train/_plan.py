@@ -108,6 +108,7 @@ class SiameseTrainingPlan(PlanHooks):
         self.max_init_cells = max_init_cells
         self.max_target_cells = max_target_cells
         self.n_clusters_result: NClustersResult | None = None
+        self.new_order: list[int] | None = None
         self._partners: PartnerSampler | None = None
         self._clustering_since: int | None = None
         self._warming_up = False
@@ -369,7 +370,9 @@ class SiameseTrainingPlan(PlanHooks):
         head = _head(self.module)
         if head.centers.requires_grad:
             self._undo_collapse()
-            head.reorder(self._cluster_sizes().argsort(descending=True, stable=True))
+            order = self._cluster_sizes().argsort(descending=True, stable=True)
+            head.reorder(order)
+            self.new_order = order.tolist()
         self.module.clustering_active = False
 
     def _undo_collapse(self) -> None:

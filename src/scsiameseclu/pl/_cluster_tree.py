@@ -1,0 +1,131 @@
+"""The tree over the clusters."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+__all__ = ["cluster_tree"]
+
+_ALPHA = 0.05
+
+
+class _HasTree(Protocol):
+    @property
+    def cluster_tree_(self) -> Mapping[str, Any] | None: ...
+
+
+def cluster_tree(
+    model: _HasTree, *, n_below: int = 4, genes: int = 0, figsize: tuple[float, float] | None = None
+) -> Figure:
+    """Draw the tree over the clusters and the first splits below them.
+
+    The root is on top. A split is drawn at the height of its place in the tree: the dotted line ends the splits that training, or
+    :meth:`~scsiameseclu.SCSiameseClu.cut`, has made. Next to each split stand its relative separability and its p value against one
+    population, in bold if that is at most 0.05. At the ends stand the cells, and the name of the cluster where it is a whole one.
+
+    Parameters
+    ----------
+    model
+        A trained model.
+    n_below
+        Splits shown below the current clusters.
+    genes
+        Genes named at each split, at most 10; ``+`` where they are higher on the left.
+    figsize
+        Width and height of the figure, in inches; by default it follows from the number of ends.
+
+    Returns
+    -------
+    The figure, with one panel.
+
+    Raises
+    ------
+    ValueError
+        If the model has no tree.
+    """
+    tree = getattr(model, "cluster_tree_", None)
+    if tree is None:
+        raise ValueError("Expected a model with a cluster tree, found none: call model.train(), or model.cut(), first.")
+    n_groups, current = len(tree["current"]), np.asarray(tree["current"])
+    members = _members(n_groups, tree["children"])
+    made = [split for split in tree["splits"] if len(np.unique(current[members[split["node"]]])) > 1]
+    others = [split for split in tree["splits"] if split not in made][:n_below]
+    shown = {split["node"]: split for split in tree["splits"] if split in made or split in others}
+    _close(shown, tree["splits"], made)
+    names = _names(model, int(current.max()) + 1)
+    ends = _ends(shown, 2 * n_groups - 2)
+    figure, ax = plt.subplots(
+        figsize=figsize or (max(4.0, 0.75 * len(ends) + 1.0), max(3.0, 0.35 * len(shown) + 1.5)), layout="constrained"
+    )
+    order = [split["node"] for split in tree["splits"] if split["node"] in shown]
+    order.sort(key=lambda node: node not in {split["node"] for split in made})
+    heights = {node: float(len(order) - at) for at, node in enumerate(order)}
+    x = {end: float(at) for at, end in enumerate(ends)}
+    for node in sorted(shown):  # children have lower numbers
+        _draw_split(ax, shown[node], x, heights, made_now=node in {split["node"] for split in made}, n_genes=genes)
+    for end in ends:
+        groups = members[end]
+        cluster = np.unique(current[groups])
+        whole = len(cluster) == 1 and (current == cluster[0]).sum() == len(groups)
+        size = int(np.asarray(tree["sizes"])[groups].sum())
+        label = f"{names[cluster[0]]}\n" if whole else (f"({names[cluster[0]]})\n" if len(cluster) == 1 else "")
+        ax.text(x[end], -0.1, f"{label}{size}", ha="center", va="top", fontsize="x-small")
+    ax.axhline(len(order) - len(made) + 0.5, color="grey", linestyle=":", linewidth=1)
+    ax.set_title(f"{current.max() + 1} clusters, above the dotted line", fontsize="small")
+    ax.set(xlim=(-0.6, len(ends) - 0.4), ylim=(-1.0, len(order) + 0.6), xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+    return figure
+
+
+def _members(n_groups: int, children: Sequence[Sequence[int]]) -> list[list[int]]:
+    members = [[group] for group in range(n_groups)]
+    for first, second in children:
+        members.append([*members[first], *members[second]])
+    return members
+
+
+def _close(shown: dict[int, Any], splits: Sequence[Mapping[str, Any]], made: list[Mapping[str, Any]]) -> None:
+    """Add what lies above the splits shown, so that they hang together."""
+    by_node = {split["node"]: split for split in splits}
+    for node in list(shown):
+        parent = by_node[node]["parent"]
+        while parent is not None and parent not in shown:
+            shown[parent] = by_node[parent]
+            parent = by_node[parent]["parent"]
+
+
+def _ends(shown: Mapping[int, Mapping[str, Any]], root: int) -> list[int]:
+    """Nodes that are not split in the figure, from left to right."""
+    if root not in shown:
+        return [root]
+    return [*_ends(shown, shown[root]["left"]), *_ends(shown, shown[root]["right"])]
+
+
+def _draw_split(
+    ax: Axes,
+    split: Mapping[str, Any],
+    x: dict[int, float],
+    heights: Mapping[int, float],
+    *,
+    made_now: bool,
+    n_genes: int,
+) -> None:
+    height, left, right = heights[split["node"]], split["left"], split["right"]
+    feet = heights.get(left, 0.0), heights.get(right, 0.0)
+    color = "black" if made_now else "silver"
+    ax.plot([x[left], x[left], x[right], x[right]], [feet[0], height, height, feet[1]], color=color, linewidth=1.2)
+    middle = x[split["node"]] = 0.5 * (x[left] + x[right])
+    named = list(split["genes"].items())[:n_genes]
+    text = f"{split['separability']:.2f}, p = {split['p_value']:.2f}"
+    text += "".join(f"\n{'+' if difference > 0 else '-'}{gene}" for gene, difference in named)
+    weight = "bold" if split["p_value"] <= _ALPHA else "normal"
+    ax.text(middle, height, text, ha="center", va="bottom", fontsize="xx-small", fontweight=weight)
+
+
+def _names(model: Any, n_clusters: int) -> list[str]:
+    names = getattr(model, "cluster_names_", None)
+    return [str(number) for number in range(n_clusters)] if names is None else list(names)
