@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import norm
+from scipy.special import ndtri
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,7 +66,8 @@ def null_separability(share: float) -> float:
         Share of one side, between 0 and 1.
     """
     p = float(np.clip(min(share, 1.0 - share), 1e-4, 0.5))
-    cut, density = norm.ppf(1.0 - p), norm.pdf(norm.ppf(1.0 - p))
+    cut = float(ndtri(1.0 - p))
+    density = float(np.exp(-0.5 * cut**2) / np.sqrt(2.0 * np.pi))
     upper, lower = density / p, -density / (1.0 - p)
     variances = 1.0 + cut * upper - upper**2, 1.0 + cut * lower - lower**2
     return float((upper - lower) / (np.sqrt(variances[0]) + np.sqrt(variances[1])))

@@ -1,0 +1,46 @@
+"""Types that a person expects apart, on real data with the defaults; labels are read after training, to check."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scvi
+from sklearn.metrics import adjusted_rand_score
+
+import scsiameseclu as ssc
+
+pytestmark = pytest.mark.slow
+SILENT = {"accelerator": "cpu", "enable_progress_bar": False}
+
+
+@pytest.fixture
+def fitted(data_dir):
+    """Clusters and types of the cells of a labelled set that have a type."""
+
+    def fit(name, n_clusters):
+        adata = ad.read_h5ad(data_dir / f"{name}.h5ad")
+        types = adata.obs.pop("cell_type").astype("object")
+        scvi.settings.seed = 0
+        ssc.tl.cluster(adata, n_clusters, train_kwargs=SILENT)
+        known = types.notna().to_numpy()
+        return adata.obs["siamese_clu"].astype(str).to_numpy()[known], types.to_numpy()[known].astype(str)
+
+    return fit
+
+
+def test_narrow_types_of_the_human_pancreas_are_apart(fitted):
+    clusters, types = fitted("baron_human_pancreas_3607", 14)
+    assert adjusted_rand_score(types, clusters) > 0.9
+    main = pd.crosstab(types, clusters).idxmax(axis=1)
+    apart = ["beta", "delta", "gamma", "ductal"]
+    assert main[apart].nunique() == len(apart)
+
+
+def test_types_of_blood_are_apart_without_a_given_number(fitted):
+    clusters, types = fitted("pbmc3k_seurat_labels", "auto")
+    shares = pd.crosstab(clusters, types, normalize="index")
+    main = pd.crosstab(types, clusters).idxmax(axis=1)
+    apart = ["NK", "CD8 T", "B", "CD14+ Mono", "FCGR3A+ Mono", "DC", "Platelet"]
+    assert main[apart].nunique() == len(apart)
+    assert all(shares.loc[main[name], name] > 0.7 for name in apart)
+    assert 6 <= len(np.unique(clusters)) <= 12
