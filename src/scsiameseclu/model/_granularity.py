@@ -19,7 +19,9 @@ MAX_TREE_CELLS = 10_000
 _AGREEMENT = 0.99
 """Share of the cells that the means of the clusters have to assign as intended; otherwise they are refined."""
 _REFINEMENT_STEPS = 200
-_REFINEMENT_RATE = 0.02
+_REFINEMENT_RATE = 0.05
+_TOLERANCE = 0.002
+"""Agreement that is given up at most for the likelihood of the last step."""
 
 
 class GranularityMixin:
@@ -271,7 +273,7 @@ class GranularityMixin:
 
 @torch.enable_grad()
 def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> float:
-    """Fit the centres of a head to clusters of embedded cells by logistic regression, if they do not assign them so already.
+    """Fit centres and origin of a head to clusters of embedded cells by logistic regression, if they do not assign them so already.
 
     Parameters
     ----------
@@ -294,21 +296,23 @@ def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: to
             hits = (head(z).argmax(dim=1) == labels).to(weights.dtype)
             return float((hits * weights).sum() / weights.sum())
 
-    best, kept = agreement(), head.centers.detach().clone()
+    best, kept = agreement(), (head.centers.detach().clone(), head.origin.clone())
     if best >= _AGREEMENT:
         return best
-    optimiser = torch.optim.Adam([head.centers], lr=_REFINEMENT_RATE * float(kept.std()))
-    targets = head.smoothed_one_hot(labels)
+    # The origin is fitted too: parts of a cluster may differ in their distance from it, which the cosine kernel does not see.
+    head.origin = head.origin.clone().requires_grad_()
+    optimiser = torch.optim.Adam([head.centers, head.origin], lr=_REFINEMENT_RATE * float(z.std()))
     for step in range(_REFINEMENT_STEPS):
         optimiser.zero_grad()
-        losses = -(targets * head(z).log_softmax(dim=1)).sum(dim=1)
+        losses = torch.nn.functional.cross_entropy(head(z), labels, reduction="none")
         ((losses * weights).sum() / weights.sum()).backward()
         optimiser.step()
-        if step % 10 == 9 and (found := agreement()) > best:
-            best, kept = found, head.centers.detach().clone()
+        if step % 10 == 9 and (found := agreement()) > best - _TOLERANCE:
+            best = max(best, found)
+            kept = head.centers.detach().clone(), head.origin.detach().clone()
     with torch.no_grad():
-        head.centers.copy_(kept)
-    head.centers.grad = None
+        head.centers.copy_(kept[0])
+    head.centers.grad, head.origin = None, kept[1]
     return best
 
 

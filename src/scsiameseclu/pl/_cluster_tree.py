@@ -123,7 +123,8 @@ def _draw_split(
     text = f"{split['separability']:.2f}, p = {split['p_value']:.2f}"
     text += "".join(f"\n{'+' if difference > 0 else '-'}{gene}" for gene, difference in named)
     weight = "bold" if split["p_value"] <= _ALPHA else "normal"
-    ax.text(middle, height, text, ha="center", va="bottom", fontsize="xx-small", fontweight=weight)
+    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    ax.text(middle, height + 0.05, text, ha="center", va="bottom", fontsize="xx-small", fontweight=weight, bbox=paper)
 
 
 def _names(model: Any, n_clusters: int) -> list[str]:
