@@ -1,4 +1,4 @@
-"""Does ``n_clusters="auto"`` answer 1 where there is one population? See README.md.
+"""Does ``n_clusters="auto"`` answer 1 where there is one population, and no split of the tree look significant? See README.md.
 
     python -m benchmarks.one_population --keep FOLDER [--seeds 16] [--data DIR] > one_population.md
 
@@ -26,11 +26,13 @@ from benchmarks.n_clusters import embed_and_decode
 from benchmarks.run import labelled_files
 from benchmarks.table import markdown
 from benchmarks.tasks import LABEL, task_rng, thin
-from scsiameseclu.partition import Space, choose_n_clusters
+from scsiameseclu.partition import Space, choose_n_clusters, partition_cells
+from scsiameseclu.partition._hierarchy import describe, grow
 
 N_GENES = 1500
 MIN_CELLS, MAX_CELLS = 120, 1500
 N_TYPES = 3
+SIGNIFICANCE = 0.05
 
 
 def simulate(seed: int) -> AnnData:
@@ -74,19 +76,56 @@ def answer(name: str, cells: AnnData, seed: int, folder: Path) -> dict[str, Any]
         np.savez_compressed(unfinished, embedding=embedding, expression=expression)
         os.replace(unfinished, path)
     with np.load(path) as kept:
-        found = choose_n_clusters(Space(kept["expression"], kept["embedding"], 0))
-    return {"population": name, "cells": cells.n_obs, "K": found.n_clusters, "separability": found.separability}
+        space = Space(kept["expression"], kept["embedding"], 0)
+    found = choose_n_clusters(space)
+    # The tree through three clusters, which there are not.
+    hierarchy, groups = grow(space, partition_cells(space, 3))
+    p_values = [float(split["p_value"]) for split in describe(hierarchy, groups, space, None, [])]
+    return {
+        "population": name,
+        "cells": cells.n_obs,
+        "K": found.n_clusters,
+        "separability": found.separability,
+        "splits": len(p_values),
+        "significant": sum(each <= SIGNIFICANCE for each in p_values),
+        "K of tree": int(hierarchy.cut_at(p_values, SIGNIFICANCE).max()) + 1,
+    }
 
 
 def report(rows: list[dict[str, Any]]) -> str:
     """Markdown table, and the share of answers of 1 by kind."""
-    lines = [[row["population"], row["cells"], row["K"], f"{row['separability']:.2f}"] for row in rows]
-    table = markdown(["population", "cells", "K", "relative separability"], lines)
+    lines = [
+        [
+            row["population"],
+            row["cells"],
+            row["K"],
+            f"{row['separability']:.2f}",
+            row["splits"],
+            row["significant"],
+            row["K of tree"],
+        ]
+        for row in rows
+    ]
+    head = [
+        "population",
+        "cells",
+        "K",
+        "relative separability",
+        "splits of the tree",
+        "p of at most .05",
+        "K of the tree at .05",
+    ]
+    table = markdown(head, [[str(each) for each in line] for line in lines])
     shares = []
     for kind, simulated in (("simulated", True), ("real", False)):
-        ones = [row["K"] == 1 for row in rows if row["population"].startswith("simulated") == simulated]
-        if ones:
-            shares.append(f"{kind}: {sum(ones)} of {len(ones)} are one cluster.")
+        part = [row for row in rows if row["population"].startswith("simulated") == simulated]
+        if part:
+            ones, of_tree = (sum(row[key] == 1 for row in part) for key in ("K", "K of tree"))
+            significant, splits = (sum(row[key] for row in part) for key in ("significant", "splits"))
+            shares.append(
+                f"{kind}: auto answers 1 in {ones} of {len(part)}; {significant} of {splits} splits have a p value of at most "
+                f"{SIGNIFICANCE}, and the tree cut there is one cluster in {of_tree}."
+            )
     return "\n".join([table, "", *shares])
 
 
