@@ -1,5 +1,4 @@
 import numpy as np
-
 from benchmarks import one_population
 
 
