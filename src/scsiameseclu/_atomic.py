@@ -1,9 +1,9 @@
 """Results on disk that are there as a whole, whenever the process that writes them ends.
 
-A file is written under another name beside its place, brought to the disk, and renamed. Several files that belong together are
-written into a hidden folder in the folder they are for. Renaming that hidden folder decides: before, the old results count;
-from then on the new ones, which are then moved to their places. Whoever comes after a process that was killed in between
-finishes what it had decided (:func:`finish`) and removes what it had not.
+A file is written under another name beside its place, brought to the disk, and renamed. Several files that belong
+together are written into a hidden folder in the folder they are for. Renaming that hidden folder decides: before, the
+old results count; from then on the new ones, which are then moved to their places. Whoever comes after a process that
+was killed in between finishes what it had decided (:func:`finish`) and removes what it had not.
 """
 
 from __future__ import annotations

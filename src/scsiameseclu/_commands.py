@@ -1,6 +1,7 @@
 """What the commands of the command line do; each returns the text to show.
 
-Heavy imports stay inside functions, so that ``--help`` answers at once and bad paths are refused before anything is loaded.
+Heavy imports stay inside functions, so that ``--help`` answers at once and bad paths are refused before anything is
+loaded.
 """
 
 from __future__ import annotations

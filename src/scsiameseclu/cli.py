@@ -1,7 +1,7 @@
 """The command line: ``scsiameseclu demo | fit | predict | info``.
 
-Results go to standard output, progress and warnings to standard error. Bad input ends with one line and exit code 1, a bad
-command line with exit code 2.
+Results go to standard output, progress and warnings to standard error. Bad input ends with one line and exit code 1, a
+bad command line with exit code 2.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0, 1 after bad input, 130 when interrupted. A bad command line raises ``SystemExit(2)``, as argparse does.
+    Exit code: 0, 1 after bad input, 130 when interrupted. A bad command line raises ``SystemExit(2)``, as argparse
+    does.
     """
     arguments = _parser().parse_args(argv)
     try:

@@ -35,8 +35,8 @@ tags:
 
 {description}
 
-Clusters of single cells from raw RNA counts: an embedding, {n_clusters} clusters with a confidence for every cell, and the
-mapping of new cells to these clusters, by the package `scsiameseclu` on scvi-tools.
+Clusters of single cells from raw RNA counts: an embedding, {n_clusters} clusters with a confidence for every cell, and
+the mapping of new cells to these clusters, by the package `scsiameseclu` on scvi-tools.
 
 ```python
 import scsiameseclu as ssc
@@ -51,8 +51,8 @@ Loading executes the pickle in `model.pt`: only load models of people you trust.
 
 {n_cells} cells, {n_genes} genes, {n_batches} batch(es). Source: {training_data}.
 
-`model.pt` holds {n_landmarks} cells of it as their principal components (or other representation of the cell graph), among
-which new cells look for neighbours.
+`model.pt` holds {n_landmarks} cells of it as their principal components (or other representation of the cell graph),
+among which new cells look for neighbours.
 
 ## Set-up
 

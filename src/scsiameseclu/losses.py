@@ -123,14 +123,15 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor, columns: Tensor |
         Row numbers of the neighbours of each cell, int64, shape ``(B, k)``, in the same numbering; padding (the cell's
         own row) has no effect.
     columns
-        Row number of the cell in each column, int64, shape ``(B,)`` or ``(B, 1)``, where those are other cells than in the rows:
-        the partners that make up a second view.
+        Row number of the cell in each column, int64, shape ``(B,)`` or ``(B, 1)``, where those are other cells than in
+        the rows: the partners that make up a second view.
 
     Returns
     -------
     Tensor
-        Boolean, shape ``(B, B)``. By default symmetric: True where one cell lists the other, or where a cell was drawn twice,
-        and False on the diagonal. With ``columns``: True where the cell of the row is, or lists, that of the column.
+        Boolean, shape ``(B, B)``. By default symmetric: True where one cell lists the other, or where a cell was drawn
+        twice, and False on the diagonal. With ``columns``: True where the cell of the row is, or lists, that of the
+        column.
 
     Raises
     ------
@@ -239,8 +240,8 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
         -\log p(x) = \theta \log(1 + \mu / \theta) - [x > 0] \Bigl(\log\Gamma(x + \theta) - \log\Gamma(\theta)
         - \log\Gamma(x + 1) + x \log \frac{\mu}{\mu + \theta}\Bigr)
 
-    Most counts are 0, and the gamma functions, the dearest part by far on a CPU, are there only evaluated where they are not. On a
-    GPU finding these places costs more than the functions.
+    Most counts are 0, and the gamma functions, the dearest part by far on a CPU, are there only evaluated where they
+    are not. On a GPU finding these places costs more than the functions.
 
     Parameters
     ----------

@@ -15,10 +15,10 @@ def paper() -> dict[str, Any]:
     the sizes of the first partition; 20 latent dimensions, 10 neighbours, 1,000 genes; 200 epochs of pretraining and
     50 of clustering at a learning rate of 1e-4. Loss weights are those the published settings use most often.
 
-    It departs from the published code where that cannot work or uses labels (see the method page): graph without labels,
-    divergences that are divergences, counts instead of principal components in the likelihood, mini-batches, a fusion gate
-    computed from the cell, the last epoch instead of the one with the best accuracy, labels from the head, one setting for all
-    data. The first partition is made on decoded expression, as by default.
+    It departs from the published code where that cannot work or uses labels (see the method page): graph without
+    labels, divergences that are divergences, counts instead of principal components in the likelihood, mini-batches, a
+    fusion gate computed from the cell, the last epoch instead of the one with the best accuracy, labels from the head,
+    one setting for all data. The first partition is made on decoded expression, as by default.
 
     Returns
     -------

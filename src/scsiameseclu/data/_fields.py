@@ -53,14 +53,14 @@ class CellGraphField(BaseAnnDataField):
     The field carries no array into a mini-batch itself: it writes tables to :attr:`~anndata.AnnData.obsm`, which the
     :class:`~scvi.data.fields.ObsmField` companions from :func:`cell_graph_fields` register. It must stand before them.
 
-    Row numbers of neighbours are valid for one set of cells in one order only, so a stored graph is used again only if its
-    fingerprint matches the data. Otherwise:
+    Row numbers of neighbours are valid for one set of cells in one order only, so a stored graph is used again only if
+    its fingerprint matches the data. Otherwise:
 
     * the cells of the set-up, given without their graph, get the same graph again;
     * all others (query, subset, permutation, concatenation, changed counts) get neighbours among the
-      :class:`~scsiameseclu.pp.Landmarks` of the set-up, each cell on its own, in the same space: by the projection fitted
-      at set-up, or in ``obsm[use_rep]`` of the new data. The index of landmark *j* is ``n_obs + j``, so that it can never be
-      taken for a cell.
+      :class:`~scsiameseclu.pp.Landmarks` of the set-up, each cell on its own, in the same space: by the projection
+      fitted at set-up, or in ``obsm[use_rep]`` of the new data. The index of landmark *j* is ``n_obs + j``, so that it
+      can never be taken for a cell.
 
     Parameters
     ----------
@@ -283,7 +283,8 @@ def _reference_state(adata: AnnData, settings: GraphSettings) -> dict[str, Any]:
 def _plan(state: Mapping[str, Any], adata: AnnData, own_graph: bool) -> tuple[GraphSettings, Landmarks | None]:
     """Settings for the neighbours of ``adata``, and the landmarks to find them among; None for the cells of the set-up.
 
-    A foreign graph serves where it is there and the cells are those of the set-up: it knows no neighbours in the reference.
+    A foreign graph serves where it is there and the cells are those of the set-up: it knows no neighbours in the
+    reference.
     """
     settings = GraphSettings.from_state(state)
     without = replace(settings, neighbors_key=None)

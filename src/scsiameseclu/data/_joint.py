@@ -66,9 +66,9 @@ class JointData:
 class JointGraphField(CellGraphField):
     """Standardises the proteins and builds the joint cell graph at set-up, and again for every other MuData.
 
-    The counterpart of :class:`~scsiameseclu.data._fields.CellGraphField` for a :class:`~mudata.MuData`, with its tables in the
-    MuData's own ``obsm``, ``obsp`` and ``uns``. The graph's space is that of :class:`~scsiameseclu.pp._joint.JointProjection`, or
-    ``obsm[use_rep]`` of the MuData.
+    The counterpart of :class:`~scsiameseclu.data._fields.CellGraphField` for a :class:`~mudata.MuData`, with its tables
+    in the MuData's own ``obsm``, ``obsp`` and ``uns``. The graph's space is that of
+    :class:`~scsiameseclu.pp._joint.JointProjection`, or ``obsm[use_rep]`` of the MuData.
 
     Parameters
     ----------
@@ -147,7 +147,8 @@ class JointGraphField(CellGraphField):
         KeyError
             If ``use_rep`` or another named slot is missing in the target.
         ValueError
-            If genes or proteins differ, the values are not valid, or normalised where they were counts (or the reverse).
+            If genes or proteins differ, the values are not valid, or normalised where they were counts (or the
+            reverse).
         """
         self.validate_field(mdata_target)
         self._take_over(state_registry)
@@ -248,7 +249,8 @@ class JointGraphField(CellGraphField):
             mdata.obsm.pop(key, None)
             if key in cells.obsm:
                 table = cells.obsm[key]
-                # MuData that do not pull columns from their modalities can neither copy nor read tables of integers (mudata 0.3).
+                # MuData that do not pull columns from their modalities can neither copy nor read tables of integers
+                # (mudata 0.3).
                 mdata.obsm[key] = table.astype(np.float64) if table.dtype.kind == "i" else table
         mdata.obsm[ADATA_KEYS.PROTEIN] = data.values
         mdata.obsm[ADATA_KEYS.PROTEIN_REP] = projection.protein.transform(data.values)

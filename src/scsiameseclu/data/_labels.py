@@ -11,8 +11,8 @@ from scvi.data.fields import CategoricalObsField
 class LabelsField(CategoricalObsField):
     """A categorical column of ``obs`` that need not say something about every cell, and that later data need not have.
 
-    Cells without the column, without a label, or with one that was unknown at set-up get the code -1. No part of the model
-    reads the codes.
+    Cells without the column, without a label, or with one that was unknown at set-up get the code -1. No part of the
+    model reads the codes.
     """
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:

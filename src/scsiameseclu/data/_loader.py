@@ -78,8 +78,8 @@ class NeighborDataset(AnnTorchDataset):
     def __getitem__(self, indexes: int | list[int] | slice | torch.Tensor | NDArray[Any]) -> dict[str, Any]:
         """Load the rows ``indexes`` and their neighbour blocks.
 
-        Arrays in memory and HDF5 files are read here, one vectorised look-up each; everything else (dask, or sparse tensors)
-        by scvi-tools.
+        Arrays in memory and HDF5 files are read here, one vectorised look-up each; everything else (dask, or sparse
+        tensors) by scvi-tools.
         """
         held: DeviceData | None = self.adata_manager.device_data
         if isinstance(indexes, torch.Tensor):
@@ -158,7 +158,8 @@ class NeighborDataManager(AnnDataManager):
 
         Nothing is done if they are held already.
 
-        Worth it where the device waits for batches: on a GPU. Two processes cannot share it, nor can workers of a loader.
+        Worth it where the device waits for batches: on a GPU. Two processes cannot share it, nor can workers of a
+        loader.
 
         Raises
         ------

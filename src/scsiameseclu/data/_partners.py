@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class PartnerSampler:
     """Draws partners and looks up what a second view needs of their rows: no labels, one neighbour block.
 
-    Neighbours are drawn with probability proportional to their edge weight, anew at each call, by torch's global generator. A
-    cell without neighbours is its own partner, and so is a cell of a query: its neighbours are landmarks of the reference,
-    which have no counts.
+    Neighbours are drawn with probability proportional to their edge weight, anew at each call, by torch's global
+    generator. A cell without neighbours is its own partner, and so is a cell of a query: its neighbours are landmarks
+    of the reference, which have no counts.
 
     Parameters
     ----------

@@ -46,8 +46,8 @@ class SparseRows:
 class StoredRows:
     """Dense rows of an array or a CSR matrix on disk.
 
-    HDF5 reads rows in ascending order without repetition only, and scvi-tools sorts the numbers it is asked for, which permutes
-    the rows without a word. Here every row is read once, in order, and put where it was asked for.
+    HDF5 reads rows in ascending order without repetition only, and scvi-tools sorts the numbers it is asked for, which
+    permutes the rows without a word. Here every row is read once, in order, and put where it was asked for.
     """
 
     def __init__(self, stored: Any, dtype: DTypeLike) -> None:

@@ -25,8 +25,8 @@ class ExpressionStatistics:
     mean, sd
         Per gene, float64 ``(n_genes,)``; population standard deviation.
     dispersion_mean, dispersion_variance
-        Mean and variance of normalised expression before the logarithm, float64 ``(n_genes,)``: what highly variable genes
-        are chosen by.
+        Mean and variance of normalised expression before the logarithm, float64 ``(n_genes,)``: what highly variable
+        genes are chosen by.
     proportions
         Share of each gene in all counts, float64 ``(n_genes,)``, sum 1.
     target_sum
@@ -84,8 +84,9 @@ def batch_offsets(
 ) -> NDArray[np.float32]:
     r"""What log-normalised expression is higher by in each batch, between cells that are otherwise alike.
 
-    Means of whole batches differ by their composition, too. So only mutual neighbours of different batches are compared: with
-    :math:`a_{ij}` the product of the weights of the edges :math:`i \to j` and :math:`j \to i`, the offsets :math:`o_{gb}` minimise
+    Means of whole batches differ by their composition, too. So only mutual neighbours of different batches are
+    compared: with :math:`a_{ij}` the product of the weights of the edges :math:`i \to j` and :math:`j \to i`, the
+    offsets :math:`o_{gb}` minimise
 
     .. math:: \sum_{i, j : b_i \neq b_j} a_{ij} \bigl(x_{ig} - o_{g b_i} - x_{jg} + o_{g b_j}\bigr)^2
         + 2 \rho \sum_b o_{gb}^2,
@@ -101,8 +102,8 @@ def batch_offsets(
     batch, n_batch
         Code of each cell's batch, from 0, ``(n_obs,)``, and number of batches.
     neighbor_index, neighbor_weight
-        Neighbours and edge weights of every cell, ``(n_obs, k)``; weight 0 is no edge. Neighbours of ``n_obs`` and above are
-        stored cells of a reference, which have no counts here: not compared.
+        Neighbours and edge weights of every cell, ``(n_obs, k)``; weight 0 is no edge. Neighbours of ``n_obs`` and
+        above are stored cells of a reference, which have no counts here: not compared.
     target_sum
         Numerator of the normalisation, as for :class:`ExpressionStatistics`.
     size_factors

@@ -38,17 +38,18 @@ class GranularityMixin:
     def cut(self, n_clusters: int | None = None, significance: float | None = None) -> None:
         """Change the number of clusters, in seconds and without training.
 
-        The clusters become those of a cut through ``cluster_tree_``. Clusters are merged if there are to be fewer than training
-        found, and split if there are to be more. The embedding stays; the clustering head is fitted to the new clusters, so that
-        :meth:`predict` on any cells, :meth:`get_cluster_summary` and saved files follow. Clusters are numbered by size anew.
+        The clusters become those of a cut through ``cluster_tree_``. Clusters are merged if there are to be fewer than
+        training found, and split if there are to be more. The embedding stays; the clustering head is fitted to the new
+        clusters, so that :meth:`predict` on any cells, :meth:`get_cluster_summary` and saved files follow. Clusters are
+        numbered by size anew.
 
         Parameters
         ----------
         n_clusters
             Number of clusters, from 1 to the number of small groups at the bottom of the tree.
         significance
-            Keep splits with a p value of at most this. From the bottom, the two sides of a split are joined if its p value is
-            higher and neither side is split itself.
+            Keep splits with a p value of at most this. From the bottom, the two sides of a split are joined if its p
+            value is higher and neither side is split itself.
 
         Raises
         ------
@@ -299,7 +300,8 @@ def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: to
     best, kept = agreement(), (head.centers.detach().clone(), head.origin.clone())
     if best >= _AGREEMENT:
         return best
-    # The origin is fitted too: parts of a cluster may differ in their distance from it, which the cosine kernel does not see.
+    # The origin is fitted too: parts of a cluster may differ in their distance from it, which the cosine kernel does
+    # not see.
     head.origin = head.origin.clone().requires_grad_()
     optimiser = torch.optim.Adam([head.centers, head.origin], lr=_REFINEMENT_RATE * float(z.std()))
     for step in range(_REFINEMENT_STEPS):

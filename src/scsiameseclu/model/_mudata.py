@@ -73,23 +73,23 @@ class MuDataMixin:
         Parameters
         ----------
         mdata
-            Modalities of the same cells in the same order, in memory: raw RNA counts, and proteins. Proteins as counts are
-            decoded by a negative binomial. Others (whole numbers are taken for counts) are taken as normalised, such as CLR or
-            DSB values, and decoded by a normal distribution. NaN stands for "not measured", and so does a protein that is 0 in
-            all cells of a batch of at least 20.
+            Modalities of the same cells in the same order, in memory: raw RNA counts, and proteins. Proteins as counts
+            are decoded by a negative binomial. Others (whole numbers are taken for counts) are taken as normalised,
+            such as CLR or DSB values, and decoded by a normal distribution. NaN stands for "not measured", and so does
+            a protein that is 0 in all cells of a batch of at least 20.
         rna_layer, protein_layer
             Layer with the RNA counts, layer with the proteins; ``X`` by default.
         batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``obs``, as in :meth:`setup_anndata`: of the MuData itself, unless ``modalities`` names a modality.
-            Size factors are those of the RNA.
+            Columns of ``obs``, as in :meth:`setup_anndata`: of the MuData itself, unless ``modalities`` names a
+            modality. Size factors are those of the RNA.
         use_rep
-            Key of the MuData's own ``obsm`` to build the cell graph on, such as the latent space of TOTALVI. By default: principal
-            components of the RNA next to those of the standardised proteins.
+            Key of the MuData's own ``obsm`` to build the cell graph on, such as the latent space of TOTALVI. By
+            default: principal components of the RNA next to those of the standardised proteins.
         n_neighbors
             Neighbours per cell.
         protein_weight
-            Share of the proteins in the total variance of that joint space, and of the space in which clusters are first looked
-            for; between 0 and 1.
+            Share of the proteins in the total variance of that joint space, and of the space in which clusters are
+            first looked for; between 0 and 1.
         modalities
             Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`:
             ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
@@ -107,8 +107,8 @@ class MuDataMixin:
         KeyError
             If a key or a modality is missing.
         ValueError
-            If the cells of the modalities differ or are in another order, counts or proteins are not valid, or there are fewer
-            than two proteins; and as :meth:`setup_anndata`.
+            If the cells of the modalities differ or are in another order, counts or proteins are not valid, or there
+            are fewer than two proteins; and as :meth:`setup_anndata`.
 
         Warns
         -----
@@ -226,8 +226,8 @@ class MuDataMixin:
 
         Returns
         -------
-        float32 ``(n, n_proteins)``, indexed by ``obs_names`` and protein names: for counts, expected counts at the median protein
-        total of the training cells; otherwise values in the unit the proteins came in.
+        float32 ``(n, n_proteins)``, indexed by ``obs_names`` and protein names: for counts, expected counts at the
+        median protein total of the training cells; otherwise values in the unit the proteins came in.
 
         Raises
         ------

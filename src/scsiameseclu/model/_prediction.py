@@ -96,7 +96,8 @@ class PredictionMixin:
         indices
             Rows to embed, or a boolean mask; all by default.
         batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the result.
+            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the
+            result.
 
         Returns
         -------
@@ -164,20 +165,21 @@ class PredictionMixin:
         soft
             Return probabilities instead of labels.
         batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the result.
+            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the
+            result.
         min_confidence
             Leave cells whose highest probability is below this unassigned. By default all cells are assigned.
         max_out_of_reference
-            Leave cells unassigned whose :meth:`get_out_of_reference_score` is above this, such as 0.99. By default all cells
-            are assigned.
+            Leave cells unassigned whose :meth:`get_out_of_reference_score` is above this, such as 0.99. By default all
+            cells are assigned.
         unassigned_label
             Category of unassigned cells; it comes last, and is there only if one of the two limits is given.
 
         Returns
         -------
         ``soft=False``: categorical :class:`pandas.Series` of strings, one category per cluster, ``"0"`` the largest
-        cluster of the training cells, or the names given by :meth:`rename`. ``soft=True``: :class:`pandas.DataFrame` ``(n, n_clusters)``, rows sum to 1.
-        Both are indexed by ``obs_names``.
+        cluster of the training cells, or the names given by :meth:`rename`. ``soft=True``: :class:`pandas.DataFrame`
+        ``(n, n_clusters)``, rows sum to 1. Both are indexed by ``obs_names``.
 
         Raises
         ------
@@ -292,8 +294,8 @@ class PredictionMixin:
         RuntimeError
             If the model has no clusters yet.
         ValueError
-            If files cannot hold ``key_added`` (``"/"``, empty, ``"_index"``), or something else than earlier results has this
-            name.
+            If files cannot hold ``key_added`` (``"/"``, empty, ``"_index"``), or something else than earlier results
+            has this name.
         """
         self._check_clusters()
         check_key_added(self.adata if adata is None else adata, key_added)  # type: ignore[attr-defined]

@@ -50,23 +50,23 @@ class QueryMixin(ArchesMixin):
         """Map new cells to a trained model.
 
         The result predicts the reference's clusters at once. Every cell finds its neighbours among the landmarks of the
-        reference (:class:`~scsiameseclu.pp.Landmarks`), never among the other cells of the query, so that the result for a
-        cell does not depend on which others are in the data.
+        reference (:class:`~scsiameseclu.pp.Landmarks`), never among the other cells of the query, so that the result
+        for a cell does not depend on which others are in the data.
 
         A batch, or a category of another covariate, that is new to the model gets the mean of the known ones' weights.
-        :meth:`train` then adapts these weights to the query and nothing else: cells of known batches and the clusters stay
-        where they are.
+        :meth:`train` then adapts these weights to the query and nothing else: cells of known batches and the clusters
+        stay where they are.
 
         Parameters
         ----------
         adata
-            New cells: the same kind of counts, keys and representations as the reference. Genes that are missing count as
-            unobserved (0), others are ignored, and their order does not matter. Labels are not needed.
+            New cells: the same kind of counts, keys and representations as the reference. Genes that are missing count
+            as unobserved (0), others are ignored, and their order does not matter. Labels are not needed.
         reference_model
             Trained model, or the folder it was saved in.
         inplace_subset_query_vars
-            Bring the genes of ``adata`` itself into the order of the model. By default, if that is necessary, it happens in
-            a copy, which is then the ``adata`` of the result.
+            Bring the genes of ``adata`` itself into the order of the model. By default, if that is necessary, it
+            happens in a copy, which is then the ``adata`` of the result.
         accelerator, device
             As in scvi-tools.
         unfrozen
@@ -82,11 +82,11 @@ class QueryMixin(ArchesMixin):
         Raises
         ------
         TypeError
-            If ``adata`` is not of the kind the model was set up with, or batches (or categories of another covariate) are
-            numbers in one of query and reference and text in the other.
+            If ``adata`` is not of the kind the model was set up with, or batches (or categories of another covariate)
+            are numbers in one of query and reference and text in the other.
         ValueError
-            If the query has no cell, or none of the reference's genes, gene names are not unique, batch labels are missing, or
-            counts are not valid.
+            If the query has no cell, or none of the reference's genes, gene names are not unique, batch labels are
+            missing, or counts are not valid.
         KeyError
             If a column or representation the model was set up with is missing.
 
@@ -250,10 +250,10 @@ class QueryMixin(ArchesMixin):
     ) -> pd.Series:
         """Score how unlike the reference cells are.
 
-        For every cell, the mean distance to the nearest cells of the reference in the embedding, relative to the distances
-        these have among themselves; the score is the share of the reference whose own value is smaller. A cell like those of
-        the reference gets any value between 0 and 1 with equal probability, one unlike all of them a value near 1. No label
-        is used, and the score of a cell does not depend on the others.
+        For every cell, the mean distance to the nearest cells of the reference in the embedding, relative to the
+        distances these have among themselves; the score is the share of the reference whose own value is smaller. A
+        cell like those of the reference gets any value between 0 and 1 with equal probability, one unlike all of them a
+        value near 1. No label is used, and the score of a cell does not depend on the others.
 
         Parameters
         ----------
@@ -275,8 +275,8 @@ class QueryMixin(ArchesMixin):
 
         Notes
         -----
-        A type that differs from the known ones in nothing the embedding shows goes unnoticed, and a whole new batch may score
-        high for technical reasons: compare with the cells of that batch that are surely known.
+        A type that differs from the known ones in nothing the embedding shows goes unnoticed, and a whole new batch may
+        score high for technical reasons: compare with the cells of that batch that are surely known.
         """
         adata, rows, latent, _ = self._infer(adata, indices, batch_size, clusters=False)  # type: ignore[attr-defined]
         return pd.Series(self._novelty(latent), index=adata.obs_names[rows], name=OUT_OF_REFERENCE)

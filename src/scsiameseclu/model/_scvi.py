@@ -37,14 +37,14 @@ class FromScviMixin:
     ) -> Self:
         """Build a model on the data of a trained scVI model, with the cell graph in its latent space.
 
-        Counts, batches, covariates and size factors are those the scVI model was set up with. Weights that read or make an
-        embedding are not taken over: the two embeddings differ in width and in what they hold.
+        Counts, batches, covariates and size factors are those the scVI model was set up with. Weights that read or make
+        an embedding are not taken over: the two embeddings differ in width and in what they hold.
 
         Parameters
         ----------
         scvi_model
-            Trained :class:`scvi.model.SCVI`, :class:`scvi.model.SCANVI` or :class:`scvi.model.LinearSCVI` with its data attached.
-            It is not changed, and both models go on working on the one AnnData.
+            Trained :class:`scvi.model.SCVI`, :class:`scvi.model.SCANVI` or :class:`scvi.model.LinearSCVI` with its data
+            attached. It is not changed, and both models go on working on the one AnnData.
         n_clusters
             Number of clusters, or ``"auto"``.
         n_neighbors
@@ -54,8 +54,8 @@ class FromScviMixin:
         key_added
             Entry of ``obsm`` that the latent space, float32 ``(n_obs, n_latent of the scVI model)``, is written to.
         init_decoder
-            Start the decoder with the dispersion of each gene (or gene and batch) in the scVI model, the part of its decoder that
-            means the same whatever the embedding, and take over ``dispersion``. They are trained further.
+            Start the decoder with the dispersion of each gene (or gene and batch) in the scVI model, the part of its
+            decoder that means the same whatever the embedding, and take over ``dispersion``. They are trained further.
         **model_kwargs
             Further arguments of :class:`~scsiameseclu.SCSiameseClu`.
 
@@ -70,8 +70,9 @@ class FromScviMixin:
         RuntimeError
             If it is not trained.
         ValueError
-            If it has no data attached, its data are minified, or it was not set up on an AnnData; with ``init_decoder``, also if it
-            has no dispersions by gene or by gene and batch, or ``dispersion`` or ``gene_likelihood`` ask for something else.
+            If it has no data attached, its data are minified, or it was not set up on an AnnData; with
+            ``init_decoder``, also if it has no dispersions by gene or by gene and batch, or ``dispersion`` or
+            ``gene_likelihood`` ask for something else.
 
         Notes
         -----

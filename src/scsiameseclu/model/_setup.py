@@ -46,8 +46,8 @@ def check_setup_input(
     KeyError
         If a key is missing; the message lists the available ones.
     ValueError
-        If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or infinite, batches or
-        categories are missing, size factors are not positive, or continuous covariates not finite.
+        If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or
+        infinite, batches or categories are missing, size factors are not positive, or continuous covariates not finite.
     """
     if isinstance(adata, AnnData) and adata.is_view:
         raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")

@@ -50,9 +50,9 @@ class SCSiameseClu(
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
-    After scSiameseClu (Xu et al., IJCAI 2025): two augmented views, a cell and one of its neighbours, an expression and a graph
-    encoder with shared weights, cross-correlation between views and branches, adaptive fusion, a count decoder, and a
-    clustering head trained against optimal-transport targets. Labels are never used.
+    After scSiameseClu (Xu et al., IJCAI 2025): two augmented views, a cell and one of its neighbours, an expression and
+    a graph encoder with shared weights, cross-correlation between views and branches, adaptive fusion, a count decoder,
+    and a clustering head trained against optimal-transport targets. Labels are never used.
 
     Parameters
     ----------
@@ -61,7 +61,8 @@ class SCSiameseClu(
     registry
         Registry of a saved model; used by :meth:`load`.
     n_clusters
-        Number of clusters, at least 1, or ``"auto"``: chosen without labels when clustering starts, 1 included (see ``n_clusters_search_``).
+        Number of clusters, at least 1, or ``"auto"``: chosen without labels when clustering starts, 1 included (see
+        ``n_clusters_search_``).
     n_latent, n_hidden, n_layers
         Width of the embedding, width and number of the hidden layers.
     gene_likelihood
@@ -89,11 +90,12 @@ class SCSiameseClu(
 
     Notes
     -----
-    After training, ``cluster_tree_`` describes every split of a binary tree over the clusters and below them. It is a dictionary of builtins:
-    ``pandas.DataFrame(model.cluster_tree_["splits"])`` has one row per split, the topmost first, with the two sides (``left``,
-    ``right``: nodes, numbered as by :func:`scipy.cluster.hierarchy.linkage`), their cells (``n_left``, ``n_right``), ``n_clusters`` of a
-    cut just below, the relative ``separability``, the ``p_value`` against one population, and the ``genes`` that carry it (name:
-    standardised difference, positive if higher on the left). ``current`` holds the cluster of each small group, the leaves.
+    After training, ``cluster_tree_`` describes every split of a binary tree over the clusters and below them. It is a
+    dictionary of builtins: ``pandas.DataFrame(model.cluster_tree_["splits"])`` has one row per split, the topmost
+    first, with the two sides (``left``, ``right``: nodes, numbered as by :func:`scipy.cluster.hierarchy.linkage`),
+    their cells (``n_left``, ``n_right``), ``n_clusters`` of a cut just below, the relative ``separability``, the
+    ``p_value`` against one population, and the ``genes`` that carry it (name: standardised difference, positive if
+    higher on the left). ``current`` holds the cluster of each small group, the leaves.
 
     Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
     """
@@ -171,21 +173,21 @@ class SCSiameseClu(
         Parameters
         ----------
         adata
-            Cells by genes, raw counts, never changed, in memory or backed (``anndata.read_h5ad(path, backed="r")``): CSR or dense counts
-            then stay on disk, and only the cells of a mini-batch are read.
+            Cells by genes, raw counts, never changed, in memory or backed (``anndata.read_h5ad(path, backed="r")``):
+            CSR or dense counts then stay on disk, and only the cells of a mini-batch are read.
         layer
             Layer with the counts; ``X`` by default.
         batch_key
             Column of ``obs`` with the batch. Encoders and decoder are told the batch, and neighbours of a cell are
             drawn from every batch.
         labels_key
-            Column of ``obs`` with labels. Registered for bookkeeping only, never used in training, and not needed in the
-            cells the model is applied to later.
+            Column of ``obs`` with labels. Registered for bookkeeping only, never used in training, and not needed in
+            the cells the model is applied to later.
         size_factor_key
             Column of ``obs`` with size factors, used instead of the library size.
         categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``obs`` with further covariates. Continuous ones come on any scale: they are standardised with the
-            mean and standard deviation of these cells, which are part of the model.
+            Columns of ``obs`` with further covariates. Continuous ones come on any scale: they are standardised with
+            the mean and standard deviation of these cells, which are part of the model.
         use_rep
             Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``; PCA of log-normalised counts by default.
         neighbors_key
@@ -249,9 +251,9 @@ class SCSiameseClu(
     ) -> AnnData:
         """Set up the cells of an annbatch collection, or of any zarr store or ``.h5ad`` file, without reading them into memory.
 
-        Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are copied, in
-        sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`). Unlike the method of
-        this name in scvi-tools, it returns data to construct the model on, no datamodule.
+        Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are
+        copied, in sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`).
+        Unlike the method of this name in scvi-tools, it returns data to construct the model on, no datamodule.
 
         Parameters
         ----------
@@ -262,7 +264,8 @@ class SCSiameseClu(
         genes
             Names of the genes to keep, about 2,000 highly variable ones; all by default.
         rebuild
-            Copy again what an earlier call copied to ``directory``. With False it is opened as it is, and ``genes`` is not used.
+            Copy again what an earlier call copied to ``directory``. With False it is opened as it is, and ``genes`` is
+            not used.
         **setup_kwargs
             Arguments of :meth:`setup_anndata`.
 

@@ -12,8 +12,8 @@ def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[st
     """Give every category of the reference its own weights, and each new one the mean of those of its covariate.
 
     scvi-tools appends the columns of new categories, with random weights, at the end. They belong at the end of their
-    covariate, which is another place if further categorical covariates follow; and random weights would move the cells of
-    a new batch before any training.
+    covariate, which is another place if further categorical covariates follow; and random weights would move the cells
+    of a new batch before any training.
 
     Parameters
     ----------

@@ -72,31 +72,33 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             already (further training, or a reference mapped to a query) gets the clustering epochs only.
         accelerator, devices
             As in scvi-tools. With several devices, give ``n_clusters`` as a number and
-            ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused. Correlation losses and
-            transport targets are those of all processes' cells, whatever their number.
+            ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused. Correlation losses
+            and transport targets are those of all processes' cells, whatever their number.
         train_size, validation_size, shuffle_set_split
-            Split of the cells. By default all cells train, or 90 % if something needs cells held out: ``early_stopping``,
-            ``check_val_every_n_epoch``, a checkpoint of the best epoch, or ``plan_kwargs={"reduce_lr_on_plateau": True}``.
+            Split of the cells. By default all cells train, or 90 % if something needs cells held out:
+            ``early_stopping``, ``check_val_every_n_epoch``, a checkpoint of the best epoch, or
+            ``plan_kwargs={"reduce_lr_on_plateau": True}``.
         batch_size
             Cells per batch, on each of several devices; 256 by default, and more on a GPU if there are many cells
-            (:func:`~scsiameseclu.train.default_batch_size`). The last, incomplete batch of an epoch is dropped if there is more than
-            one. With more than 256 cells per step, all devices together, the default learning rate grows
+            (:func:`~scsiameseclu.train.default_batch_size`). The last, incomplete batch of an epoch is dropped if there
+            is more than one. With more than 256 cells per step, all devices together, the default learning rate grows
             (:func:`~scsiameseclu.train.learning_rate`).
         early_stopping
             Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
             runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
         datasplitter_kwargs
-            Further arguments of :class:`scvi.dataloaders.DataSplitter`, and ``on_device``: with True the data, which must be in
-            memory, are copied to the one device of the training, counts as CSR, and batches are formed there. Batches are the
-            same. By default that is done on one GPU if the data are in memory and take at most half of what the GPU has free.
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`, and ``on_device``: with True the data, which
+            must be in memory, are copied to the one device of the training, counts as CSR, and batches are formed
+            there. Batches are the same. By default that is done on one GPU if the data are in memory and take at most
+            half of what the GPU has free.
         plan_kwargs
             Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
         **trainer_kwargs
             Arguments of :class:`scvi.train.Trainer`, such as ``precision="bf16-mixed"``, or
-            ``callbacks=[ResumeCheckpoint(path)]`` and, to continue a training that was killed, ``ckpt_path=path`` with the
-            same data and arguments (:class:`~scsiameseclu.train.ResumeCheckpoint`). A :class:`scvi.train.SaveCheckpoint` among
-            the ``callbacks`` saves epochs of the clustering phase only. A ``datamodule`` has to be a
-            :class:`scvi.dataloaders.DataSplitter` of the model's data.
+            ``callbacks=[ResumeCheckpoint(path)]`` and, to continue a training that was killed, ``ckpt_path=path`` with
+            the same data and arguments (:class:`~scsiameseclu.train.ResumeCheckpoint`). A
+            :class:`scvi.train.SaveCheckpoint` among the ``callbacks`` saves epochs of the clustering phase only. A
+            ``datamodule`` has to be a :class:`scvi.dataloaders.DataSplitter` of the model's data.
 
         Raises
         ------
@@ -105,15 +107,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         NonFiniteLossError
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
-            If there are not more training cells than clusters or no whole batch of them, no cells are held out where something needs
-            them, ``max_epochs`` is below 1, or ``on_device`` is asked for with several processes, workers or pinned memory.
+            If there are not more training cells than clusters or no whole batch of them, no cells are held out where
+            something needs them, ``max_epochs`` is below 1, or ``on_device`` is asked for with several processes,
+            workers or pinned memory.
         RuntimeError
             If not a single training step was made.
 
         Notes
         -----
-        An interrupt (Ctrl-C) ends the training and leaves a model that can predict, or, before the first step, the model as it
-        was. Training a trained model again
+        An interrupt (Ctrl-C) ends the training and leaves a model that can predict, or, before the first step, the
+        model as it was. Training a trained model again
         continues with its clusters.
         """
         self._validate_anndata()  # type: ignore[attr-defined]
@@ -216,7 +219,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     ) -> None:
         """Save the model, also in the middle of a training (checkpoints).
 
-        Whatever happens meanwhile, the folder has the whole old model or the whole new one, and so has the file with the data.
+        Whatever happens meanwhile, the folder has the whole old model or the whole new one, and so has the file with
+        the data.
 
         Parameters
         ----------

@@ -9,8 +9,8 @@ from torch import Tensor
 class ScibMetrics(dict[str, Tensor]):
     """Scalars to log, and beside them the embedding, batch and label of every cell of a mini-batch.
 
-    :class:`scvi.train.ScibCallback` looks the latter up in the metrics by name; what is iterated over, and logged, are the
-    scalars alone.
+    :class:`scvi.train.ScibCallback` looks the latter up in the metrics by name; what is iterated over, and logged, are
+    the scalars alone.
 
     Parameters
     ----------

@@ -17,8 +17,8 @@ def of_all_processes(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Both branches of both views of the cells on all processes, and, if asked for, the row numbers of cells and neighbours.
 
-    Correlations are statistics of the whole batch: computed on each process's part alone, their value would depend on the number
-    of parts. In a single process everything is returned as it is. To be called by all processes or by none.
+    Correlations are statistics of the whole batch: computed on each process's part alone, their value would depend on
+    the number of parts. In a single process everything is returned as it is. To be called by all processes or by none.
 
     Parameters
     ----------
@@ -31,8 +31,8 @@ def of_all_processes(
 
     Returns
     -------
-    The two views, each branch ``(n_all, n_latent)`` with gradient, and the row numbers: of the cells, their neighbours and,
-    under the key ``PARTNER``, their partners.
+    The two views, each branch ``(n_all, n_latent)`` with gradient, and the row numbers: of the cells, their neighbours
+    and, under the key ``PARTNER``, their partners.
     """
     own = {key: tensors[key] for key in _NUMBERS if key in tensors}
     if SIAMESE_KEYS.PARTNER in tensors:

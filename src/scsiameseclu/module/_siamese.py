@@ -64,7 +64,8 @@ class SiameseModule(BaseModuleClass):
         See :class:`~scsiameseclu.nn.GraphEncoder`.
     fusion
         ``"adaptive"``: a gate mixes the embeddings of expression and graph, see
-        :class:`~scsiameseclu.nn.AdaptiveFusion`. For comparison: their ``"mean"``, or ``"expression"`` or ``"graph"`` alone.
+        :class:`~scsiameseclu.nn.AdaptiveFusion`. For comparison: their ``"mean"``, or ``"expression"`` or ``"graph"``
+        alone.
     dropout_rate
         Dropout probability of the encoders.
     swap_rate, noise_sd
@@ -273,8 +274,8 @@ class SiameseModule(BaseModuleClass):
 
         Returns
         -------
-        ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; those of view 2, if there is one, under
-        ``second``.
+        ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; those of view 2, if there is one,
+        under ``second``.
         """
         first = (x, library, rep, neighbor_rep, weight, categories, cont, protein)
         outputs: dict[str, Any] = dict(self._embed(second is not None, *first))
@@ -319,11 +320,12 @@ class SiameseModule(BaseModuleClass):
     ) -> dict[str, Any]:
         """Decode embeddings ``(batch, n_latent)``.
 
-        Without ``counts``: the distribution ``px`` of the counts of all genes; ``transform_batch`` replaces the batch of every
-        cell. With ``counts``: their negative log-likelihood ``nll`` per embedding gene and ``others_nll`` per other gene (see
-        :meth:`~scsiameseclu.nn.CountDecoder.negative_log_likelihood`), or nothing if that loss is switched off. In training
-        the other genes, from which no gradient reaches the embedding, are evaluated on the first quarter of the batch's cells
-        only, which are in random order: the same loss in the mean, with more noise, at a quarter of the cost.
+        Without ``counts``: the distribution ``px`` of the counts of all genes; ``transform_batch`` replaces the batch
+        of every cell. With ``counts``: their negative log-likelihood ``nll`` per embedding gene and ``others_nll`` per
+        other gene (see :meth:`~scsiameseclu.nn.CountDecoder.negative_log_likelihood`), or nothing if that loss is
+        switched off. In training the other genes, from which no gradient reaches the embedding, are evaluated on the
+        first quarter of the batch's cells only, which are in random order: the same loss in the mean, with more noise,
+        at a quarter of the cost.
         """
         if counts is not None:
             if self.loss_weights.reconstruction == 0.0:
@@ -392,8 +394,8 @@ class SiameseModule(BaseModuleClass):
         metrics = {name: term.detach() for name, term in terms.items()}
         if others_nll is not None:
             if self.training:
-                # Trains a part of the decoder that sends nothing back, so that its weight means nothing. Left out of the
-                # validation loss, which is to judge the embedding.
+                # Trains a part of the decoder that sends nothing back, so that its weight means nothing. Left out of
+                # the validation loss, which is to judge the embedding.
                 total = total + others_nll.mean()
             per_cell = others_nll.detach().sum(dim=1)
             # In training, cells that were left out count as the mean of those that were not.
@@ -426,7 +428,8 @@ class SiameseModule(BaseModuleClass):
     def _clustering(self, head: ClusterHead, tensors: dict[str, Any], z_first: Tensor, z_second: Tensor) -> Tensor:
         """KL(P || Q) of both views, each cell against its own target.
 
-        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its logits.
+        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its
+        logits.
         """
         divergences = []
         for z, cells in ((z_first, tensors), (z_second, tensors.get(SIAMESE_KEYS.PARTNER, tensors))):
@@ -441,8 +444,8 @@ class SiameseModule(BaseModuleClass):
     def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:
         """Z-scored log-normalised expression of the embedding genes, decoded as if all cells were of the first batch.
 
-        A space in which distances mean something: the embedding's own axes are arbitrary, and decorrelation has made them
-        equally wide.
+        A space in which distances mean something: the embedding's own axes are arbitrary, and decorrelation has made
+        them equally wide.
         """
         first_batch = [torch.zeros_like(categories[0]), *categories[1:]]
         scale = self.decoder.embedding_scale(z, first_batch, cont)
@@ -472,8 +475,8 @@ class SiameseModule(BaseModuleClass):
         Parameters
         ----------
         embedding_genes
-            Columns of the genes the embedding is made of, ``(n_embedding_genes,)``. Each weight of a gene belongs to a place in
-            this order: genes sorted by name get the same starting weights whatever the order of the columns.
+            Columns of the genes the embedding is made of, ``(n_embedding_genes,)``. Each weight of a gene belongs to a
+            place in this order: genes sorted by name get the same starting weights whatever the order of the columns.
         other_genes
             All other columns, in the same kind of order.
         mean, sd

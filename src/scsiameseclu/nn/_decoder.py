@@ -21,11 +21,11 @@ class CountDecoder(nn.Module):
     r"""Decode an embedding to counts.
 
     Expression proportions :math:`\rho = \mathrm{softmax}(f(z, \text{covariates}))` over all genes, rate
-    :math:`\mu = s\rho` with library size :math:`s`, one dispersion per gene (or gene and batch) and, for ``"zinb"``, one
-    dropout logit per entry, as in scVI (Lopez et al., Nature Methods 2018).
+    :math:`\mu = s\rho` with library size :math:`s`, one dispersion per gene (or gene and batch) and, for ``"zinb"``,
+    one dropout logit per entry, as in scVI (Lopez et al., Nature Methods 2018).
 
-    The *embedding genes* shape the embedding. The others are decoded from it by a linear layer of their own through which no
-    gradient goes back: they are there to be looked at, and their noise stays out of the embedding.
+    The *embedding genes* shape the embedding. The others are decoded from it by a linear layer of their own through
+    which no gradient goes back: they are there to be looked at, and their noise stays out of the embedding.
 
     Parameters
     ----------
@@ -81,8 +81,8 @@ class CountDecoder(nn.Module):
     def assign(self, embedding_genes: Tensor, other_genes: Tensor, proportions: Tensor) -> None:
         """Say which genes shape the embedding, and make mean expression the starting point.
 
-        Proportions span several orders of magnitude, which a bias that starts at 0 would take thousands of steps to reach;
-        training is better spent on what differs between cells.
+        Proportions span several orders of magnitude, which a bias that starts at 0 would take thousands of steps to
+        reach; training is better spent on what differs between cells.
 
         Parameters
         ----------
@@ -106,8 +106,8 @@ class CountDecoder(nn.Module):
         Parameters
         ----------
         log_dispersion
-            Natural logarithm of the inverse dispersion :math:`\theta`, genes in the order of their columns, ``(n_genes,)`` or
-            ``(n_genes, n_batch)``.
+            Natural logarithm of the inverse dispersion :math:`\theta`, genes in the order of their columns,
+            ``(n_genes,)`` or ``(n_genes, n_batch)``.
         """
         by_column = log_dispersion.reshape(len(self.order), -1)
         self.log_dispersion[self.order] = by_column.to(self.log_dispersion)
@@ -159,21 +159,22 @@ class CountDecoder(nn.Module):
         r"""Negative log-likelihood of counts, in nats.
 
         The rates of the embedding genes are conditioned on their observed total :math:`t_i`,
-        :math:`\mu_{ig} = t_i \rho_{ig} / \sum_h \rho_{ih}` with sums over embedding genes: their share in the library, which may be
-        a technical matter, does not shape the embedding.
+        :math:`\mu_{ig} = t_i \rho_{ig} / \sum_h \rho_{ih}` with sums over embedding genes: their share in the library,
+        which may be a technical matter, does not shape the embedding.
 
         Parameters
         ----------
         x, x_others
-            Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of :meth:`assign`; the
-            latter may be those of the first cells of the batch only, ``(n_rows, n_genes - n_embedding_genes)``.
+            Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of
+            :meth:`assign`; the latter may be those of the first cells of the batch only, ``(n_rows, n_genes -
+            n_embedding_genes)``.
         z, library, categories, cont
             As for :meth:`forward`.
 
         Returns
         -------
-        Per cell and embedding gene, ``(batch, n_embedding_genes)``, and per cell and other gene, ``(n_rows, n_others)``, without
-        gradient into ``z``; None if there are no other genes.
+        Per cell and embedding gene, ``(batch, n_embedding_genes)``, and per cell and other gene, ``(n_rows,
+        n_others)``, without gradient into ``z``; None if there are no other genes.
         """
         hidden = self.px_decoder(z, *categories, cont=cont)
         logits = self.scale_logits(hidden)

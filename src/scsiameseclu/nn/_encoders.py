@@ -23,9 +23,10 @@ class ExpressionScaler(nn.Module):
     .. math::
         x_{ig} = \mathrm{clip}\bigl(w_g\,(\log(1 + t\,c_{ig} / s_i) - m_g - o_{g b_i}),\ \pm x_{\max}\bigr)
 
-    with per-gene mean :math:`m_g` and weight :math:`w_g`, a target sum :math:`t`, and the offset :math:`o_{gb}` of the cell's
-    batch (:func:`~scsiameseclu.data._statistics.batch_offsets`; 0 for a batch that was not there in training). They are
-    statistics of the training cells, kept as buffers, so that they travel with the weights and every later cell is scaled alike.
+    with per-gene mean :math:`m_g` and weight :math:`w_g`, a target sum :math:`t`, and the offset :math:`o_{gb}` of the
+    cell's batch (:func:`~scsiameseclu.data._statistics.batch_offsets`; 0 for a batch that was not there in training).
+    They are statistics of the training cells, kept as buffers, so that they travel with the weights and every later
+    cell is scaled alike.
 
     Parameters
     ----------
@@ -60,7 +61,8 @@ class ExpressionScaler(nn.Module):
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, shape ``(n_genes,)``.
         target_sum
-            Numerator of the normalisation: :data:`NORMALISED_TOTAL` times the typical ratio of size factor and library size.
+            Numerator of the normalisation: :data:`NORMALISED_TOTAL` times the typical ratio of size factor and library
+            size.
 
         Notes
         -----
@@ -181,10 +183,10 @@ class GraphEncoder(nn.Module):
 
     One PyG convolution on the bipartite graph "neighbours -> cells of the batch", whose pattern is the same for every
     batch, then an MLP. The cell itself is left out: the expression encoder sees the cell and no neighbour, the graph
-    encoder the neighbours and not the cell, so that agreement between the two branches has to be learned. (With the cell on
-    both sides, and inputs smoothed by the graph, they agree from the start and learn nothing.) Edges of weight 0 (padding,
-    or dropped by :func:`~scsiameseclu.nn.perturb_edges`) carry nothing; a cell without any edge stands in for its
-    neighbours.
+    encoder the neighbours and not the cell, so that agreement between the two branches has to be learned. (With the
+    cell on both sides, and inputs smoothed by the graph, they agree from the start and learn nothing.) Edges of weight
+    0 (padding, or dropped by :func:`~scsiameseclu.nn.perturb_edges`) carry nothing; a cell without any edge stands in
+    for its neighbours.
 
     Parameters
     ----------

@@ -29,8 +29,9 @@ def gather_rows(tensor: Tensor) -> Tensor:
 
     Returns
     -------
-    Shape ``(n_all, ...)``, the same on every process. A loss of it that every process computes has, averaged over the processes
-    as :class:`torch.nn.parallel.DistributedDataParallel` does, exactly the gradient a single process would have had.
+    Shape ``(n_all, ...)``, the same on every process. A loss of it that every process computes has, averaged over the
+    processes as :class:`torch.nn.parallel.DistributedDataParallel` does, exactly the gradient a single process would
+    have had.
     """
     return tensor if n_processes() == 1 else _GatherRows.apply(tensor)
 

@@ -19,12 +19,13 @@ _ABSENT = -1e4  # logit of a protein that was not measured: no share, and no inf
 class ProteinBranch(nn.Module):
     r"""Embed and decode the proteins of a cell.
 
-    The embedding of the standardised proteins is mixed by a gate (:class:`AdaptiveFusion`) with that of the expression, to what
-    the cell itself says; the graph branch and everything after it stay as they are without proteins.
+    The embedding of the standardised proteins is mixed by a gate (:class:`AdaptiveFusion`) with that of the expression,
+    to what the cell itself says; the graph branch and everything after it stay as they are without proteins.
 
-    Counts are negative binomial with rates :math:`\mu_{ip} = t_i \rho_{ip}`: proportions :math:`\rho = \mathrm{softmax}(f(z))`
-    over the proteins measured in the cell and their observed total :math:`t_i`, so that the depth of the protein library, a
-    technical matter, stays out of the embedding. Normalised values, standardised, are normal with one spread per protein.
+    Counts are negative binomial with rates :math:`\mu_{ip} = t_i \rho_{ip}`: proportions :math:`\rho =
+    \mathrm{softmax}(f(z))` over the proteins measured in the cell and their observed total :math:`t_i`, so that the
+    depth of the protein library, a technical matter, stays out of the embedding. Normalised values, standardised, are
+    normal with one spread per protein.
 
     Parameters
     ----------

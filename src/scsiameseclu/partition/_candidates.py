@@ -33,7 +33,8 @@ _MAX_BISECTIONS = 18
 def candidates(space: Space, n_clusters: int) -> dict[str, NDArray[np.int64]]:
     """Partitions by name, those that have exactly as many clusters as wanted.
 
-    * k-means and Ward's tree, on decoded expression, and on decoded expression smoothed over the neighbours in either graph;
+    * k-means and Ward's tree, on decoded expression, and on decoded expression smoothed over the neighbours in either
+      graph;
     * the likeliest mixture of equally wide groups that starts from k-means, Ward or Leiden;
     * Leiden's communities of either graph, at the resolution that gives the number wanted;
     * cuts of the tree of merges by relative separability, in either space, with three powers of the group size.

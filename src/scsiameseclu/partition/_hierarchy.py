@@ -43,8 +43,8 @@ _MIN_SPREAD = 0.1
 class Hierarchy:
     """A binary tree over small groups of cells that passes through a partition.
 
-    Nodes are numbered as in :func:`scipy.cluster.hierarchy.linkage`: the small groups from 0, then one node per merge, in the order of
-    merging. The last node is the root.
+    Nodes are numbered as in :func:`scipy.cluster.hierarchy.linkage`: the small groups from 0, then one node per merge,
+    in the order of merging. The last node is the root.
 
     Attributes
     ----------
@@ -76,8 +76,8 @@ class Hierarchy:
         embedding
             Cells, ``(n, n_latent)``.
         clusters
-            Cluster of each cell in the partition the tree passes through, ``(n,)``. A cell of a cluster without a small group
-            goes to the nearest centre of all.
+            Cluster of each cell in the partition the tree passes through, ``(n,)``. A cell of a cluster without a small
+            group goes to the nearest centre of all.
 
         Returns
         -------
@@ -111,8 +111,8 @@ class Hierarchy:
     def cut_at(self, p_values: Sequence[float], significance: float) -> NDArray[np.int64]:
         """Cluster of every small group if only significant splits are kept, from 0, ``(n_groups,)``.
 
-        From the bottom: two nodes are joined if the p value of their split is above ``significance`` and neither is split
-        itself. So a split that is not significant stays where one below it is.
+        From the bottom: two nodes are joined if the p value of their split is above ``significance`` and neither is
+        split itself. So a split that is not significant stays where one below it is.
 
         Parameters
         ----------
@@ -146,8 +146,8 @@ class Hierarchy:
 def small_groups(space: Space, clusters: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Cut every cluster into small groups: Leiden's communities of the embedding at resolution 3 within it.
 
-    Pieces below 10 cells, or one part in 200 of all, are joined to the nearest piece of their cluster. Then every cell goes to the nearest centre of its
-    cluster, which is the rule other cells are assigned by.
+    Pieces below 10 cells, or one part in 200 of all, are joined to the nearest piece of their cluster. Then every cell
+    goes to the nearest centre of its cluster, which is the rule other cells are assigned by.
 
     Parameters
     ----------
@@ -158,7 +158,8 @@ def small_groups(space: Space, clusters: NDArray[np.integer]) -> tuple[NDArray[n
 
     Returns
     -------
-    Small group of each cell, int64 ``(n_obs,)``, from 0 without gaps, and centres in the embedding, ``(n_groups, n_latent)``.
+    Small group of each cell, int64 ``(n_obs,)``, from 0 without gaps, and centres in the embedding, ``(n_groups,
+    n_latent)``.
     """
     fine = leiden(space.embedding_graph, FINE_RESOLUTION, space.random_state)
     smallest = max(MIN_GROUP, space.n_obs // _MAX_GROUPS)
@@ -195,8 +196,8 @@ def _nearest(
 def grow(space: Space, clusters: NDArray[np.integer]) -> tuple[Hierarchy, NDArray[np.int64]]:
     """Build the tree that passes through a partition, and say in which small group each cell is.
 
-    Small groups are merged within their cluster until each cluster is one group, then clusters among one another, the least separable
-    pair first (:class:`~scsiameseclu.partition._tree.MergeTree`, in the embedding).
+    Small groups are merged within their cluster until each cluster is one group, then clusters among one another, the
+    least separable pair first (:class:`~scsiameseclu.partition._tree.MergeTree`, in the embedding).
 
     Parameters
     ----------
@@ -249,9 +250,10 @@ def describe(
 
     Returns
     -------
-    One dictionary of builtins per split: ``node`` and its ``parent`` (None for the root), the nodes ``left`` and ``right`` on its two sides,
-    ``n_left`` and ``n_right`` cells, ``n_clusters`` that there are once this split and all above are made, ``separability``, relative to one
-    population cut in two, ``p_value``, and ``genes``: up to 10 names with the standardised difference, positive if higher on the left.
+    One dictionary of builtins per split: ``node`` and its ``parent`` (None for the root), the nodes ``left`` and
+    ``right`` on its two sides, ``n_left`` and ``n_right`` cells, ``n_clusters`` that there are once this split and all
+    above are made, ``separability``, relative to one population cut in two, ``p_value``, and ``genes``: up to 10 names
+    with the standardised difference, positive if higher on the left.
     """
     parents = {
         int(child): hierarchy.n_groups + merge for merge, pair in enumerate(hierarchy.children) for child in pair
@@ -284,12 +286,12 @@ def measure(
 ) -> tuple[float, float]:
     """Relative separability of two groups of cells, and its p value if both are halves of one population.
 
-    Both are taken in decoded expression and in the embedding; the smaller separability and the larger p value count. For the p value,
-    one population is drawn from a normal distribution with the covariance of both groups together, cut across its leading axis in the same
-    shares, and its separability is computed in the same way, again and again, times 1.6, because training gathers the cells of one
-    population into clumps that a normal distribution does not have. The p value is the share of draws that are at
-    least as separable as what was found, which counts as a draw itself. Drawing ends early once 5 draws are (Besag and
-    Clifford, Biometrika 1991).
+    Both are taken in decoded expression and in the embedding; the smaller separability and the larger p value count.
+    For the p value, one population is drawn from a normal distribution with the covariance of both groups together, cut
+    across its leading axis in the same shares, and its separability is computed in the same way, again and again, times
+    1.6, because training gathers the cells of one population into clumps that a normal distribution does not have. The
+    p value is the share of draws that are at least as separable as what was found, which counts as a draw itself.
+    Drawing ends early once 5 draws are (Besag and Clifford, Biometrika 1991).
 
     Parameters
     ----------

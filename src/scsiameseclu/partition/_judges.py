@@ -56,10 +56,10 @@ def partition_cells(space: Space, n_clusters: int) -> NDArray[np.int64]:
 def best(space: Space, found: Mapping[str, NDArray[np.integer]]) -> str:
     """Name of the partition with the best sum of ranks.
 
-    Three judges rank the partitions: the likelihood of equally wide groups of decoded expression, the likelihood of groups of own
-    widths of the embedding, and, with twice the weight, the mean agreement with the other partitions (adjusted Rand index). Each
-    judge alone errs on some kind of data: equal widths split broad types, and own widths favour chains. The judges
-    see at most 2,000 cells.
+    Three judges rank the partitions: the likelihood of equally wide groups of decoded expression, the likelihood of
+    groups of own widths of the embedding, and, with twice the weight, the mean agreement with the other partitions
+    (adjusted Rand index). Each judge alone errs on some kind of data: equal widths split broad types, and own widths
+    favour chains. The judges see at most 2,000 cells.
 
     Parameters
     ----------
@@ -95,8 +95,8 @@ def judge_values(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict
 
     Returns
     -------
-    By judge, ``(n_partitions,)``: ``"equal"``, ``"own"`` (mean log-likelihood per cell) and ``"agreement"`` (sum of adjusted Rand
-    indices).
+    By judge, ``(n_partitions,)``: ``"equal"``, ``"own"`` (mean log-likelihood per cell) and ``"agreement"`` (sum of
+    adjusted Rand indices).
     """
     rows = space.sample(MAX_JUDGED_CELLS)
     seen = [np.unique(labels[rows], return_inverse=True)[1] for labels in found.values()]

@@ -25,9 +25,9 @@ def fit_mixture(
 ) -> tuple[float, NDArray[np.int64]]:
     r"""Fit a mixture of Gaussians by expectation maximisation, from a partition.
 
-    Group :math:`k` has the covariance :math:`\lambda_k C`. With ``widths="equal"`` all :math:`\lambda_k` are 1: one covariance for all
-    groups (model EEE of Banfield and Raftery, Biometrics 1993). With ``"own"`` each group has a width of its own and all share a shape
-    (their model VEE), which costs one parameter per group.
+    Group :math:`k` has the covariance :math:`\lambda_k C`. With ``widths="equal"`` all :math:`\lambda_k` are 1: one
+    covariance for all groups (model EEE of Banfield and Raftery, Biometrics 1993). With ``"own"`` each group has a
+    width of its own and all share a shape (their model VEE), which costs one parameter per group.
 
     Parameters
     ----------

@@ -39,8 +39,8 @@ class NClustersResult:
     values
         Number of communities at each of several resolutions, to see how much the choice depends on the resolution.
     separability
-        Separability of the best separated community from its nearest neighbour, relative to that of a single population cut in two;
-        0 where there are no two communities to compare.
+        Separability of the best separated community from its nearest neighbour, relative to that of a single population
+        cut in two; 0 where there are no two communities to compare.
     """
 
     n_clusters: int
@@ -68,12 +68,12 @@ class NClustersResult:
 def choose_n_clusters(space: Space) -> NClustersResult:
     """Choose the number of clusters: one, or the communities Leiden finds in the embedding at resolution 0.14, at most 50.
 
-    There is one cluster if there is one community, or if no community is clearly apart from the others: the community that is farthest
-    from its nearest neighbour has a relative separability below 1.8. For relative separability see
+    There is one cluster if there is one community, or if no community is clearly apart from the others: the community
+    that is farthest from its nearest neighbour has a relative separability below 1.8. For relative separability see
     :class:`~scsiameseclu.partition._tree.MergeTree`; of decoded expression and embedding the smaller value counts.
 
-    All this is done on at most 2,000 sampled cells, because the number of communities of a graph with a fixed number of neighbours
-    grows with the number of cells.
+    All this is done on at most 2,000 sampled cells, because the number of communities of a graph with a fixed number of
+    neighbours grows with the number of cells.
 
     Parameters
     ----------

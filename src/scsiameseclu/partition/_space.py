@@ -22,8 +22,8 @@ _OWN_SHARE = 0.5
 class Space:
     """Decoded expression and embedding of the same cells.
 
-    Distances mean something different in the two. Decoded expression keeps the sizes of differences between cells. The axes of
-    the embedding are decorrelated and about equally wide, so that a narrow type is as wide as a broad one.
+    Distances mean something different in the two. Decoded expression keeps the sizes of differences between cells. The
+    axes of the embedding are decorrelated and about equally wide, so that a narrow type is as wide as a broad one.
 
     Parameters
     ----------

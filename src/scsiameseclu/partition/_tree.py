@@ -21,10 +21,10 @@ _APART = 5.0
 def separability(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
     r"""How far apart two groups are on the axis that separates them best, in units of their own widths.
 
-    The axis :math:`w = S^{-1} (m_1 - m_2)` is Fisher's linear discriminant, with the covariance within the groups shrunk by 0.3 towards a
-    round one. It is found on one half of the cells and applied to the other half, and the reverse, so that chance differences do not
-    count. On it, the distance of the means is divided by the sum of the two standard deviations. A group that is five times as wide
-    as another does not count as less of a group.
+    The axis :math:`w = S^{-1} (m_1 - m_2)` is Fisher's linear discriminant, with the covariance within the groups
+    shrunk by 0.3 towards a round one. It is found on one half of the cells and applied to the other half, and the
+    reverse, so that chance differences do not count. On it, the distance of the means is divided by the sum of the two
+    standard deviations. A group that is five times as wide as another does not count as less of a group.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def _on_discriminant(first: NDArray[np.floating], second: NDArray[np.floating], 
 def null_separability(share: float) -> float:
     r"""Separability of the two sides of one normal distribution cut where ``share`` of it lies on one side.
 
-    With :math:`t` the cut, :math:`h = \varphi(t)/p`: the upper side has mean :math:`h` and variance :math:`1 + t h - h^2`, the
-    lower side mean :math:`-\varphi(t)/(1-p)` and its own variance likewise. It is 1.32 for halves and grows for uneven cuts: the
-    tail of one population looks well separated.
+    With :math:`t` the cut, :math:`h = \varphi(t)/p`: the upper side has mean :math:`h` and variance :math:`1 + t h -
+    h^2`, the lower side mean :math:`-\varphi(t)/(1-p)` and its own variance likewise. It is 1.32 for halves and grows
+    for uneven cuts: the tail of one population looks well separated.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def null_separability(share: float) -> float:
 class MergeTree:
     """Merge small groups, the least separable pair of neighbouring groups first, until one is left.
 
-    A pair's score is its :func:`separability`, over that of a single population cut in these shares (:func:`null_separability`),
-    times the size of the smaller group to a power. The power 0 merges by separability alone, which lets tiny groups outlast large
-    ones; a positive power asks more of a small group.
+    A pair's score is its :func:`separability`, over that of a single population cut in these shares
+    (:func:`null_separability`), times the size of the smaller group to a power. The power 0 merges by separability
+    alone, which lets tiny groups outlast large ones; a positive power asks more of a small group.
 
     Parameters
     ----------
@@ -93,10 +93,11 @@ class MergeTree:
     random_state
         Seed of the order in which cells of a group are taken.
     known
-        Separabilities that trees of the same cells and small groups share, filled as they are computed. Default: none are shared.
+        Separabilities that trees of the same cells and small groups share, filled as they are computed. Default: none
+        are shared.
     within
-        Cluster of every small group, ``(n_groups,)``. Small groups of one cluster are merged until each cluster is one group;
-        clusters are merged after that. By default any two groups may be merged at any time.
+        Cluster of every small group, ``(n_groups,)``. Small groups of one cluster are merged until each cluster is one
+        group; clusters are merged after that. By default any two groups may be merged at any time.
     """
 
     def __init__(

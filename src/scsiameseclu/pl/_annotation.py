@@ -21,7 +21,8 @@ def annotation_overlap(
 ) -> Figure:
     """Draw what share of the cells of every cluster has every label, as a heat map.
 
-    Labels are ordered so that large shares lie along the diagonal. Cells without a cluster or without a label are left out.
+    Labels are ordered so that large shares lie along the diagonal. Cells without a cluster or without a label are left
+    out.
 
     Parameters
     ----------

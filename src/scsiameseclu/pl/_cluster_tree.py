@@ -23,9 +23,10 @@ def cluster_tree(
 ) -> Figure:
     """Draw the tree over the clusters and the first splits below them.
 
-    The root is on top. A split is drawn at the height of its place in the tree: the dotted line ends the splits that training, or
-    :meth:`~scsiameseclu.SCSiameseClu.cut`, has made. Next to each split stand its relative separability and its p value against one
-    population, in bold if that is at most 0.05. At the ends stand the cells, and the name of the cluster where it is a whole one.
+    The root is on top. A split is drawn at the height of its place in the tree: the dotted line ends the splits that
+    training, or :meth:`~scsiameseclu.SCSiameseClu.cut`, has made. Next to each split stand its relative separability
+    and its p value against one population, in bold if that is at most 0.05. At the ends stand the cells, and the name
+    of the cluster where it is a whole one.
 
     Parameters
     ----------

@@ -31,8 +31,8 @@ def training_curves(
 ) -> Figure:
     """Plot every logged quantity over the epochs, training and validation in the same panel.
 
-    A quantity that is only logged in one phase of the training, such as ``"sinkhorn_marginal_error"``, is drawn over the
-    epochs it has.
+    A quantity that is only logged in one phase of the training, such as ``"sinkhorn_marginal_error"``, is drawn over
+    the epochs it has.
 
     Parameters
     ----------

@@ -43,12 +43,12 @@ def get_counts(adata: AnnData, layer: str | None = None) -> Any:
 def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
     """Yield ``(rows, block)``: the one way this package reads counts.
 
-    A block of sparse counts is a CSR matrix in canonical form: columns sorted within each cell, and one entry per cell and
-    gene, the sum of all parts an entry was stored in. A block of dense counts is an array. Counts on disk are read, and dask
-    arrays are computed, one block at a time.
+    A block of sparse counts is a CSR matrix in canonical form: columns sorted within each cell, and one entry per cell
+    and gene, the sum of all parts an entry was stored in. A block of dense counts is an array. Counts on disk are read,
+    and dask arrays are computed, one block at a time.
 
-    Blocks may share memory with ``counts``. Their arrays are therefore read-only: an operation of scipy that sorts or sums in
-    place raises an error instead of changing the data of the user.
+    Blocks may share memory with ``counts``. Their arrays are therefore read-only: an operation of scipy that sorts or
+    sums in place raises an error instead of changing the data of the user.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
 def as_csr(matrix: Any) -> sparse.csr_matrix:
     """A sparse matrix as a CSR matrix object of its own, which shares the arrays of ``matrix`` where that is CSR.
 
-    The entries are left as they are, sorted or not. Row pointers and column numbers get one integer type, because compiled
-    routines of scipy refuse two of them.
+    The entries are left as they are, sorted or not. Row pointers and column numbers get one integer type, because
+    compiled routines of scipy refuse two of them.
 
     Parameters
     ----------
@@ -141,7 +141,8 @@ def _csr_rows(matrix: sparse.csr_matrix, rows: slice) -> sparse.csr_matrix:
     """Rows of a CSR matrix, without the copy that slicing makes."""
     first, last = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
     pointers = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
-    # A block needs no wider pointers than column numbers; from a mapped file they would stay a subclass of the file's array.
+    # A block needs no wider pointers than column numbers; from a mapped file they would stay a subclass of the file's
+    # array.
     pointers = np.asarray(pointers, dtype=matrix.indices.dtype)
     shape = (rows.stop - rows.start, matrix.shape[1])
     return _assembled(matrix.data[first:last], matrix.indices[first:last], pointers, shape)
@@ -224,8 +225,8 @@ def _check_columns(numbers: Any, n_allowed: int, what: str, first_row: int = 0) 
 def name_order(names: Sequence[str]) -> NDArray[np.int64]:
     """Positions that sort genes by name; genes of one name keep their order.
 
-    What is computed from genes in this order (sums, random starting weights, random corruption) does not depend on the order
-    of the columns in a file.
+    What is computed from genes in this order (sums, random starting weights, random corruption) does not depend on the
+    order of the columns in a file.
 
     Parameters
     ----------
@@ -275,8 +276,8 @@ def check_counts(
     Raises
     ------
     ValueError
-        If values are negative, NaN, infinite or not numeric (naming the first cell and gene), if all are 0, or if the matrix has
-        no cells or no genes.
+        If values are negative, NaN, infinite or not numeric (naming the first cell and gene), if all are 0, or if the
+        matrix has no cells or no genes.
 
     Warns
     -----

@@ -50,8 +50,8 @@ def ppr_diffusion(
 
     Returns
     -------
-    Graph with the PageRank masses as weights and ``-log(mass)`` as distances, strongest first, self excluded, padded where the
-    walk reaches fewer cells.
+    Graph with the PageRank masses as weights and ``-log(mass)`` as distances, strongest first, self excluded, padded
+    where the walk reaches fewer cells.
 
     Raises
     ------
@@ -64,7 +64,8 @@ def ppr_diffusion(
     if n_iter < 1 or k < 1:
         raise ValueError(f"Expected `n_iter` and `n_neighbors` of at least 1, found {n_iter} and {k}.")
     width = max(2 * k, 32) if max_entries is None else max(max_entries, k + 1)
-    # Once for all blocks of cells: the size of the whole graph, times the number of blocks, would grow with cells squared.
+    # Once for all blocks of cells: the size of the whole graph, times the number of blocks, would grow with cells
+    # squared.
     damped = graph.transition().astype(np.float32) * np.float32(1 - alpha)
     # Cells next to their neighbours: the walks of a block then stay in a part of memory that fits a cache.
     order = reverse_cuthill_mckee(damped, symmetric_mode=True).astype(np.int64)
@@ -110,8 +111,9 @@ def _restarted(mass: csr_matrix, rows: NDArray[np.int64], restart: csr_matrix) -
 def _truncate(matrix: csr_matrix, width: int, floor: NDArray[np.float32]) -> tuple[csr_matrix, NDArray[np.float32]]:
     """Keep the ``width`` largest entries of every row (of equal ones, those stored first); return the smallest kept.
 
-    ``floor`` is that smallest entry after the step before. Masses hardly ever shrink from step to step, so entries well below it
-    can be dropped without ranking them, which is most of the work; rows where that leaves too few are ranked whole.
+    ``floor`` is that smallest entry after the step before. Masses hardly ever shrink from step to step, so entries well
+    below it can be dropped without ranking them, which is most of the work; rows where that leaves too few are ranked
+    whole.
     """
     lengths = np.diff(matrix.indptr)  # never 0: each row holds its restart
     if lengths.max() <= width:

@@ -24,8 +24,8 @@ class NeighborGraph:
     indices
         int64, shape ``(n_obs, n_neighbors)``: row numbers of the neighbours, nearest first, none twice.
     distances
-        float32, shape ``(n_obs, n_neighbors)``: ascending along each row. In the unit of the space the graph was built in;
-        ``-log(weight)`` for graphs that have weights only (diffusion, foreign graphs).
+        float32, shape ``(n_obs, n_neighbors)``: ascending along each row. In the unit of the space the graph was built
+        in; ``-log(weight)`` for graphs that have weights only (diffusion, foreign graphs).
     weights
         float32, shape ``(n_obs, n_neighbors)``: edge weights in (0, 1].
     symmetric
@@ -73,9 +73,9 @@ class NeighborGraph:
     def connectivities(self) -> csr_matrix:
         """Symmetric weighted adjacency matrix, sparse float32 of shape ``(n_obs, n_obs)``.
 
-        Directed memberships ``W`` become ``W + W.T - W * W.T`` with the element-wise product: the probability that at least
-        one of the two directed edges exists (UMAP's fuzzy union, McInnes et al. 2018, section 3.1). Weights that already
-        hold for both directions become ``max(W, W.T)``.
+        Directed memberships ``W`` become ``W + W.T - W * W.T`` with the element-wise product: the probability that at
+        least one of the two directed edges exists (UMAP's fuzzy union, McInnes et al. 2018, section 3.1). Weights that
+        already hold for both directions become ``max(W, W.T)``.
         """
         directed = self._to_csr(self.weights)
         if self.symmetric:

@@ -40,7 +40,8 @@ class ProteinScaling:
     names
         Proteins, in the order of the columns.
     counts
-        Whether the values are counts, which :func:`centred_log` is applied to first; normalised values are taken as they are.
+        Whether the values are counts, which :func:`centred_log` is applied to first; normalised values are taken as
+        they are.
     mean, sd
         float32, shape ``(n_proteins,)``; ``sd`` is 0 for proteins that do not vary or were measured nowhere.
     components

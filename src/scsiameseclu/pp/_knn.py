@@ -42,9 +42,9 @@ def knn(
 ) -> NeighborGraph:
     """Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
-    Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that is
-    installed, otherwise by torch). A cell is removed from its own list by row number, so duplicated cells neither lose a neighbour
-    nor keep themselves; ties are ordered by row number.
+    Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that
+    is installed, otherwise by torch). A cell is removed from its own list by row number, so duplicated cells neither
+    lose a neighbour nor keep themselves; ties are ordered by row number.
 
     Parameters
     ----------
@@ -55,10 +55,10 @@ def knn(
     random_state
         Seed of the approximate search; the exact one uses no random numbers.
     batch
-        Length ``n_obs``, optional. Each cell then takes neighbours from *every* batch, as BBKNN does (Polanski et al. 2020):
-        ``n_neighbors`` is split evenly over the batches and the remainder goes to the largest ones, one each; a batch with too
-        few cells hands its share on by the same rule. With more batches than ``n_neighbors``, only the largest are asked.
-        Weights are memberships among the neighbours in the same batch.
+        Length ``n_obs``, optional. Each cell then takes neighbours from *every* batch, as BBKNN does (Polanski et al.
+        2020): ``n_neighbors`` is split evenly over the batches and the remainder goes to the largest ones, one each; a
+        batch with too few cells hands its share on by the same rule. With more batches than ``n_neighbors``, only the
+        largest are asked. Weights are memberships among the neighbours in the same batch.
 
     Returns
     -------
@@ -67,7 +67,8 @@ def knn(
     Raises
     ------
     ValueError
-        If ``rep`` is not a finite matrix, ``n_neighbors`` is below 1, or ``batch`` has missing values or another length.
+        If ``rep`` is not a finite matrix, ``n_neighbors`` is below 1, or ``batch`` has missing values or another
+        length.
     """
     points = _check_rep(rep)
     if n_neighbors < 1:
@@ -89,11 +90,11 @@ def fuzzy_weights(
 
     .. math:: w_{ij} = \exp(-\max(0, d_{ij} - \rho_i) / \sigma_i), \qquad \sum_j w_{ij} = \log_2(k_i + 1)
 
-    with :math:`\rho_i` the smallest positive distance of cell *i* and :math:`\sigma_i` found by bisection. The logarithm is of
-    :math:`k_i + 1` because UMAP counts the cell itself among its neighbours and our tables do not.
+    with :math:`\rho_i` the smallest positive distance of cell *i* and :math:`\sigma_i` found by bisection. The
+    logarithm is of :math:`k_i + 1` because UMAP counts the cell itself among its neighbours and our tables do not.
 
-    With batches, this holds for the neighbours in each batch by themselves: what all cells of another batch are farther away by
-    is a batch effect and costs no weight, so that batches that give as many neighbours weigh the same.
+    With batches, this holds for the neighbours in each batch by themselves: what all cells of another batch are farther
+    away by is a batch effect and costs no weight, so that batches that give as many neighbours weigh the same.
 
     Parameters
     ----------
@@ -302,8 +303,8 @@ def exact_distances(
 ) -> NDArray[np.float64]:
     """Distances from each query to the points in its row of ``indices``, in float64; duplicates are at exactly 0.
 
-    Points that have to be the same may differ by the rounding of the matrix product they come from, which depends on the
-    block of cells they were computed in.
+    Points that have to be the same may differ by the rounding of the matrix product they come from, which depends on
+    the block of cells they were computed in.
     """
 
     def measure(rows: slice) -> NDArray[np.float64]:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class LandmarkBlocks:
     """Neighbours of cells among the landmarks of a reference.
 
-    ``indices``, int64 ``(n_obs, k)``: ``n_obs`` plus the row of the landmark; the own row number on padding. ``weights``,
-    float32 ``(n_obs, k)``: as of a graph.
+    ``indices``, int64 ``(n_obs, k)``: ``n_obs`` plus the row of the landmark; the own row number on padding.
+    ``weights``, float32 ``(n_obs, k)``: as of a graph.
     """
 
     rep: NDArray[np.float32]

@@ -31,11 +31,12 @@ class Landmarks:
     """Reference cells in the space the cell graph was built in.
 
     Neighbours of a cell are the landmarks nearest to it, found by comparing it with every landmark, so the result for a
-    cell depends on that cell alone. With batches, each batch of the reference gives as many as it gave to every cell of the
-    reference (see :func:`~scsiameseclu.pp.knn`); a batch that is new to the model gives none.
+    cell depends on that cell alone. With batches, each batch of the reference gives as many as it gave to every cell of
+    the reference (see :func:`~scsiameseclu.pp.knn`); a batch that is new to the model gives none.
 
-    A reference cell that is passed again meets itself. One landmark in the same place (of the same batch, if the batch is
-    known) is therefore left out, and the cell gets the neighbours it had in training if all reference cells are landmarks.
+    A reference cell that is passed again meets itself. One landmark in the same place (of the same batch, if the batch
+    is known) is therefore left out, and the cell gets the neighbours it had in training if all reference cells are
+    landmarks.
 
     Parameters
     ----------
@@ -65,8 +66,8 @@ class Landmarks:
     ) -> Landmarks:
         """Choose landmarks.
 
-        All cells, or ``limit`` of them: cells are grouped by k-means, and groups (within batches) are sampled evenly, so that
-        small groups stay whole and large ones are thinned.
+        All cells, or ``limit`` of them: cells are grouped by k-means, and groups (within batches) are sampled evenly,
+        so that small groups stay whole and large ones are thinned.
 
         Parameters
         ----------
@@ -127,8 +128,8 @@ class Landmarks:
 
         Returns
         -------
-        Rows of the landmarks, int64 ``(n_cells, sum(quotas))``, and distances, float64, ascending; infinite where there are no
-        more landmarks.
+        Rows of the landmarks, int64 ``(n_cells, sum(quotas))``, and distances, float64, ascending; infinite where there
+        are no more landmarks.
 
         Raises
         ------
@@ -158,7 +159,8 @@ class Landmarks:
     def novelty(self, rep: NDArray[np.float32], batch: Sequence[Any] | pd.Series | None = None) -> NDArray[np.float32]:
         """Share of the landmarks that lie less apart from the other landmarks than each cell does.
 
-        The statistic is the mean distance to the nearest landmarks, relative to that of these landmarks themselves: what is far in a dense part of the reference may be near in a sparse one.
+        The statistic is the mean distance to the nearest landmarks, relative to that of these landmarks themselves:
+        what is far in a dense part of the reference may be near in a sparse one.
 
         Parameters
         ----------

@@ -41,14 +41,16 @@ def write_mapped(
 ) -> AnnData:
     """Copy counts, block by block, into files that are read by memory mapping, and open them.
 
-    Training looks up single rows all over the data, which compressed files (HDF5, zarr) and loaders that read in sequence are slow
-    at. Copied once to plain CSR files, rows are found at once, and the operating system keeps in memory what fits.
+    Training looks up single rows all over the data, which compressed files (HDF5, zarr) and loaders that read in
+    sequence are slow at. Copied once to plain CSR files, rows are found at once, and the operating system keeps in
+    memory what fits.
 
     Parameters
     ----------
     sources
-        What to copy, in this order: ``.h5ad`` files, zarr stores, or zarr groups of several AnnData, as annbatch's collections
-        are (their parts in the order of the number in their name). All need the same genes in the same order.
+        What to copy, in this order: ``.h5ad`` files, zarr stores, or zarr groups of several AnnData, as annbatch's
+        collections are (their parts in the order of the number in their name). All need the same genes in the same
+        order.
     directory
         Folder to write to, new or empty.
     layer
@@ -56,8 +58,8 @@ def write_mapped(
     genes
         Names of the genes to keep, in the order wanted; all by default.
     overwrite
-        Replace data that this function wrote to ``directory`` before. They are kept until the new ones are complete, so that
-        the disk needs room for both.
+        Replace data that this function wrote to ``directory`` before. They are kept until the new ones are complete, so
+        that the disk needs room for both.
 
     Returns
     -------
@@ -78,8 +80,8 @@ def write_mapped(
 
     Notes
     -----
-    Peak memory is one block of 4,096 cells and the annotation (``obs``, ``var``). On disk a count takes its own size and four bytes
-    (eight from 2**31 counts on) for its column.
+    Peak memory is one block of 4,096 cells and the annotation (``obs``, ``var``). On disk a count takes its own size
+    and four bytes (eight from 2**31 counts on) for its column.
     """
     paths = [sources] if isinstance(sources, str | PathLike) else list(sources)
     folder = Path(directory)
@@ -109,8 +111,8 @@ def read_mapped(directory: str | PathLike[str]) -> AnnData:
 
     Returns
     -------
-    An AnnData like one in memory, except that the counts in ``X`` (CSR) stay on disk until they are used, and cannot be written
-    to. ``adata.copy()`` and subsets copy into memory.
+    An AnnData like one in memory, except that the counts in ``X`` (CSR) stay on disk until they are used, and cannot be
+    written to. ``adata.copy()`` and subsets copy into memory.
 
     Raises
     ------

@@ -36,14 +36,14 @@ def noise_metric(
 ) -> NDArray[np.float32]:
     r"""Linear map that shrinks the directions in which like cells differ.
 
-    Like cells are mutual nearest neighbours by cosine: of different batches, where there are several (as Haghverdi et al. 2018
-    match batches), otherwise of all. Their differences are noise and batch effects, whatever the cells are. With
-    :math:`C` half their mean square, the map is
+    Like cells are mutual nearest neighbours by cosine: of different batches, where there are several (as Haghverdi et
+    al. 2018 match batches), otherwise of all. Their differences are noise and batch effects, whatever the cells are.
+    With :math:`C` half their mean square, the map is
 
     .. math:: (C + \lambda \, \overline{c} \, I)^{-1/2}, \qquad \lambda = 0.1,
 
-    with :math:`\overline{c}` the mean eigenvalue of :math:`C` (within-class covariance normalisation of Hatch et al. 2006, with
-    pairs in place of classes). It is the same for all cells, known and new, and needs no batch of theirs.
+    with :math:`\overline{c}` the mean eigenvalue of :math:`C` (within-class covariance normalisation of Hatch et al.
+    2006, with pairs in place of classes). It is the same for all cells, known and new, and needs no batch of theirs.
 
     Parameters
     ----------

@@ -93,15 +93,17 @@ def neighbor_graph(
     n_neighbors
         Neighbours per cell, the cell itself not counted.
     use_rep
-        Key of :attr:`~anndata.AnnData.obsm` to measure distances in. Default: principal components of log-normalised counts
-        (:class:`Projection`).
+        Key of :attr:`~anndata.AnnData.obsm` to measure distances in. Default: principal components of log-normalised
+        counts (:class:`Projection`).
     neighbors_key
-        Key of :attr:`~anndata.AnnData.uns` of a graph made by :func:`scanpy.pp.neighbors`; its edges are used instead of new ones:
-        the ``n_neighbors`` strongest of each cell. The representation is still computed, because a model reads it.
+        Key of :attr:`~anndata.AnnData.uns` of a graph made by :func:`scanpy.pp.neighbors`; its edges are used instead
+        of new ones: the ``n_neighbors`` strongest of each cell. The representation is still computed, because a model
+        reads it.
     layer
         Layer with the counts. Default: ``X``.
     batch_key
-        Column of :attr:`~anndata.AnnData.obs`: every cell takes neighbours from every batch; see :func:`knn` for the rule.
+        Column of :attr:`~anndata.AnnData.obs`: every cell takes neighbours from every batch; see :func:`knn` for the
+        rule.
     size_factor_key
         Column of :attr:`~anndata.AnnData.obs` with positive size factors to normalise by. Default: total counts.
     n_pcs
@@ -289,8 +291,8 @@ def fingerprint(
 ) -> str:
     """SHA-1 of everything a stored graph depends on, in hexadecimal.
 
-    Covers the stored representation, the projection, the source (:func:`source_digest`) and, for neighbours among landmarks, the
-    landmarks and the table.
+    Covers the stored representation, the projection, the source (:func:`source_digest`) and, for neighbours among
+    landmarks, the landmarks and the table.
 
     Raises
     ------
@@ -344,8 +346,8 @@ def _source_parts(adata: AnnData, settings: GraphSettings) -> Iterator[bytes]:
 def graph_from_scanpy(adata: AnnData, neighbors_key: str, n_neighbors: int) -> NeighborGraph:
     """Read a graph in scanpy's format: of each cell the ``n_neighbors`` strongest connectivities, ties by row number.
 
-    Self loops are dropped, weights above 1 are divided by the largest, distances are ``-log(weight)`` (a symmetrised edge
-    has no distance of its own).
+    Self loops are dropped, weights above 1 are divided by the largest, distances are ``-log(weight)`` (a symmetrised
+    edge has no distance of its own).
 
     Raises
     ------

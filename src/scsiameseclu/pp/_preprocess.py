@@ -54,8 +54,8 @@ def preprocess(
 
     Returns
     -------
-    ``None``, or the copy. It has ``layers["counts"]`` (raw counts: name it as ``layer`` in ``setup_anndata``), log-normalised
-    ``X``, ``var["highly_variable"]`` and ``obsm["X_pca"]``.
+    ``None``, or the copy. It has ``layers["counts"]`` (raw counts: name it as ``layer`` in ``setup_anndata``),
+    log-normalised ``X``, ``var["highly_variable"]`` and ``obsm["X_pca"]``.
 
     Raises
     ------
@@ -64,7 +64,8 @@ def preprocess(
     KeyError
         If ``layer`` or ``batch_key`` is missing.
     ValueError
-        If the matrix does not hold raw counts, has fewer than two cells or genes, or no gene varies (in one of the batches).
+        If the matrix does not hold raw counts, has fewer than two cells or genes, or no gene varies (in one of the
+        batches).
     """
     import scanpy as sc
 

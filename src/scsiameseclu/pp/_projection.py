@@ -30,10 +30,10 @@ class Projection:
     """Log-normalisation, gene selection, scaling and principal components, fitted once.
 
     ``transform`` computes, cell by cell and hence identically for known and new cells,
-    ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components`` with *x* the counts of the selected
-    genes and *s* the size factor of the cell (its total count by default). Fitted on cells of known batches, the components are
-    in a metric that shrinks batch effects, and the result is scaled to length 1, so that depth and batch of a cell matter less.
-    Only blocks of cells are ever dense.
+    ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components`` with *x* the counts of the
+    selected genes and *s* the size factor of the cell (its total count by default). Fitted on cells of known batches,
+    the components are in a metric that shrinks batch effects, and the result is scaled to length 1, so that depth and
+    batch of a cell matter less. Only blocks of cells are ever dense.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class Projection:
     mean, scale, center
         float32, shape ``(n_genes_used,)``: mean and standard deviation of the log values, mean of the clipped scores.
     components
-        float32, shape ``(n_genes_used, n_comps)``: orthonormal columns, times :func:`~scsiameseclu.pp._metric.noise_metric` if
-        batches were given.
+        float32, shape ``(n_genes_used, n_comps)``: orthonormal columns, times
+        :func:`~scsiameseclu.pp._metric.noise_metric` if batches were given.
     target_sum
-        Factor from ``counts / size factor`` to normalised counts: 10,000 for total counts; for given size factors such that the
-        median cell has 10,000 as well.
+        Factor from ``counts / size factor`` to normalised counts: 10,000 for total counts; for given size factors such
+        that the median cell has 10,000 as well.
     n_vars
         Genes of the matrix it was fitted on.
     unit_length
@@ -88,7 +88,8 @@ class Projection:
     ) -> Projection:
         """Fit on counts.
 
-        Genes: those that vary, or the ``n_top_genes`` most variable by :func:`highly_variable` if there are more than that.
+        Genes: those that vary, or the ``n_top_genes`` most variable by :func:`highly_variable` if there are more than
+        that.
 
         Parameters
         ----------
@@ -99,14 +100,15 @@ class Projection:
         n_top_genes
             Most genes to use.
         random_state
-            Seed of the start vector of the Lanczos iteration, and of the sample of cells for the metric if there are many.
+            Seed of the start vector of the Lanczos iteration, and of the sample of cells for the metric if there are
+            many.
         size_factors
             Positive, length ``n_obs``. Default: total counts.
         batch
             Batch of every cell. Default: components as they are.
         gene_order
-            All columns in the order to go through them, such as :func:`~scsiameseclu.pp._counts.name_order` gives: the result
-            then does not depend on the order of the columns. Default: as they are.
+            All columns in the order to go through them, such as :func:`~scsiameseclu.pp._counts.name_order` gives: the
+            result then does not depend on the order of the columns. Default: as they are.
 
         Raises
         ------
@@ -309,7 +311,8 @@ def _covariance(
     total, gram = np.zeros(n_genes), np.zeros((n_genes, n_genes))
     for block in blocks:
         total += block.sum(axis=0, dtype=np.float64)
-        # Transposed view of a C-ordered block: no copy; the routine fills the upper triangle at half the cost of a product.
+        # Transposed view of a C-ordered block: no copy; the routine fills the upper triangle at half the cost of a
+        # product.
         gram += linalg.blas.ssyrk(1.0, block.T)
     gram = np.triu(gram) + np.triu(gram, 1).T
     center = total / n_obs
@@ -323,7 +326,8 @@ def _leading_eigenvectors(covariance: NDArray[np.float64], n: int, random_state:
         vectors = linalg.eigh(covariance, subset_by_index=[n_genes - n, n_genes - 1])[1][:, ::-1]
     else:
         start = np.random.default_rng(0 if random_state is None else random_state).normal(size=n_genes)
-        # Single precision halves the memory traffic that dominates here; its error is of the size of the result's rounding.
+        # Single precision halves the memory traffic that dominates here; its error is of the size of the result's
+        # rounding.
         single = (covariance / np.trace(covariance)).astype(np.float32)
         values, vectors = sparse.linalg.eigsh(single, k=n, v0=start.astype(np.float32), tol=1e-5)
         vectors = vectors[:, np.argsort(-values)]

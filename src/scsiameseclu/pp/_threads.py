@@ -24,9 +24,9 @@ def in_threads(
 ) -> Iterator[Result]:
     """Yield ``function(item)`` for every item, in their order, computed on as many threads as torch uses on the CPU.
 
-    numpy and scipy.sparse release Python's lock while they compute, so blocks of cells run side by side. Items are drawn by the
-    calling thread, which may therefore read them from a file, and only a few blocks ahead: memory does not grow with
-    their number. Since results come in order, sums of them do not depend on the number of threads.
+    numpy and scipy.sparse release Python's lock while they compute, so blocks of cells run side by side. Items are
+    drawn by the calling thread, which may therefore read them from a file, and only a few blocks ahead: memory does not
+    grow with their number. Since results come in order, sums of them do not depend on the number of threads.
 
     Parameters
     ----------

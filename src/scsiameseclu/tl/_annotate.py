@@ -45,8 +45,8 @@ def annotate(
 
     .. math:: s_{kt} = \frac{1}{|M|} \sum_{g \in M} \frac{\mu_{kg} - \bar\mu_g}{\sigma_g},
 
-    where :math:`\bar\mu_g` and :math:`\sigma_g` are mean and standard deviation over cells, every cluster counted alike,
-    so that sizes of clusters do not matter. A marker without noise that only one cluster expresses adds
+    where :math:`\bar\mu_g` and :math:`\sigma_g` are mean and standard deviation over cells, every cluster counted
+    alike, so that sizes of clusters do not matter. A marker without noise that only one cluster expresses adds
     :math:`\sqrt{K - 1}`; a gene that marks nothing adds about 0. A cluster gets the type with the highest score, or
     ``"unassigned"`` if that score or its distance to the second is too small. Several clusters may get one type.
 
@@ -74,8 +74,8 @@ def annotate(
     Returns
     -------
     pandas.DataFrame
-        One row per cluster: ``cluster``, ``type`` (or ``"unassigned"``), ``score`` (the highest), ``margin`` (distance to
-        the second; with one type, to 0) and ``n_markers`` (genes behind the score).
+        One row per cluster: ``cluster``, ``type`` (or ``"unassigned"``), ``score`` (the highest), ``margin`` (distance
+        to the second; with one type, to 0) and ``n_markers`` (genes behind the score).
 
     Raises
     ------
@@ -84,8 +84,8 @@ def annotate(
     TypeError
         If markers are a string instead of a list of strings.
     ValueError
-        If there are no types, a type has no known gene or is called ``"unassigned"``, a marker occurs twice in the data,
-        there are fewer than two clusters, or the values are no counts.
+        If there are no types, a type has no known gene or is called ``"unassigned"``, a marker occurs twice in the
+        data, there are fewer than two clusters, or the values are no counts.
 
     Warns
     -----
@@ -95,12 +95,12 @@ def annotate(
     Notes
     -----
     The fewer markers, the more a score owes to chance: on the 700 cells of
-    :func:`~scsiameseclu.data.datasets.pbmc68k_reduced`, with seven clusters and seven lists of random genes, 42 % of the
-    clusters got a name with 3 genes per list, 16 % with 10 and 6 % with 20. Raise ``min_score`` for short lists.
+    :func:`~scsiameseclu.data.datasets.pbmc68k_reduced`, with seven clusters and seven lists of random genes, 42 % of
+    the clusters got a name with 3 genes per list, 16 % with 10 and 6 % with 20. Raise ``min_score`` for short lists.
 
-    Writes ``obs[key_added]``, categorical, in the order of ``markers``, ``"unassigned"`` last; and ``uns[key_added]`` with
-    ``"params"``, ``"scores"`` (float64, clusters x types), ``"clusters"`` and ``"types"`` (its rows and columns) and
-    ``"margin"`` (float64, one per cluster).
+    Writes ``obs[key_added]``, categorical, in the order of ``markers``, ``"unassigned"`` last; and ``uns[key_added]``
+    with ``"params"``, ``"scores"`` (float64, clusters x types), ``"clusters"`` and ``"types"`` (its rows and columns)
+    and ``"margin"`` (float64, one per cluster).
 
     Examples
     --------

@@ -45,9 +45,10 @@ def classify(
     .. math:: p_{it} \propto \frac{1}{T} + \sum_{j \in \mathcal N_i} e^{-2 (d_{ij}^2 - d_{i1}^2) / \bar d_i^2} \, [y_j = t],
 
     with :math:`d_{i1}` the distance of the nearest, :math:`\bar d_i^2` the mean squared distance of all neighbours and
-    :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau` that
-    gives the labels of held-out labelled cells the highest likelihood (5-fold cross-validation). Labelled cells get that
-    held-out prediction: it never comes from their own label, so that a confident disagreement points at a wrong label.
+    :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau`
+    that gives the labels of held-out labelled cells the highest likelihood (5-fold cross-validation). Labelled cells
+    get that held-out prediction: it never comes from their own label, so that a confident disagreement points at a
+    wrong label.
 
     The confidence is the probability among the known types. It does not see that a cell belongs to a type without any
     labelled cell.
@@ -64,8 +65,8 @@ def classify(
     method
         ``"logistic"`` or ``"knn"``. The first needs fewer labels, the second follows types of any shape.
     reference
-        Labelled cells, embedded by the same model. All cells of ``adata`` are then predicted, and its own labels are not
-        looked at.
+        Labelled cells, embedded by the same model. All cells of ``adata`` are then predicted, and its own labels are
+        not looked at.
     reference_rep
         Embedding of the reference. ``None``: ``use_rep``.
     unlabeled_category
@@ -89,15 +90,15 @@ def classify(
     KeyError
         If the labels or an embedding do not exist.
     ValueError
-        If fewer than two types have labelled cells, none has two, the embeddings do not fit each other or are not finite,
-        or an argument is out of range.
+        If fewer than two types have labelled cells, none has two, the embeddings do not fit each other or are not
+        finite, or an argument is out of range.
 
     Notes
     -----
     Writes ``obs[key_added]``, categorical; ``obs[f"{key_added}_confidence"]``, float32; ``obsm[f"{key_added}_probs"]``,
-    float32; and ``uns[key_added]`` with ``"params"``, ``"types"`` (columns of the probabilities), ``"temperature"``, and
-    ``"accuracy"`` and ``"calibration_error"`` of the held-out predictions. The latter two come from the cells that the
-    temperature was chosen on, one number from all of them.
+    float32; and ``uns[key_added]`` with ``"params"``, ``"types"`` (columns of the probabilities), ``"temperature"``,
+    and ``"accuracy"`` and ``"calibration_error"`` of the held-out predictions. The latter two come from the cells that
+    the temperature was chosen on, one number from all of them.
 
     Temperature scaling: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 
@@ -251,7 +252,8 @@ def _sharpened(probs: NDArray[np.float64], temperature: float) -> NDArray[np.flo
 def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
     """Temperature with the highest likelihood of the labels, between 0.1 and 10.
 
-    One error more than was seen is counted (rule of succession): a few cells without an error are no proof of certainty.
+    One error more than was seen is counted (rule of succession): a few cells without an error are no proof of
+    certainty.
     """
     share_of_errors = 1.0 / (len(codes) + 2.0)
 

@@ -83,8 +83,8 @@ def cluster(
     Raises
     ------
     ValueError
-        If the counts are negative or not finite, ``n_top_genes`` is below 2, no gene varies (in one of the batches), or files cannot
-        hold ``key_added`` or something else has this name; and as the model does.
+        If the counts are negative or not finite, ``n_top_genes`` is below 2, no gene varies (in one of the batches), or
+        files cannot hold ``key_added`` or something else has this name; and as the model does.
     NotImplementedError
         If ``adata`` is backed.
     KeyError

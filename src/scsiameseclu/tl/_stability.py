@@ -34,8 +34,8 @@ class StabilityResult:
     Attributes
     ----------
     labels
-        Clusters of every run after alignment, categorical, ``(n_obs, n_runs)``: named like the judged clusters they were
-        matched to, missing where a cluster has no counterpart.
+        Clusters of every run after alignment, categorical, ``(n_obs, n_runs)``: named like the judged clusters they
+        were matched to, missing where a cluster has no counterpart.
     ari
         Adjusted Rand index of every pair of runs, ``(n_runs, n_runs)``.
     cluster_stability
@@ -71,13 +71,13 @@ def stability(
 ) -> StabilityResult:
     r"""Judge clusters by what several seeds agree on; no labels of cells are used.
 
-    Judged are the clusters in ``obs[key]``. If there is no such column, it is the run closest to all others that is judged,
-    and its clusters are written there. The clusters of every run are matched to the judged ones one to one (Hungarian
-    method, most cells in common). Then
+    Judged are the clusters in ``obs[key]``. If there is no such column, it is the run closest to all others that is
+    judged, and its clusters are written there. The clusters of every run are matched to the judged ones one to one
+    (Hungarian method, most cells in common). Then
 
     * a cell is as stable as the share of runs that have it in the same cluster;
-    * a cluster :math:`C` is as stable as :math:`\operatorname{mean}_r \max_{D \in r} |C \cap D| / |C \cup D|`; Hennig calls
-      a cluster below 0.6 doubtful and below 0.5 dissolved.
+    * a cluster :math:`C` is as stable as :math:`\operatorname{mean}_r \max_{D \in r} |C \cap D| / |C \cup D|`; Hennig
+      calls a cluster below 0.6 doubtful and below 0.5 dissolved.
 
     A judged run is not compared with itself. Memory grows with cells times clusters.
 
@@ -92,8 +92,8 @@ def stability(
     key
         Column of ``obs`` with the clusters to judge, and stem of the names under which results are written.
     labels
-        Clusters of runs that were made already, one column per run, indexed by ``obs_names``; nothing is trained then, and
-        ``n_clusters`` and ``seeds`` are not used.
+        Clusters of runs that were made already, one column per run, indexed by ``obs_names``; nothing is trained then,
+        and ``n_clusters`` and ``seeds`` are not used.
     write_consensus
         Write the consensus clusters into ``obs``.
     **cluster_kwargs
@@ -118,8 +118,8 @@ def stability(
     ``(n_runs, n_runs)``), ``"clusters"`` and ``"cluster_stability"``; with ``write_consensus``,
     ``obs[f"{key}_consensus"]``.
 
-    Hennig, Cluster-wise assessment of cluster stability, Computational Statistics & Data Analysis 52:258 (2007); there the
-    cells are resampled, here the seed changes.
+    Hennig, Cluster-wise assessment of cluster stability, Computational Statistics & Data Analysis 52:258 (2007); there
+    the cells are resampled, here the seed changes.
 
     Examples
     --------

@@ -28,9 +28,9 @@ def decode(module: SiameseModule, loader: Any) -> tuple[Tensor, NDArray[np.float
     Returns
     -------
     Embeddings ``(n, n_latent)`` on the module's device, and z-scored decoded expression of the embedding genes
-    ``(n, n_embedding_genes)``; the embeddings themselves in its place if the module was trained without reconstruction. Where
-    there are proteins, decoded proteins stand next to it, ``(n, n_embedding_genes + n_proteins)``, scaled to their share of
-    the total variance.
+    ``(n, n_embedding_genes)``; the embeddings themselves in its place if the module was trained without reconstruction.
+    Where there are proteins, decoded proteins stand next to it, ``(n, n_embedding_genes + n_proteins)``, scaled to
+    their share of the total variance.
     """
     was_training = module.training
     module.eval()

@@ -10,8 +10,8 @@ from torch import Tensor
 class EpochMeans:
     """Means over the cells of an epoch, accumulated as tensors.
 
-    Lightning's ``self.log`` costs about 2 % of a training step per quantity. Here a step costs three tensor operations, nothing
-    is copied from the device, and the log gets one entry per epoch.
+    Lightning's ``self.log`` costs about 2 % of a training step per quantity. Here a step costs three tensor operations,
+    nothing is copied from the device, and the log gets one entry per epoch.
     """
 
     def __init__(self) -> None:

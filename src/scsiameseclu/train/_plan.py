@@ -32,11 +32,12 @@ class SiameseTrainingPlan(PlanHooks):
 
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
     2. *Clustering*: the training cells are partitioned by decoded expression and embedding
-       (:func:`~scsiameseclu.partition.partition_cells`), one centre is placed on each part, and the optimiser starts afresh. For the first epochs the partition itself is the target, so that the embedding
-       takes its shape; from then on it is the transport target, recomputed every ``target_refresh_epochs`` epochs on
-       the embeddings of the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is
-       the L1 distance between wanted and reached column masses. No cluster's mass falls below half of what it was at the
-       start; should a cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
+       (:func:`~scsiameseclu.partition.partition_cells`), one centre is placed on each part, and the optimiser starts
+       afresh. For the first epochs the partition itself is the target, so that the embedding takes its shape; from then
+       on it is the transport target, recomputed every ``target_refresh_epochs`` epochs on the embeddings of the
+       training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
+       wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a
+       cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
     clusters and goes straight to phase 2.
@@ -46,7 +47,8 @@ class SiameseTrainingPlan(PlanHooks):
     module
         Module to train.
     partner_views
-        Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell itself.
+        Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell
+        itself.
     n_pretrain_epochs
         Epochs before clustering starts.
     n_clusters
@@ -230,7 +232,8 @@ class SiameseTrainingPlan(PlanHooks):
         z, expression = self._decode(rows)
         self._check_finite(z)
         self._check_finite(torch.as_tensor(expression))
-        # On the first process only, so that all processes of a distributed run share one partition, unless some are gone.
+        # On the first process only, so that all processes of a distributed run share one partition, unless some are
+        # gone.
         state: list[Any] = [None]
         if self.global_rank == 0 or not self.shares_work:
             space = Space(principal_components(expression, seed), z.float().cpu().numpy(), seed)

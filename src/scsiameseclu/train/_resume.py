@@ -17,8 +17,8 @@ from scsiameseclu._atomic import replaced_file
 class ResumeCheckpoint(pl.Callback):
     """Write a checkpoint that ``model.train(..., ckpt_path=path)`` resumes from.
 
-    One file, replaced at the end of every ``every_n_epochs``-th epoch in one step, so that a process killed at any time leaves a
-    whole file. It holds tensors and plain values only and is read without executing pickles.
+    One file, replaced at the end of every ``every_n_epochs``-th epoch in one step, so that a process killed at any time
+    leaves a whole file. It holds tensors and plain values only and is read without executing pickles.
 
     Parameters
     ----------

@@ -18,8 +18,8 @@ MAX_BATCH = 8192
 def learning_rate(n_cells_per_step: int) -> float:
     """Learning rate for a number of cells per step: 0.001 up to 256 cells, above growing with the square root, at most 0.004.
 
-    The square root keeps the size of the noise in Adam's steps as the batch grows (Malladi et al., NeurIPS 2022). The bound has
-    not been tuned.
+    The square root keeps the size of the noise in Adam's steps as the batch grows (Malladi et al., NeurIPS 2022). The
+    bound has not been tuned.
 
     Parameters
     ----------
@@ -32,7 +32,8 @@ def learning_rate(n_cells_per_step: int) -> float:
 def default_batch_size(n_obs: int, n_devices: int = 1) -> int:
     """Cells per batch on each GPU: 256, doubled as long as 500 steps or more are left, at most 8,192.
 
-    A step on a GPU takes about the same time for any of these sizes. 5,000 cells in batches of 256 get about 500 steps, too.
+    A step on a GPU takes about the same time for any of these sizes. 5,000 cells in batches of 256 get about 500 steps,
+    too.
 
     Parameters
     ----------
