@@ -333,8 +333,12 @@ def test_unusable_mudata(mdata):
 
 
 @pytest.fixture(params=[False, True], ids=["no pull", "pull"])
-def pull_on_update(request):
-    with mudata.set_options(pull_on_update=request.param):
+def pull_on_update(request, monkeypatch):
+    if hasattr(mudata, "set_options"):  # up to mudata 0.3
+        with mudata.set_options(pull_on_update=request.param):
+            yield
+    else:
+        monkeypatch.setattr(mudata.settings, "pull_on_update", request.param)
         yield
 
 

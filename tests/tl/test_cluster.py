@@ -5,6 +5,7 @@ import scvi
 from anndata import AnnData, read_h5ad
 
 from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import cluster
 from scsiameseclu.tl._cluster import copy_results
 
@@ -94,3 +95,18 @@ def test_bad_counts_and_settings_are_refused_before_training(adata: AnnData) -> 
 def test_copy_results_wants_the_same_cells(adata: AnnData) -> None:
     with pytest.raises(ValueError, match="same cells in the same order"):
         copy_results(adata, adata[::-1].copy(), "siamese_clu")
+
+
+def test_the_model_loads_with_the_data_it_was_made_from(tmp_path):
+    """The model is of the variable genes, the data keep all of them, in whatever order."""
+    adata = synthetic(n_obs=120, n_vars=60, n_types=3, seed=0)
+    options = {"accelerator": "cpu", "enable_progress_bar": False, "max_epochs": 2}
+    model = cluster(adata, 3, n_top_genes=30, n_neighbors=6, train_kwargs=options)
+    model.save(tmp_path / "model")
+    for given in (adata, adata[:, ::-1].copy()):
+        n_vars = given.n_vars
+        loaded = SCSiameseClu.load(tmp_path / "model", adata=given)
+        assert (loaded.predict() == model.predict()).all()
+        assert (loaded.adata.n_vars, given.n_vars) == (30, n_vars)
+    with pytest.raises(ValueError, match="Expected the 30 genes"):
+        SCSiameseClu.load(tmp_path / "model", adata=adata[:, :40].copy())

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from anndata import AnnData
+from mudata import MuData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
-from scvi.model.base import BaseModelClass
+from scvi.model.base import ArchesMixin, BaseModelClass
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import finish
@@ -351,10 +353,23 @@ class SCSiameseClu(
             check_cells(adata, arguments.get("layer"), **columns)
 
     @classmethod
-    def load(cls, dir_path: str, *args: Any, **kwargs: Any) -> Self:
+    def load(
+        cls, dir_path: str, adata: AnnData | MuData | Literal[False] | None = None, *args: Any, **kwargs: Any
+    ) -> Self:
         """Load a saved model; arguments as in scvi-tools.
 
         Loading executes the pickle inside the file: only load files you trust.
+
+        Parameters
+        ----------
+        dir_path
+            Folder of the model.
+        adata
+            Data of the model. An AnnData with further genes, or with the genes in another order, is not changed: the model
+            works on a copy with its own genes in their order. :func:`scsiameseclu.tl.cluster` leaves such data.
+            ``False``: load without data.
+        *args, **kwargs
+            Further arguments as in scvi-tools.
 
         Raises
         ------
@@ -364,7 +379,9 @@ class SCSiameseClu(
         finish(dir_path)
         finish(Path(dir_path).parent)  # written by the command line, the model is one of several results
         try:
-            return super().load(dir_path, *args, **kwargs)
+            if isinstance(adata, AnnData) and not kwargs.get("prefix"):
+                adata = _with_genes_of(adata, dir_path)
+            return super().load(dir_path, adata, *args, **kwargs)
         except (pickle.UnpicklingError, EOFError) as error:
             raise ValueError(f"Expected a saved model, found an unreadable model.pt in {dir_path}.") from error
         except (RuntimeError, OSError) as error:
@@ -434,6 +451,18 @@ _SETUP_PARAMS = (
     "protein_weight",
     "batch_key",
 )
+
+
+def _with_genes_of(adata: AnnData, dir_path: str) -> AnnData:
+    """The data, or a copy with the genes of a saved model in their order, where these are all there."""
+    names = pd.Index(ArchesMixin.prepare_query_anndata(adata, str(dir_path), return_reference_var_names=True))
+    if adata.isbacked or adata.var_names.equals(names) or not adata.var_names.is_unique:
+        return adata
+    columns = adata.var_names.get_indexer(names)
+    if (columns < 0).any():
+        return adata
+    logger.info("Taking the %d genes of the model out of %d, in a copy of the data.", len(names), adata.n_vars)
+    return adata[:, columns].copy()
 
 
 def _package_version() -> str:

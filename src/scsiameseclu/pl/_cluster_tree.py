@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 __all__ = ["cluster_tree"]
 
 _ALPHA = 0.05
+_LEGEND = (
+    "Numbers: relative separability and p value. Genes: + higher on the left, - higher on the right. Height: order."
+)
 
 
 class _HasTree(Protocol):
@@ -78,6 +81,7 @@ def cluster_tree(
     ax.axhline(len(order) - len(made) + 0.5, color="grey", linestyle=":", linewidth=1)
     ax.set_title(f"{current.max() + 1} clusters, above the dotted line", fontsize="small")
     ax.set(xlim=(-0.6, len(ends) - 0.4), ylim=(-1.0, len(order) + 0.6), xticks=[], yticks=[])
+    ax.set_xlabel(_LEGEND, fontsize="xx-small")
     ax.spines[:].set_visible(False)
     return figure
 
