@@ -30,7 +30,7 @@ from scipy.stats import rankdata
 
 from benchmarks.run import read_results
 from benchmarks.table import markdown
-from benchmarks.tasks import PEERS, SCORES, _mean_over_sets, _run, bootstrap_interval, paired
+from benchmarks.tasks import PEERS, SCORES, _mean_over_sets, _run, differences_table
 from scsiameseclu.partition import Space, choose_n_clusters, partition_cells
 from scsiameseclu.partition._candidates import candidates, leiden
 from scsiameseclu.partition._judges import AGREEMENT_WEIGHT, judge_values, sum_of_ranks
@@ -250,19 +250,8 @@ def rules_table(frame: pd.DataFrame) -> str:
 
 def pairs_table(frame: pd.DataFrame) -> str:
     """Markdown table of paired differences to the peers, with 95 % intervals over data sets."""
-    lines = []
-    for ours in [name for name in (DEFAULT, LEFT_OUT) if name in set(frame["method"])]:
-        for peer in [name for name in PEERS if name in set(frame["method"])]:
-            line = [f"{ours} - {peer}"]
-            for column in SCORES:
-                values = paired(frame, ours, peer, column).to_numpy()
-                if len(values) == 0:
-                    line.append("-")
-                    continue
-                low, high = bootstrap_interval(values)
-                line.append(f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
-            lines.append([*line, str(len(values))])
-    return markdown(["difference", *SCORES.values(), "sets"], lines)
+    ours, peers = ([name for name in names if name in set(frame["method"])] for names in ((DEFAULT, LEFT_OUT), PEERS))
+    return differences_table(frame, ours, peers)
 
 
 def n_clusters_table(rows: list[dict[str, Any]]) -> str:

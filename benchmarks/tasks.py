@@ -13,6 +13,7 @@ scoring, and for the number of types. All work is done in one process: set ``OMP
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -405,20 +406,23 @@ def means_table(frame: pd.DataFrame) -> str:
 def pairs_table(frame: pd.DataFrame) -> str:
     """Markdown table of paired differences, ours less peer, with 95 % intervals over data sets."""
     names = [name for name in METHODS if name in set(frame["method"])]
+    ours, peers = ([name for name in names if METHODS[name].ours == kind] for kind in (True, False))
+    return differences_table(frame, ours, peers)
+
+
+def differences_table(frame: pd.DataFrame, ours: list[str], peers: list[str]) -> str:
+    """Markdown table of paired differences of these rows of ``"method"``, with 95 % intervals over data sets."""
     lines = []
-    for ours in names:
-        for peer in names:
-            if not METHODS[ours].ours or METHODS[peer].ours:
+    for own, peer in itertools.product(ours, peers):
+        line = [f"{own} - {peer}"]
+        for score in SCORES:
+            values = paired(frame, own, peer, score).to_numpy()
+            if len(values) == 0:
+                line.append("-")
                 continue
-            line = [f"{ours} - {peer}"]
-            for score in SCORES:
-                values = paired(frame, ours, peer, score).to_numpy()
-                if len(values) == 0:
-                    line.append("-")
-                    continue
-                low, high = bootstrap_interval(values)
-                line.append(f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
-            lines.append([*line, str(len(values))])
+            low, high = bootstrap_interval(values)
+            line.append(f"{values.mean():+.3f} [{low:+.3f}, {high:+.3f}]")
+        lines.append([*line, str(len(values))])
     return markdown(["difference", *SCORES.values(), "sets"], lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -104,5 +105,13 @@ def judge_values(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict
     return {
         "equal": np.array([fit_mixture(expression, labels, "equal")[0] for labels in seen]),
         "own": np.array([fit_mixture(embedding, labels, "own")[0] for labels in seen]),
-        "agreement": np.array([sum(adjusted_rand_score(one, other) for other in seen) for one in seen]),
+        "agreement": _agreement(seen),
     }
+
+
+def _agreement(partitions: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Sum of the adjusted Rand indices of each partition with all, itself included, ``(n_partitions,)``."""
+    matrix = np.eye(len(partitions))
+    for one, other in combinations(range(len(partitions)), 2):
+        matrix[one, other] = matrix[other, one] = adjusted_rand_score(partitions[one], partitions[other])
+    return matrix.sum(axis=1)
