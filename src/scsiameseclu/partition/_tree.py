@@ -87,7 +87,7 @@ class MergeTree:
     groups
         Small groups to begin with, from 0 without gaps, ``(n_obs,)``.
     graph
-        Neighbour graph of the cells; groups without an edge between them are merged last.
+        Neighbour graph of the cells, symmetric; groups without an edge between them are merged last.
     size_power
         Power of the smaller group's share of all cells.
     random_state
@@ -163,8 +163,12 @@ class MergeTree:
                 scores = self._scores_anew(alive)
             kept, gone = min(scores, key=lambda pair: scores[pair])
             merges.append((kept, gone))
+            linked = self._joined[kept, gone]
             self._join(kept, gone)
             alive.remove(gone)
+            if not linked:
+                scores = {}  # no edge is left: the new group goes with any of the others
+                continue
             scores = {pair: score for pair, score in scores.items() if not {kept, gone} & set(pair)}
             for other in alive:
                 if other != kept and self._joined[kept, other] and self._within[kept] == self._within[other]:
