@@ -16,7 +16,7 @@ import scsiameseclu as ssc
 from scsiameseclu._keys import ADATA_KEYS
 from scsiameseclu.cli import main
 from scsiameseclu.data._device import DeviceSparseRows
-from scsiameseclu.data._joint import read_proteins
+from scsiameseclu.data._proteins import read_proteins
 from scsiameseclu.data._rows import row_reader
 from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.data.datasets import synthetic

@@ -17,7 +17,6 @@ from scsiameseclu.pp._landmarks import Landmarks
 from scsiameseclu.pp._neighbors import (
     GraphSettings,
     build_graph,
-    covers_all_cells,
     graph_is_current,
     resolve_seed,
     source_digest,
@@ -25,6 +24,7 @@ from scsiameseclu.pp._neighbors import (
     write_graph,
 )
 from scsiameseclu.pp._projection import Projection
+from scsiameseclu.pp._scanpy_graph import covers_all_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

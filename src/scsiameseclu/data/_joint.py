@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scipy import sparse
 from scvi.data.fields import BaseAnnDataField
 
 from scsiameseclu._compat import MuDataTableField
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField, graph_tables
-from scsiameseclu.pp._counts import canonical, check_counts, get_counts, name_order, totals
+from scsiameseclu.data._proteins import blank_unmeasured, read_proteins
+from scsiameseclu.pp._counts import check_counts, get_counts, name_order, totals
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._landmark_blocks import landmark_blocks, write_landmark_blocks
 from scsiameseclu.pp._landmarks import Landmarks
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
-
-MIN_CELLS_UNMEASURED = 20
-"""Cells of a batch from which on a protein that is 0 in all of them counts as not measured."""
 
 _PROTEIN_TABLES = (
     (SIAMESE_KEYS.PROTEIN, ADATA_KEYS.PROTEIN),
@@ -203,7 +200,7 @@ class JointGraphField(CellGraphField):
             column = _container(mdata, self.source.batch).obs[self.settings.batch_key]
             batch = pd.Series(column.to_numpy(), index=mdata.obs_names)
         values, counts = read_proteins(protein, self.source.protein_layer)
-        _blank_unmeasured(values, batch)
+        blank_unmeasured(values, batch)
         return JointData(
             get_counts(rna, self.settings.layer),
             list(rna.var_names.astype(str)),
@@ -319,49 +316,6 @@ def joint_graph_fields(*, diffusion: bool = False, **settings: Any) -> list[Base
         JointGraphField(diffusion=diffusion, **settings),
         *(MuDataTableField(name, key, mod_key=None) for name, key in tables),
     ]
-
-
-def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float32], bool | None]:
-    """Protein values, a new dense float32 array, and whether they are counts (whole numbers of at least 0).
-
-    Without any measured value (all NaN, as in a query of RNA alone), that is unknown: ``None``.
-
-    Raises
-    ------
-    ValueError
-        If a value is infinite, or all that were measured are 0.
-    """
-    raw = get_counts(protein, layer)
-    values = np.array(canonical(raw).toarray() if sparse.issparse(raw) else raw, dtype=np.float32)
-    if np.isinf(values).any():
-        row, column = np.argwhere(np.isinf(values))[0]
-        raise ValueError(
-            f"Expected finite protein values, or NaN where not measured, found {values[row, column]} in cell "
-            f"{protein.obs_names[row]!r}, protein {protein.var_names[column]!r}."
-        )
-    measured = values[~np.isnan(values)]
-    if measured.size == 0:
-        return values, None
-    if not measured.any():
-        raise ValueError("Expected protein values, found only zeros. Check which matrix or layer holds them.")
-    return values, bool(measured.min() >= 0 and np.array_equal(measured, np.rint(measured)))
-
-
-def _blank_unmeasured(values: NDArray[np.float32], batch: pd.Series | None) -> None:
-    """Write NaN for proteins that are 0 in all cells of a batch, in place."""
-    groups = (
-        [np.arange(len(values))]
-        if batch is None
-        else list(batch.reset_index(drop=True).groupby(batch.to_numpy()).indices.values())
-    )
-    n_blank = 0
-    for rows in groups:
-        if len(rows) >= MIN_CELLS_UNMEASURED:
-            empty = ~np.nan_to_num(values[rows]).any(axis=0)
-            values[np.ix_(rows, np.flatnonzero(empty))] = np.nan
-            n_blank += int(empty.sum())
-    if n_blank:
-        logger.info("%d protein(s) are 0 in all cells of a batch and taken as not measured there.", n_blank)
 
 
 def _check_target(state: Mapping[str, Any], scaling: ProteinScaling, data: JointData) -> None:

@@ -22,9 +22,10 @@ from scvi.data.fields import (
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._joint import JointSource, joint_graph_fields, read_proteins
+from scsiameseclu.data._joint import JointSource, joint_graph_fields
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.data._loader import NeighborDataManager
+from scsiameseclu.data._proteins import read_proteins
 from scsiameseclu.model._setup import check_cells, check_columns, check_finite, wants_diffusion
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling

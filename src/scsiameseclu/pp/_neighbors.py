@@ -18,6 +18,7 @@ from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._knn import knn
 from scsiameseclu.pp._projection import Projection
+from scsiameseclu.pp._scanpy_graph import graph_from_scanpy, scanpy_connectivities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -335,72 +336,12 @@ def _source_parts(adata: AnnData, settings: GraphSettings) -> Iterator[bytes]:
         yield "\0".join(adata.var_names.astype(str)).encode()
         yield from (sums.tobytes() for sums in totals(get_counts(adata, settings.layer)))
     if settings.neighbors_key is not None:
-        connectivities = _scanpy_connectivities(adata, settings.neighbors_key)
+        connectivities = scanpy_connectivities(adata, settings.neighbors_key)
         yield from (getattr(connectivities, name).tobytes() for name in ("indptr", "indices", "data"))
     for key in (settings.batch_key, settings.size_factor_key):
         column = obs_column(adata, key)
         if column is not None:
             yield "\0".join(map(str, column)).encode()  # `astype(str)` keeps missing values as floats
-
-
-def graph_from_scanpy(adata: AnnData, neighbors_key: str, n_neighbors: int) -> NeighborGraph:
-    """Read a graph in scanpy's format: of each cell the ``n_neighbors`` strongest connectivities, ties by row number.
-
-    Self loops are dropped, weights above 1 are divided by the largest, distances are ``-log(weight)`` (a symmetrised
-    edge has no distance of its own).
-
-    Raises
-    ------
-    KeyError
-        If the graph is missing; the message lists what there is.
-    ValueError
-        If its shape or its weights are not valid.
-    """
-    edges = sparse.coo_matrix(_scanpy_connectivities(adata, neighbors_key))
-    if not np.all(np.isfinite(edges.data) & (edges.data >= 0)):
-        raise ValueError(f"uns[{neighbors_key!r}]: expected finite connectivities of at least 0, found others.")
-    kept = (edges.row != edges.col) & (edges.data > 0)
-    rows, columns = edges.row[kept].astype(np.int64), edges.col[kept].astype(np.int64)
-    strengths = edges.data[kept].astype(np.float32)
-    strengths /= max(1.0, float(strengths.max(initial=0)))
-
-    order = np.lexsort((columns, -strengths, rows))
-    rows, columns, strengths = rows[order], columns[order], strengths[order]
-    degrees = np.bincount(rows, minlength=adata.n_obs)
-    rank = np.arange(len(rows)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
-    strong = rank < n_neighbors
-    rows, rank = rows[strong], rank[strong]
-
-    indices = np.tile(np.arange(adata.n_obs, dtype=np.int64)[:, None], (1, n_neighbors))
-    weights = np.zeros(indices.shape, dtype=np.float32)
-    indices[rows, rank] = columns[strong]
-    weights[rows, rank] = np.maximum(strengths[strong], np.finfo(np.float32).tiny)
-    distances = np.zeros_like(weights)
-    distances[rows, rank] = -np.log(weights[rows, rank])
-    return NeighborGraph(indices, distances + 0, weights, symmetric=True)
-
-
-def covers_all_cells(adata: AnnData, neighbors_key: str) -> bool:
-    """Whether ``adata`` has the graph and every cell an edge in it (a small subset of a graph may have none left)."""
-    if neighbors_key not in adata.uns:
-        return False
-    return bool(_scanpy_connectivities(adata, neighbors_key).getnnz(axis=1).all())
-
-
-def _scanpy_connectivities(adata: AnnData, neighbors_key: str) -> sparse.csr_matrix:
-    if neighbors_key not in adata.uns:
-        raise KeyError(
-            f"`neighbors_key`: expected a key of adata.uns, found {neighbors_key!r}. Available: {list(adata.uns)}."
-        )
-    record = adata.uns[neighbors_key]
-    key = record.get("connectivities_key", "connectivities") if hasattr(record, "get") else "connectivities"
-    if key not in adata.obsp:
-        raise KeyError(
-            f"uns[{neighbors_key!r}] names the graph obsp[{key!r}], which is missing. "
-            f"Available: {list(adata.obsp)}. Run scanpy.pp.neighbors."
-        )
-    graph = adata.obsp[key]
-    return canonical(graph if sparse.issparse(graph) else sparse.csr_matrix(graph))
 
 
 def _obsm_rep(adata: AnnData, use_rep: str) -> NDArray[np.float32]:

@@ -7,19 +7,18 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scvi import settings
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
-from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
 from scsiameseclu.partition import NClustersResult, Space, choose_n_clusters, partition_cells
-from scsiameseclu.train._hooks import PlanHooks, broadcast
-from scsiameseclu.train._inference import decode, embed, principal_components
+from scsiameseclu.pp._neighbors import resolve_seed
+from scsiameseclu.train._cells import PlanCells
+from scsiameseclu.train._hooks import broadcast
+from scsiameseclu.train._inference import principal_components
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ MIN_MASS = 0.5
 """Share of its mass in the first partition that a cluster keeps at least."""
 
 
-class SiameseTrainingPlan(PlanHooks):
+class SiameseTrainingPlan(PlanCells):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
@@ -120,7 +119,6 @@ class SiameseTrainingPlan(PlanHooks):
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
         self._n_parts = 0
-        self.shares_work = True
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
@@ -227,8 +225,8 @@ class SiameseTrainingPlan(PlanHooks):
 
     def _place_centers(self) -> tuple[NDArray[np.int64], Tensor]:
         """Partition (a sample of) the training cells, put one centre on each part; the cells and their part."""
-        seed = _seed()
-        rows = self._sample_rows(self.max_init_cells)
+        seed = resolve_seed(None)
+        rows = self._training_rows(self.max_init_cells)
         z, expression = self._decode(rows)
         self._check_finite(z)
         self._check_finite(torch.as_tensor(expression))
@@ -296,38 +294,11 @@ class SiameseTrainingPlan(PlanHooks):
         )
         head.update_targets(result.column_duals, marginals)
         if not self._warming_up:
-            rows, others = self._sample_rows(self.max_target_cells), self._validation_rows()
+            rows, others = self._training_rows(self.max_target_cells), self._validation_rows()
             if len(others):
                 logits = torch.cat([logits, head(self._embed(others))])
             self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
         return result.marginal_error
-
-    def _embed_training_cells(self) -> Tensor:
-        """Embed the training cells (a fixed sample of them above ``max_target_cells``) without augmentation."""
-        z = self._embed(self._sample_rows(self.max_target_cells))
-        self._check_finite(z)
-        return z
-
-    def _embed(self, rows: NDArray[np.int64]) -> Tensor:
-        """Embed cells, ``(len(rows), n_latent)``; every process of a distributed run its share of them."""
-        if not self._splits(rows):
-            return embed(self.module, self._loader(rows))
-        return gather_rows(embed(self.module, self._loader(own_share(rows))))
-
-    def _decode(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.float32]]:
-        """Embed and decode cells; every process of a distributed run its share of them."""
-        if not self._splits(rows):
-            return decode(self.module, self._loader(rows))
-        z, expression = decode(self.module, self._loader(own_share(rows)))
-        return gather_rows(z), gather_rows(torch.as_tensor(expression, device=z.device)).cpu().numpy()
-
-    def _splits(self, rows: NDArray[np.int64]) -> bool:
-        return self.shares_work and 1 < n_processes() <= len(rows)
-
-    def _check_finite(self, values: Tensor) -> None:
-        """Refuse values that PCA or Sinkhorn would choke on."""
-        if not bool(torch.isfinite(values).all()):
-            raise self._not_finite("a finite embedding, found NaN or infinite values")
 
     @torch.no_grad()
     def _cluster_sizes(self) -> Tensor:
@@ -337,22 +308,6 @@ class SiameseTrainingPlan(PlanHooks):
 
     def _count_occupied(self) -> int:
         return int((self._cluster_sizes() > 0).sum())
-
-    def _sample_rows(self, at_most: int) -> NDArray[np.int64]:
-        """Rows of the training cells in order, or of a fixed random sample of them."""
-        rows = np.sort(np.asarray(self._data.train_idx))
-        if len(rows) > at_most:
-            rows = np.sort(np.random.default_rng(_seed()).choice(rows, at_most, replace=False))
-        return rows
-
-    def _validation_rows(self) -> NDArray[np.int64]:
-        """Rows of the cells held out for validation, at most ``max_target_cells`` of them."""
-        return np.sort(np.asarray(self._data.val_idx, dtype=np.int64))[: self.max_target_cells]
-
-    def _loader(self, rows: NDArray[np.int64]) -> Any:
-        manager = self._data.adata_manager
-        keys = view_keys(manager, "first")
-        return self._data.data_loader_cls(manager, indices=rows, batch_size=1024, data_and_attributes=keys)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -413,7 +368,3 @@ def _head(module: SiameseModule) -> ClusterHead:
     if module.head is None:
         raise RuntimeError("Expected a clustering head, found none; this is a bug.")
     return module.head
-
-
-def _seed() -> int:
-    return 0 if settings.seed is None else int(settings.seed)
