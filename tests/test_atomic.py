@@ -27,6 +27,7 @@ from scsiameseclu.pp import read_mapped, write_mapped
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
+MODEL_FILES = {"manifest.json", "model.json", "model.safetensors"}
 N_KILLS = 6
 N_KILLS_SLOW = 250
 
@@ -251,9 +252,7 @@ def test_killed_while_overwriting_a_model(two, tmp_path, n_kills, with_data):
     two[50].save(folder, save_anndata=with_data)
     assert kill_repeatedly(act, lambda: check_model(folder, two, with_data), n_kills, 0.4) == []
     act()
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"} - (
-        set() if with_data else {"adata.h5ad"}
-    )
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | ({"adata.h5ad"} if with_data else set())
 
 
 @pytest.mark.parametrize("n_kills", [N_KILLS, pytest.param(N_KILLS_SLOW, marks=pytest.mark.slow)])
@@ -339,10 +338,11 @@ def test_other_files_of_a_model_folder_stay(two, tmp_path):
     two[50].save(folder, prefix="first_")
     (folder / "notes.txt").write_text("mine")
     two[60].save(folder, prefix="second_", overwrite=True)
-    assert {path.name for path in folder.iterdir()} == {"first_model.pt", "second_model.pt", "notes.txt"}
+    models = {f"{prefix}_{name}" for prefix in ("first", "second") for name in MODEL_FILES}
+    assert {path.name for path in folder.iterdir()} == models | {"notes.txt"}
 
 
-@pytest.mark.parametrize("failing", ["torch.save", "anndata.AnnData.write"])
+@pytest.mark.parametrize("failing", ["pathlib.Path.write_bytes", "anndata.AnnData.write"])
 def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing):
     folder = tmp_path / "model"
     two[50].save(folder, save_anndata=True)
@@ -355,7 +355,7 @@ def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing
         with pytest.raises(OSError, match="found it full"):
             two[60].save(folder, overwrite=True, save_anndata=True)
     assert check_model(folder, two, True) == 50
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"}
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | {"adata.h5ad"}
 
 
 def test_a_disk_that_is_full_is_one_line_on_the_command_line(tmp_path, monkeypatch, capsys, no_umap):
