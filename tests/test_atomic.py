@@ -38,6 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 
 N_KILLS = 3
 N_KILLS_SLOW = 200
+MODEL_FILES = {"manifest.json", "model.json", "model.safetensors"}
 
 
 # -- the rule, at every single step -----------------------------------------------------------------------------------
@@ -233,9 +234,7 @@ def test_killed_while_overwriting_a_model(two, stored, tmp_path, n_kills, with_d
 
     assert kill_repeatedly(check, n_kills, 0.4, overwritten, stored, folder, with_data) == []
     two[50].save(folder, overwrite=True, save_anndata=with_data)
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"} - (
-        set() if with_data else {"adata.h5ad"}
-    )
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | ({"adata.h5ad"} if with_data else set())
 
 
 @often
@@ -308,10 +307,11 @@ def test_other_files_of_a_model_folder_stay(two, tmp_path):
     two[50].save(folder, prefix="first_")
     (folder / "notes.txt").write_text("mine")
     two[60].save(folder, prefix="second_", overwrite=True)
-    assert {path.name for path in folder.iterdir()} == {"first_model.pt", "second_model.pt", "notes.txt"}
+    models = {f"{prefix}_{name}" for prefix in ("first", "second") for name in MODEL_FILES}
+    assert {path.name for path in folder.iterdir()} == models | {"notes.txt"}
 
 
-@pytest.mark.parametrize("failing", ["torch.save", "anndata.AnnData.write"])
+@pytest.mark.parametrize("failing", ["pathlib.Path.write_bytes", "anndata.AnnData.write"])
 def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing):
     folder = tmp_path / "model"
     two[50].save(folder, save_anndata=True)
@@ -324,7 +324,7 @@ def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing
         with pytest.raises(OSError, match="found it full"):
             two[60].save(folder, overwrite=True, save_anndata=True)
     assert check_model(folder, two, True) == 50
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"}
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | {"adata.h5ad"}
 
 
 @pytest.fixture
