@@ -32,7 +32,7 @@ def test_card_describes_the_model(folder):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(ValueError, match="Failed to load"):
+    with pytest.raises(ValueError, match="found no manifest.json"):
         hub.model_card(tmp_path, "mit")
 
 

@@ -1,25 +1,19 @@
 """The model: set-up, construction, description."""
 
-import errno
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
-from mudata import MuData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS, settings
-from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
-from scsiameseclu._atomic import finish
+from scsiameseclu._file_format import package_version
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
@@ -29,6 +23,7 @@ from scsiameseclu.model._granularity import GranularityMixin
 from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
+from scsiameseclu.model._saving import SavingMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
@@ -47,6 +42,7 @@ class SCSiameseClu(
     MuDataMixin,
     TrainingMixin,
     QueryMixin,
+    SavingMixin,
     FromScviMixin,
     BaseModelClass,
 ):
@@ -352,44 +348,6 @@ class SCSiameseClu(
             columns: dict[str, Any] = {name: arguments.get(name) for name in _CHECKED_COLUMNS}
             check_cells(adata, arguments.get("layer"), **columns)
 
-    @classmethod
-    def load(
-        cls, dir_path: str, adata: AnnData | MuData | Literal[False] | None = None, *args: Any, **kwargs: Any
-    ) -> Self:
-        """Load a saved model; arguments as in scvi-tools.
-
-        Loading executes the pickle inside the file: only load files you trust.
-
-        Parameters
-        ----------
-        dir_path
-            Folder of the model.
-        adata
-            Data of the model. An AnnData with further genes, or with the genes in another order, is not changed: the model
-            works on a copy with its own genes in their order. :func:`scsiameseclu.tl.cluster` leaves such data.
-            ``False``: load without data.
-        *args, **kwargs
-            Further arguments as in scvi-tools.
-
-        Raises
-        ------
-        ValueError
-            If there is no model file, it cannot be read, or it holds a model of another class.
-        """
-        finish(dir_path)
-        finish(Path(dir_path).parent)  # written by the command line, the model is one of several results
-        try:
-            if isinstance(adata, AnnData) and not kwargs.get("prefix"):
-                adata = _with_genes_of(adata, dir_path)
-            return super().load(dir_path, adata, *args, **kwargs)
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"Expected a saved model, found an unreadable model.pt in {dir_path}.") from error
-        except (RuntimeError, OSError) as error:
-            # What torch raises for a truncated file depends on where it was cut.
-            if "PytorchStreamReader" not in str(error) and getattr(error, "errno", None) != errno.EINVAL:
-                raise
-            raise ValueError(f"Expected a saved model, found a damaged model.pt in {dir_path}.") from error
-
     # -- description ---------------------------------------------------------------------------------------------
 
     def _params(self) -> dict[str, Any]:
@@ -397,7 +355,7 @@ class SCSiameseClu(
         options = self.init_params_["non_kwargs"]
         setup = self.registry_["setup_args"]
         params = {
-            "version": _package_version(),
+            "version": package_version(),
             "n_clusters": self.n_clusters,
             "n_clusters_requested": str(self.n_clusters_requested_),
             "n_neighbors": setup["n_neighbors"],
@@ -451,22 +409,3 @@ _SETUP_PARAMS = (
     "protein_weight",
     "batch_key",
 )
-
-
-def _with_genes_of(adata: AnnData, dir_path: str) -> AnnData:
-    """The data, or a copy with the genes of a saved model in their order, where these are all there."""
-    names = pd.Index(ArchesMixin.prepare_query_anndata(adata, str(dir_path), return_reference_var_names=True))
-    if adata.isbacked or adata.var_names.equals(names) or not adata.var_names.is_unique:
-        return adata
-    columns = adata.var_names.get_indexer(names)
-    if (columns < 0).any():
-        return adata
-    logger.info("Taking the %d genes of the model out of %d, in a copy of the data.", len(names), adata.n_vars)
-    return adata[:, columns].copy()
-
-
-def _package_version() -> str:
-    try:
-        return version("scsiameseclu")
-    except PackageNotFoundError:
-        return "unknown"

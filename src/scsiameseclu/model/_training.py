@@ -1,7 +1,6 @@
 """Training, and what it refuses or records."""
 
 from contextlib import nullcontext
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +12,9 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
-from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._split import Split, plain_number, plain_numbers, validation_users
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import (
@@ -25,7 +24,7 @@ from scsiameseclu.train import (
     default_batch_size,
     learning_rate,
 )
-from scsiameseclu.train._checkpoint import only_clustering_epochs
+from scsiameseclu.train._checkpoint import follow_clustering
 from scsiameseclu.train._schedule import BASE_BATCH
 
 AUTO: Literal["auto"] = "auto"
@@ -124,7 +123,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         self._check_datamodule(datamodule)
         for callback in trainer_kwargs.get("callbacks") or []:
             if isinstance(callback, SaveCheckpoint):
-                only_clustering_epochs(callback)
+                follow_clustering(callback, lambda folder: SavedModel.read(Path(folder)).weights)
         trainer_kwargs, plan_options = (plain_numbers(options or {}) for options in (trainer_kwargs, plan_kwargs))
         max_epochs, batch_size, devices = plain_number(max_epochs), plain_number(batch_size), plain_number(devices)
         split_options = plain_numbers(datasplitter_kwargs or {})
@@ -213,45 +212,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             raise NotImplementedError(NO_RANDOM_ACCESS.format(f"a {type(datamodule).__name__}"))
         if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
             raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
-
-    def save(
-        self, dir_path: str | PathLike[str], prefix: str | None = None, overwrite: bool = False, **kwargs: Any
-    ) -> None:
-        """Save the model, also in the middle of a training (checkpoints).
-
-        Whatever happens meanwhile, the folder has the whole old model or the whole new one, and so has the file with
-        the data.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to write to.
-        prefix
-            Put before the names of the files, so that several models can be in one folder.
-        overwrite
-            Write to a folder with content: files of this model are replaced, others are kept.
-        **kwargs
-            Further arguments as in scvi-tools, such as ``save_anndata=True``.
-
-        Raises
-        ------
-        OSError
-            If the disk is full; what was there before is kept.
-        RuntimeError
-            If another process goes on writing to this folder.
-        ValueError
-            If the folder has content and ``overwrite`` is off.
-        """
-        self._record_n_clusters()
-        folder = Path(dir_path)
-        finish(folder)
-        if folder.is_file() or (content(folder) and not overwrite):
-            raise ValueError(
-                f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or replace the "
-                "model in a folder with overwrite=True."
-            )
-        with replaced_entries(folder) as new:
-            super().save(str(new), prefix, True, **kwargs)  # type: ignore[misc]
 
     def _record_n_clusters(self) -> None:
         """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""

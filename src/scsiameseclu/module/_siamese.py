@@ -67,7 +67,7 @@ class SiameseModule(SiameseLoss):
         Share of the edges dropped in each view.
     off_diagonal_weight
         Weight of the decorrelation part of the latent-level losses.
-    kernel, temperature, sharpening, label_smoothing
+    kernel, temperature, sharpening
         See :class:`~scsiameseclu.nn.ClusterHead`.
     neighbor_positives
         Whether graph neighbours are spared by the cell-level correlation, which pushes all other pairs of cells apart.
@@ -110,7 +110,6 @@ class SiameseModule(SiameseLoss):
         kernel: Any = "cosine",
         temperature: float = 0.1,
         sharpening: float = 1.5,
-        label_smoothing: float = 0.1,
         neighbor_positives: bool = True,
         loss_weights: Mapping[str, float] | None = None,
         n_proteins: int = 0,
@@ -164,7 +163,6 @@ class SiameseModule(SiameseLoss):
             "kernel": kernel,
             "temperature": temperature,
             "sharpening": sharpening,
-            "label_smoothing": label_smoothing,
         }
         self.head = None
         if n_clusters is not None:

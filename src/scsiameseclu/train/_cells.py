@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
@@ -58,6 +59,10 @@ class PlanCells(PlanHooks):
             return decode(self.module, self._loader(rows))
         z, expression = decode(self.module, self._loader(own_share(rows)))
         return gather_rows(z), gather_rows(torch.as_tensor(expression, device=z.device)).cpu().numpy()
+
+    def _representation(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Graph representation of cells, ``(len(rows), n_rep)``: their own counts, without their neighbours."""
+        return np.asarray(self._data.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)[rows], dtype=np.float32)
 
     def _splits(self, rows: NDArray[np.int64]) -> bool:
         return self.shares_work and 1 < n_processes() <= len(rows)

@@ -1,7 +1,6 @@
 """Training plan: representation learning, then clustering against transport targets."""
 
 import logging
-import math
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,14 @@ from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
-from scsiameseclu.partition import NClustersResult, Space, choose_n_clusters, partition_cells
+from scsiameseclu.partition import (
+    Discriminant,
+    NClustersResult,
+    Space,
+    choose_n_clusters,
+    fit_discriminant,
+    partition_cells,
+)
 from scsiameseclu.pp._neighbors import resolve_seed
 from scsiameseclu.train._cells import PlanCells
 from scsiameseclu.train._hooks import broadcast
@@ -32,11 +38,15 @@ class SiameseTrainingPlan(PlanCells):
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
     2. *Clustering*: the training cells are partitioned by decoded expression and embedding
        (:func:`~scsiameseclu.partition.partition_cells`), one centre is placed on each part, and the optimiser starts
-       afresh. For the first epochs the partition itself is the target, so that the embedding takes its shape; from then
-       on it is the transport target, recomputed every ``target_refresh_epochs`` epochs on the embeddings of the
-       training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
-       wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a
-       cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
+       afresh. The target of a cell are its probabilities under linear discriminants of the partition, transported to
+       the masses of the parts (:func:`~scsiameseclu.partition.fit_discriminant`). At the end the temperature of the
+       head is set so that the assignments are as certain as the targets.
+
+    ``n_warmup_epochs`` ends the use of these targets early, as the paper does from the start. From then on the target is
+    the transport plan of the head's own scores, recomputed every ``target_refresh_epochs`` epochs on the embeddings of
+    the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
+    wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a cluster
+    lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
     clusters and goes straight to phase 2.
@@ -53,7 +63,7 @@ class SiameseTrainingPlan(PlanCells):
     n_clusters
         Number of clusters; None: chosen when clustering starts.
     n_warmup_epochs
-        Clustering epochs with the first partition as the target. None: half of the clustering epochs.
+        Clustering epochs with the discriminants of the first partition as the target. None: all.
     target_refresh_epochs
         Epochs between two Sinkhorn runs.
     marginal_momentum
@@ -112,6 +122,7 @@ class SiameseTrainingPlan(PlanCells):
         self.new_order: list[int] | None = None
         self._partners: PartnerSampler | None = None
         self._clustering_since: int | None = None
+        self._discriminant: Discriminant | None = None
         self._warming_up = False
         self._targets: Tensor | None = None
         self._target_rows = torch.zeros(0, dtype=torch.long)
@@ -140,7 +151,9 @@ class SiameseTrainingPlan(PlanCells):
             return
         if self._clustering_since is None:
             error = self._start_clustering()
-        elif self._warming_up and self._warmup_is_over():
+        elif self._warming_up:
+            if not self._warmup_is_over():
+                return
             self._warming_up = False
             error = self._refresh_targets()
         elif (self.current_epoch - self._clustering_since) % self.target_refresh_epochs == 0:
@@ -185,8 +198,13 @@ class SiameseTrainingPlan(PlanCells):
         return batch
 
     def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the targets kept since the last refresh; rows of 0 for cells that have none."""
-        if self._targets is not None:
+        """Add the targets: those of the discriminants, or those kept since the last refresh.
+
+        Rows of 0 are for cells that have none.
+        """
+        if self._warming_up and self._discriminant is not None:
+            batch[SIAMESE_KEYS.CLUSTER_TARGET] = self._discriminant.probabilities(batch[SIAMESE_KEYS.GRAPH_REP])
+        elif self._targets is not None:
             rows = batch[SIAMESE_KEYS.CELL_INDEX].squeeze(1)
             # Those of a checkpoint come back on the CPU.
             self._target_rows, self._targets = self._target_rows.to(rows.device), self._targets.to(rows.device)
@@ -197,16 +215,17 @@ class SiameseTrainingPlan(PlanCells):
     # -- phases --------------------------------------------------------------------------------------------------
 
     def _start_clustering(self) -> float:
-        """Place the centres unless they already are, renew the optimiser, solve for the first targets."""
+        """Place the centres unless they already are, renew the optimiser, make the first targets."""
         self._clustering_since = self.current_epoch
-        if not _is_placed(self.module):
-            rows, labels = self._place_centers()
-            self._warming_up = self._n_warmup() > 0
-            self._keep_first_partition(rows, labels)
+        if _is_placed(self.module):
+            discriminant = self._fit_discriminant(*self._present_clusters())
+        else:
+            discriminant = self._place_centers()
             # The centres may be a new parameter, and moments of the first phase would distort the second.
             self.trainer.strategy.setup_optimizers(self.trainer)
         self._first_masses = _head(self.module).marginals.clone()
-        error = self._refresh_targets()
+        self._warming_up = self._n_warmup() > 0
+        error = discriminant.marginal_error if self._warming_up else self._refresh_targets()
         self._n_occupied = min(self._count_occupied(), self._n_parts or _head(self.module).n_clusters)
         self.module.clustering_active = True
         # An earlier copy has no centres.
@@ -215,16 +234,14 @@ class SiameseTrainingPlan(PlanCells):
         return error
 
     def _n_warmup(self) -> int:
-        """Clustering epochs that aim at the first partition."""
-        if self.n_warmup_epochs is not None:
-            return self.n_warmup_epochs
-        return math.ceil((self.trainer.max_epochs - (self._clustering_since or 0)) / 2)
+        """Clustering epochs that aim at the discriminants of the first partition."""
+        return self.trainer.max_epochs if self.n_warmup_epochs is None else self.n_warmup_epochs
 
     def _warmup_is_over(self) -> bool:
         return self.current_epoch >= (self._clustering_since or 0) + self._n_warmup()
 
-    def _place_centers(self) -> tuple[NDArray[np.int64], Tensor]:
-        """Partition (a sample of) the training cells, put one centre on each part; the cells and their part."""
+    def _place_centers(self) -> Discriminant:
+        """Partition (a sample of) the training cells, and put one centre on each part."""
         seed = resolve_seed(None)
         rows = self._training_rows(self.max_init_cells)
         z, expression = self._decode(rows)
@@ -251,18 +268,28 @@ class SiameseTrainingPlan(PlanCells):
         head = self.module.head
         if head is None or head.n_clusters != n_clusters:
             head = self.module.build_head(n_clusters)
-        labels = torch.as_tensor(parts, device=z.device)
-        _place(head, z, labels)
-        return rows, labels
+        _place(head, z, torch.as_tensor(parts, device=z.device))
+        return self._fit_discriminant(rows, parts)
 
-    def _keep_first_partition(self, rows: NDArray[np.int64], labels: Tensor) -> None:
-        """Make the first partition the target; cells held out for validation join the cluster of the nearest centre."""
-        head = _head(self.module)
-        others = self._validation_rows()
-        if len(others):
-            nearest = head(self._embed(others)).argmax(dim=1)
-            rows, labels = np.concatenate([rows, others]), torch.cat([labels, nearest])
-        self._keep_targets(rows, head.smoothed_one_hot(labels))
+    @torch.no_grad()
+    def _present_clusters(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of (a sample of) the training cells, and the clusters the head assigns them to."""
+        rows = self._training_rows(self.max_init_cells)
+        z = self._embed(rows)
+        self._check_finite(z)
+        return rows, _head(self.module)(z).argmax(dim=1).cpu().numpy()
+
+    def _fit_discriminant(self, rows: NDArray[np.int64], parts: NDArray[np.int64]) -> Discriminant:
+        """Describe these parts of the training cells by linear discriminants of the cells' own representation."""
+        discriminant = fit_discriminant(
+            self._representation(rows),
+            parts,
+            _head(self.module).n_clusters,
+            n_iter=self.sinkhorn_iterations,
+            marginal_relaxation=self.marginal_relaxation,
+        )
+        self._discriminant = discriminant
+        return discriminant
 
     def _keep_targets(self, rows: NDArray[np.int64], targets: Tensor) -> None:
         """Fix the targets of these cells until the next call.
@@ -293,11 +320,10 @@ class SiameseTrainingPlan(PlanCells):
             initial_duals=head.log_duals,
         )
         head.update_targets(result.column_duals, marginals)
-        if not self._warming_up:
-            rows, others = self._training_rows(self.max_target_cells), self._validation_rows()
-            if len(others):
-                logits = torch.cat([logits, head(self._embed(others))])
-            self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
+        rows, others = self._training_rows(self.max_target_cells), self._validation_rows()
+        if len(others):
+            logits = torch.cat([logits, head(self._embed(others))])
+        self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
         return result.marginal_error
 
     @torch.no_grad()
@@ -324,14 +350,21 @@ class SiameseTrainingPlan(PlanCells):
             )
             self._place_centers()
             self._clustering_since = self.current_epoch
-            self._refresh_targets()
         head = _head(self.module)
         if head.centers.requires_grad:
             self._undo_collapse()
+            self._calibrate(head)
             order = self._cluster_sizes().argsort(descending=True, stable=True)
             head.reorder(order)
             self.new_order = order.tolist()
         self.module.clustering_active = False
+
+    def _calibrate(self, head: ClusterHead) -> None:
+        """Make the assignments as certain as the discriminants are of the same cells."""
+        if self._discriminant is not None:
+            rows = self._training_rows(self.max_target_cells)
+            targets = self._discriminant.probabilities(torch.as_tensor(self._representation(rows)))
+            head.calibrate(self._embed(rows), float(targets.amax(dim=1).mean()))
 
     def _undo_collapse(self) -> None:
         """Go back to the start of the clustering phase if clusters have lost all their cells since."""
