@@ -1,11 +1,13 @@
 """The only place that touches names scvi-tools keeps to itself."""
 
 from copy import deepcopy
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
+import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scvi.data import AnnDataManager
@@ -17,8 +19,10 @@ from scvi.data._constants import (
     _STATE_REGISTRY_KEY,
 )
 from scvi.data.fields import MuDataWrapper, ObsmField
-from scvi.model.base import BaseModelClass
-from scvi.model.base._archesmixin import _pad_and_sort_query_anndata
+from scvi.model._utils import parse_device_args
+from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.model.base._archesmixin import _pad_and_sort_query_anndata, _set_params_online_update
+from scvi.module.base import BaseModuleClass
 
 __all__ = [
     "MuDataTableField",
@@ -26,11 +30,13 @@ __all__ = [
     "batch_codes",
     "field_state",
     "forget_borrowed_identity",
+    "freeze_as_query",
     "is_registered",
     "is_transferred",
     "pad_and_sort",
     "reregister",
     "setup_call",
+    "training_device",
 ]
 
 _OWN_GRAPH = "own_graph"  # keyword of CellGraphField.transfer_field
@@ -82,6 +88,14 @@ def setup_call(registry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     return registry.get(_SETUP_METHOD_NAME, "setup_anndata"), dict(registry.get(_SETUP_ARGS_KEY) or {})
 
 
+def freeze_as_query(module: BaseModuleClass, **options: bool) -> None:
+    """Freeze the weights of a module as :meth:`scvi.model.base.ArchesMixin.load_query_data` does with these options."""
+    accepted = signature(_set_params_online_update).parameters
+    defaults = signature(ArchesMixin.load_query_data).parameters
+    named = {name: options.get(name, defaults[name].default) for name in accepted if name != "module"}
+    _set_params_online_update(module, **named)
+
+
 def pad_and_sort(adata: AnnData, names: pd.Index) -> AnnData:
     """An AnnData with these genes in this order, missing ones 0; the one given if it has no gene missing, changed in place."""
     return _pad_and_sort_query_anndata(adata, names, inplace=False)
@@ -100,6 +114,12 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
     if unknown:
         raise ValueError(f"`transform_batch`: expected categories among {known}, found {unknown}.")
     return [known.index(batch) for batch in batches]
+
+
+def training_device(accelerator: str, devices: int | list[int] | str) -> tuple[str, torch.device]:
+    """Kind of device and first device that scvi-tools would train on."""
+    kind, _, device = parse_device_args(accelerator, devices, return_device="torch")
+    return str(kind), device
 
 
 class TableField(ObsmField):

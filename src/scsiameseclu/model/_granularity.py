@@ -29,9 +29,8 @@ class GranularityMixin:
 
     module: SiameseModule
     cluster_tree_: dict[str, Any] | None
-    cluster_names_: list[str] | None
+    reference_: dict[str, Any] | None
     is_query_: bool
-    reference_latent_: NDArray[np.float32] | None
 
     # -- what users call -----------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ class GranularityMixin:
             raise ValueError(f"Expected a different name for every cluster, found {twice} more than once.")
         if "" in names:
             raise ValueError("Expected names of at least one character, found an empty one.")
-        self.cluster_names_ = names
+        self._rename(names)  # type: ignore[attr-defined]
 
     # -- how -----------------------------------------------------------------------------------------------------
 
@@ -195,15 +194,12 @@ class GranularityMixin:
                 "Expected the model of a reference, found that of a query, whose clusters are the reference's and do not change; "
                 "change the reference, and map the query again."
             )
-        if self.cluster_tree_ is None or self.reference_latent_ is None:
+        if self.cluster_tree_ is None or not self._embeds_as_reference():  # type: ignore[attr-defined]
             if self.adata is None:  # type: ignore[attr-defined]
                 raise RuntimeError(
                     "Expected a model with a cluster tree, found one saved without; load it with the adata it was trained on."
                 )
-            self.reference_latent_ = None
-            self._keep_reference_latent()  # type: ignore[attr-defined]
-            if self.reference_latent_ is None:
-                self.reference_latent_ = self.get_latent_representation()  # type: ignore[attr-defined]
+            self._remember()  # type: ignore[attr-defined]
             self._grow_tree()
         tree = self.cluster_tree_ or {}
         return tree, from_state(tree)
@@ -248,7 +244,7 @@ class GranularityMixin:
         """Make these the clusters of the small groups: a new head, fitted to the cells of the reference."""
         tree, hierarchy = self._tree()
         n_clusters = int(current.max()) + 1
-        z = torch.as_tensor(np.asarray(self.reference_latent_))
+        z = torch.as_tensor(self.reference.latent)  # type: ignore[attr-defined]
         groups = hierarchy.assign(z.numpy(), self._trained_clusters(z))
         # The cells that are kept of a large reference are not in proportion.
         kept = np.bincount(groups, minlength=hierarchy.n_groups)
@@ -268,7 +264,7 @@ class GranularityMixin:
         refine(head, z.to(device), labels.to(device), weights.to(device))
         self.module.eval()
         self.cluster_tree_ = {**tree, "current": [int(cluster) for cluster in current]}
-        self.cluster_names_ = names
+        self._rename(names)  # type: ignore[attr-defined]
         self._record_n_clusters()  # type: ignore[attr-defined]
 
 

@@ -23,7 +23,6 @@ class PredictionMixin:
     """What a trained model says about cells."""
 
     module: SiameseModule
-    cluster_names_: list[str] | None
 
     def _check_clusters(self) -> None:
         """Refuse to predict before the clusters exist."""
@@ -35,6 +34,11 @@ class PredictionMixin:
         if indices is None:
             return np.arange(adata.n_obs)
         rows = np.asarray(indices)
+        if rows.size and rows.dtype.kind not in "biu":
+            raise TypeError(
+                f"Expected whole row numbers or a boolean mask as indices, found values of type {rows.dtype} such as "
+                f"{rows.ravel()[0]!r}. Pass integers, for instance np.flatnonzero(condition)."
+            )
         if rows.dtype == bool:
             if rows.shape != (adata.n_obs,):
                 raise ValueError(f"Expected a mask of {adata.n_obs} cells, found shape {rows.shape}.")
@@ -216,11 +220,6 @@ class PredictionMixin:
             raise ValueError(f"Expected soft=False with {', '.join(given)}: probabilities leave no cell unassigned.")
         if given and unassigned_label in self._cluster_names():
             raise ValueError(f"`unassigned_label`: expected another name than a cluster's, found {unassigned_label!r}.")
-
-    def _cluster_names(self) -> list[str]:
-        if self.cluster_names_ is not None:
-            return list(self.cluster_names_)
-        return [str(k) for k in range(self.module.head.n_clusters)]  # type: ignore[union-attr]
 
     def _labels(self, probs: NDArray[np.float32] | None) -> pd.Categorical:
         codes = np.zeros(0, dtype=np.int64) if probs is None else probs.argmax(axis=1)

@@ -14,14 +14,12 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
-from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.model._alignment import align_genes, align_modalities
 from scsiameseclu.model._gene_names import check_gene_names
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._counts import check_indices
-from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +30,8 @@ class QueryMixin(ArchesMixin):
     """Query mapping on scvi-tools' ArchesMixin."""
 
     module: SiameseModule
-    reference_latent_: NDArray[np.float32] | None
     is_query_: bool
+    freeze_: dict[str, Any] | None
 
     @classmethod
     def load_query_data(
@@ -109,9 +107,11 @@ class QueryMixin(ArchesMixin):
         adata = cls._aligned(adata, source, inplace_subset_query_vars)
         model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
+        model.freeze_ = None
         if not unfrozen:
+            model.freeze_ = {"options": freeze_options, "new_columns": new_columns}
             adapt_only_new_categories(model.module, new_columns)
-            if not any(columns.any() for columns in new_columns.values()):
+            if not any(new_columns.values()):
                 logger.info("The query has no new batch or covariate category: there is nothing to adapt by training.")
         model.module.eval()
         model.is_query_ = True
@@ -240,6 +240,12 @@ class QueryMixin(ArchesMixin):
         mdata._init_as_actual(aligned)
         return None
 
+    def _freeze_again(self) -> None:
+        """Freeze the weights of a loaded query model as :meth:`load_query_data` froze them."""
+        if self.freeze_ is not None:
+            _compat.freeze_as_query(self.module, **self.freeze_["options"])
+            adapt_only_new_categories(self.module, self.freeze_["new_columns"])
+
     # -- unlike the reference ------------------------------------------------------------------------------------
 
     def get_out_of_reference_score(
@@ -283,31 +289,7 @@ class QueryMixin(ArchesMixin):
 
     def _novelty(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Out-of-reference score of embedded cells ``(n, n_latent)``."""
-        reference = self.reference_latent_
-        if reference is None:
-            raise RuntimeError(
-                "Expected a trained model that knows how its reference is embedded, found none: call train() on the "
-                "reference, or map the query without unfrozen=True."
-            )
-        kept: Landmarks | None = getattr(self, "_latent_landmarks", None)  # holds a calibration that is made only once
-        if kept is None or kept.rep is not reference:
-            n_neighbors = int(self.registry_["setup_args"]["n_neighbors"])  # type: ignore[attr-defined]
-            kept = self._latent_landmarks = Landmarks.of_points(reference, n_neighbors)
-        return kept.novelty(latent)
-
-    def _keep_reference_latent(self) -> None:
-        """Remember the embedding of (a sample of) the reference after training, the only time its cells are at hand."""
-        manager = self.adata_manager  # type: ignore[attr-defined]
-        index = manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX)
-        n_obs = len(index)
-        if np.asarray(index).max() >= n_obs:  # a query: its neighbours are landmarks
-            if any(weight.requires_grad for weight in self.module.expression_encoder.project.parameters()):
-                self.reference_latent_ = None
-            return
-        rows = np.arange(n_obs)
-        if n_obs > LANDMARK_LIMIT:
-            rows = even_sample(np.asarray(manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)), LANDMARK_LIMIT)
-        self.reference_latent_ = self._infer(None, rows, None, clusters=False)[2]  # type: ignore[attr-defined]
+        return self._latent_landmarks().novelty(latent)  # type: ignore[attr-defined]
 
 
 def _as_path(folder: Any) -> str:

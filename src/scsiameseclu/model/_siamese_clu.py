@@ -14,8 +14,7 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
-from numpy.typing import NDArray
-from scvi import REGISTRY_KEYS, settings
+from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin, BaseModelClass
 
 from scsiameseclu import _compat
@@ -29,6 +28,7 @@ from scsiameseclu.model._granularity import GranularityMixin
 from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
+from scsiameseclu.model._reference import ReferenceMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
@@ -46,6 +46,7 @@ class SCSiameseClu(
     ExpressionMixin,
     MuDataMixin,
     TrainingMixin,
+    ReferenceMixin,
     QueryMixin,
     FromScviMixin,
     BaseModelClass,
@@ -144,9 +145,9 @@ class SCSiameseClu(
         )
         self.n_clusters_requested_ = n_clusters
         self.n_clusters_search_: dict[str, Any] | None = None
-        self.reference_latent_: NDArray[np.float32] | None = None
+        self.reference_: dict[str, Any] | None = None
         self.cluster_tree_: dict[str, Any] | None = None
-        self.cluster_names_: list[str] | None = None
+        self.freeze_: dict[str, Any] | None = None
         self.is_query_ = False
         self.init_params_ = self._get_init_params(locals())
         if adata is not None:
@@ -381,7 +382,7 @@ class SCSiameseClu(
         try:
             if isinstance(adata, AnnData) and not kwargs.get("prefix"):
                 adata = _with_genes_of(adata, dir_path)
-            return super().load(dir_path, adata, *args, **kwargs)
+            model = super().load(dir_path, adata, *args, **kwargs)
         except (pickle.UnpicklingError, EOFError) as error:
             raise ValueError(f"Expected a saved model, found an unreadable model.pt in {dir_path}.") from error
         except (RuntimeError, OSError) as error:
@@ -389,6 +390,9 @@ class SCSiameseClu(
             if "PytorchStreamReader" not in str(error) and getattr(error, "errno", None) != errno.EINVAL:
                 raise
             raise ValueError(f"Expected a saved model, found a damaged model.pt in {dir_path}.") from error
+        model._take_over_former()
+        model._freeze_again()
+        return model
 
     # -- description ---------------------------------------------------------------------------------------------
 
@@ -402,7 +406,7 @@ class SCSiameseClu(
             "n_clusters_requested": str(self.n_clusters_requested_),
             "n_neighbors": setup["n_neighbors"],
             **{key: setup.get(key) for key in _SETUP_PARAMS},
-            "seed": settings.seed,
+            "seed": None if self.reference_ is None else self.reference_["seed"],
             **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
         }
         # None cannot be written to h5ad by every supported anndata.

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from scvi import settings
 from scvi.dataloaders import DataSplitter
-from scvi.model._utils import parse_device_args
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
+from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
@@ -26,6 +26,7 @@ from scsiameseclu.train import (
     learning_rate,
 )
 from scsiameseclu.train._checkpoint import only_clustering_epochs
+from scsiameseclu.train._devices import n_devices
 from scsiameseclu.train._schedule import BASE_BATCH
 
 AUTO: Literal["auto"] = "auto"
@@ -42,7 +43,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     module: SiameseModule
     init_params_: dict[str, Any]
     n_clusters_search_: dict[str, Any] | None
-    cluster_names_: list[str] | None
     is_query_: bool
 
     _training_plan_cls = SiameseTrainingPlan
@@ -135,18 +135,20 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         split = Split.of(self.adata.n_obs, train_size, validation_size, split_options, datamodule)  # type: ignore[attr-defined]
         split.check_held_out(held_out_for)
         n_train = split.n_train
-        distributed = _is_distributed(devices, trainer_kwargs.get("strategy"))
+        kind, device = _compat.training_device(accelerator, devices)
+        n_parallel = n_devices(kind, devices)
+        # Lightning chooses DDP for several devices without being told.
+        distributed = n_parallel > 1 or "ddp" in str(trainer_kwargs.get("strategy"))
         self._check_trainable(n_train, distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
-        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
         if batch_size is None:
-            on_gpu = device.type == "cuda"
-            batch_size = default_batch_size(n_train, _n_devices(devices)) if on_gpu else BASE_BATCH
+            batch_size = default_batch_size(n_train, n_parallel) if device.type == "cuda" else BASE_BATCH
+        plan_options.setdefault("new_cells", self.is_query_)
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
         head = self.module.head
         plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
         if plan_options.get("optimizer") != "Custom":
-            plan_options.setdefault("lr", learning_rate(batch_size * _n_devices(devices)))
+            plan_options.setdefault("lr", learning_rate(batch_size * n_parallel))
         if head is not None and head.is_initialised:
             # A model that has its clusters starts with the clustering phase.
             n_pretrain = 0
@@ -243,6 +245,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             If the folder has content and ``overwrite`` is off.
         """
         self._record_n_clusters()
+        self._refresh_reference()  # type: ignore[attr-defined]
         folder = Path(dir_path)
         finish(folder)
         if folder.is_file() or (content(folder) and not overwrite):
@@ -263,10 +266,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         self._record_n_clusters()
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
-        self._keep_reference_latent()  # type: ignore[attr-defined]
-        if self.cluster_names_ is not None and plan.new_order is not None:
-            self.cluster_names_ = [self.cluster_names_[old] for old in plan.new_order]
         if not self.is_query_:
+            self._remember()  # type: ignore[attr-defined]
             self._grow_tree()  # type: ignore[attr-defined]
 
     @property
@@ -274,16 +275,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """Number of clusters; ``"auto"`` while it is still to be chosen."""
         head = self.module.head
         return AUTO if head is None else head.n_clusters
-
-
-def _n_devices(devices: int | list[int] | str) -> int:
-    """Devices asked for; scvi-tools takes one for ``"auto"``."""
-    return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 1 else 1
-
-
-def _is_distributed(devices: int | list[int] | str, strategy: Any) -> bool:
-    """Whether several processes will train; Lightning chooses DDP for several devices without being told."""
-    return _n_devices(devices) > 1 or "ddp" in str(strategy)
 
 
 def checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:

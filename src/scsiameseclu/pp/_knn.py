@@ -15,7 +15,7 @@ from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -57,8 +57,9 @@ def knn(
     batch
         Length ``n_obs``, optional. Each cell then takes neighbours from *every* batch, as BBKNN does (Polanski et al.
         2020): ``n_neighbors`` is split evenly over the batches and the remainder goes to the largest ones, one each; a
-        batch with too few cells hands its share on by the same rule. With more batches than ``n_neighbors``, only the
-        largest are asked. Weights are memberships among the neighbours in the same batch.
+        batch with too few cells hands its share on by the same rule. With more batches than ``n_neighbors``, a cell
+        takes them from its own batch and ``n_neighbors - 1`` others (:func:`batch_quotas`). Weights are memberships
+        among the neighbours in the same batch.
 
     Returns
     -------
@@ -113,9 +114,16 @@ def fuzzy_weights(
     if batch is not None:
         weights = np.zeros(distances.shape, dtype=np.float32)
         for code in np.unique(batch):
-            weights += fuzzy_weights(distances, is_edge & (batch == code))
+            in_batch = is_edge & (batch == code)
+            rows = np.flatnonzero(in_batch.any(axis=1))
+            overall_mean = _mean_distance(distances, in_batch)[1]
+            weights[rows] += _fuzzy(distances[rows], in_batch[rows], overall_mean)
         return weights
-    overall_mean = _mean_distance(distances, is_edge)[1]
+    return _fuzzy(distances, is_edge, _mean_distance(distances, is_edge)[1])
+
+
+def _fuzzy(distances: NDArray[Any], is_edge: NDArray[np.bool_], overall_mean: float) -> NDArray[np.float32]:
+    """Membership strengths of neighbours that belong together."""
 
     def weigh(rows: slice) -> NDArray[np.float32]:
         return _fuzzy_block(distances[rows], is_edge[rows], overall_mean)
@@ -184,21 +192,82 @@ def batch_codes(batch: Sequence[Any] | pd.Series | NDArray[Any], n_obs: int) -> 
 def _batch_balanced(
     points: NDArray[np.float32], codes: NDArray[np.int64], k: int, random_state: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-    quotas = batch_quotas(np.array([len(rows) for rows in members]), k)
-    found = [
-        _nearest_members(points, rows, int(quota), random_state)
-        for rows, quota in zip(members, quotas, strict=True)
-        if quota > 0
-    ]
-    return np.hstack([indices for indices, _ in found]), np.hstack([distances for _, distances in found])
+    """Neighbours from every batch that the batch of a cell asks: row numbers and distances, padded with infinity."""
+    quotas = batch_quotas(np.bincount(codes), k)
+    indices = np.zeros((len(points), k), dtype=np.int64)
+    distances = np.full((len(points), k), np.inf)
+    for giver in np.flatnonzero(quotas.any(axis=0)):
+        members = np.flatnonzero(codes == giver)
+        for rows, quota, places in askers(quotas, giver, codes):
+            found = _nearest_members(points, members, quota, random_state, rows)
+            indices[rows[:, None], places], distances[rows[:, None], places] = found
+    return indices, distances
+
+
+def askers(
+    quotas: NDArray[np.int64], giver: int, codes: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], int, NDArray[np.int64]]]:
+    """Cells that take neighbours from a batch, by the number they take.
+
+    Parameters
+    ----------
+    quotas
+        Result of :func:`batch_quotas`.
+    giver
+        The batch.
+    codes
+        Batch of every cell, -1 for unknown ones.
+
+    Yields
+    ------
+    Row numbers of cells, the number of neighbours each of them takes from this batch, and the places of these in the
+    row of each cell, ``(n_rows, number)``, where a row has the neighbours from one batch after the other.
+    """
+    taken = quotas[codes, giver]
+    first = quotas[:, :giver].sum(axis=1)[codes]
+    for number in np.unique(taken[taken > 0]):
+        rows = np.flatnonzero(taken == number)
+        yield rows, int(number), first[rows, None] + np.arange(number)
 
 
 def batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Deal ``k`` neighbours to the batches round by round, largest batch first, while they have cells left."""
-    capacity = sizes - 1  # a cell of the batch itself has one candidate fewer
-    quotas = np.zeros_like(sizes)
-    order = np.argsort(-sizes, kind="stable")
+    """How many neighbours a cell takes from each batch.
+
+    ``k`` are dealt round by round, to the largest batch first, while the batches have cells left. With more than ``k``
+    batches, the batches form a circle in their given order: a cell asks its own batch and the ``k - 1`` batches nearest
+    to it on the circle. So every batch asks and is asked, whatever its size, and all batches are connected. A cell of
+    any other batch asks the ``k`` largest.
+
+    Parameters
+    ----------
+    sizes
+        Number of cells of every batch, ``(n_batches,)``.
+    k
+        Neighbours of a cell.
+
+    Returns
+    -------
+    int64 ``(n_batches + 1, n_batches)``: by batch of the cell, and number of neighbours from each batch. The last row
+    is for cells of any other batch.
+    """
+    n_batches = len(sizes)
+    # A cell of the batch itself has one candidate fewer.
+    quotas = np.tile(_dealt(np.maximum(sizes - 1, 0), k), (n_batches + 1, 1))
+    if n_batches > k:
+        steps = np.arange(k) - (k - 1) // 2
+        for code in range(n_batches):
+            asked = np.zeros_like(sizes)
+            partners = (code + steps) % n_batches
+            asked[partners] = sizes[partners]
+            asked[code] -= 1
+            quotas[code] = _dealt(asked, k)
+    return quotas
+
+
+def _dealt(capacity: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Deal ``k`` neighbours to batches with so many candidates round by round, the largest batch first."""
+    quotas = np.zeros_like(capacity)
+    order = np.argsort(-capacity, kind="stable")
     remaining = min(k, int(capacity.sum()))
     while remaining > 0:
         for code in order:
@@ -209,32 +278,41 @@ def batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
 
 
 def _nearest_members(
-    points: NDArray[np.float32], members: NDArray[np.int64], k: int, random_state: int | None
+    points: NDArray[np.float32],
+    members: NDArray[np.int64],
+    k: int,
+    random_state: int | None,
+    rows: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ``k`` members nearest to every cell (itself excluded), sorted; infinite distance where there are too few."""
+    """The ``k`` members nearest to every cell, or these rows (itself excluded), sorted; infinite distance on padding."""
     start = time.perf_counter()
+    rows = np.arange(len(points)) if rows is None else rows
+    queries = points if len(rows) == len(points) else points[rows]
     width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
-    if len(points) * len(members) <= EXACT_LIMIT**2:
-        method, candidates = "exact", search_exact(points[members], points, width)
+    if len(queries) * len(members) <= EXACT_LIMIT**2:
+        method, candidates = "exact", search_exact(points[members], queries, width)
     elif torch.cuda.is_available():
         with_cuml = importlib.util.find_spec("cuml") is not None
         method, search = ("cuML", _search_cuml) if with_cuml else ("exact, on the GPU", search_on_device)
-        candidates = search(points[members], points, width)
+        candidates = search(points[members], queries, width)
     else:
-        method, candidates = "pynndescent", _search_approximate(points, members, width, random_state)
+        others = None if np.array_equal(members, rows) else queries
+        method, candidates = "pynndescent", _search_approximate(points[members], others, width, random_state)
     logger.info(
         "Found %d neighbours of %d cells among %d in %.1f s (%s).",
         k,
-        len(points),
+        len(queries),
         len(members),
         time.perf_counter() - start,
         method,
     )
     indices = np.where(candidates >= 0, members[candidates], -1)
-    distances = exact_distances(points, points, indices)
-    own_row = np.arange(len(indices))[:, None]
-    distances[(indices == own_row) | (indices < 0)] = np.inf
-    return sort_rows(indices, distances, k)
+    distances = exact_distances(points, queries, indices)
+    distances[(indices == rows[:, None]) | (indices < 0)] = np.inf
+    indices, distances = sort_rows(indices, distances, k)
+    missing = k - indices.shape[1]
+    padding = ((0, 0), (0, missing))
+    return np.pad(indices, padding), np.pad(distances, padding, constant_values=np.inf)
 
 
 def _search_cuml(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
@@ -288,14 +366,15 @@ def search_exact(points: NDArray[np.float32], queries: NDArray[np.float32], widt
 
 
 def _search_approximate(
-    points: NDArray[np.float32], members: NDArray[np.int64], width: int, random_state: int | None
+    points: NDArray[np.float32], queries: NDArray[np.float32] | None, width: int, random_state: int | None
 ) -> NDArray[np.int64]:
+    """Nearest points of every query, or of every point if there are no queries."""
     from pynndescent import NNDescent  # imports numba: only when it is needed
 
-    index = NNDescent(points[members], n_neighbors=max(width, 16), random_state=random_state)
-    if len(members) == len(points):
+    index = NNDescent(points, n_neighbors=max(width, 16), random_state=random_state)
+    if queries is None:
         return index.neighbor_graph[0][:, :width].astype(np.int64)
-    return index.query(points, k=width)[0].astype(np.int64)
+    return index.query(queries, k=width)[0].astype(np.int64)
 
 
 def exact_distances(

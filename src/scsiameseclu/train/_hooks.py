@@ -31,6 +31,7 @@ _RESUMED = (
     "_targets",
     "_target_rows",
     "_first_masses",
+    "_clusters_before",
     "_first_clusters",
     "_n_occupied",
 )
@@ -226,7 +227,7 @@ class PlanHooks(TrainingPlan):
                 )
             setattr(self._data, name, rows.numpy())
         for name in _RESUMED:
-            setattr(self, name, state[name.removeprefix("_")])
+            setattr(self, name, state.get(name.removeprefix("_")))
         self._n_good_epochs = 1
         self.module.clustering_active = state["clustering_active"]
         if state["n_clusters_result"] is not None:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from scvi import settings
 from torch import Tensor
 
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 MIN_MASS = 0.5
 """Share of its mass in the first partition that a cluster keeps at least."""
 
+_MIN_SHARE = 1e-8  # mass of a cluster that new cells say nothing about: its logarithm has to exist
+
 
 class SiameseTrainingPlan(PlanHooks):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
@@ -40,12 +43,15 @@ class SiameseTrainingPlan(PlanHooks):
        cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
-    clusters and goes straight to phase 2.
+    clusters and their numbers, and goes straight to phase 2.
 
     Parameters
     ----------
     module
         Module to train.
+    new_cells
+        Whether the training cells are others than the clusters were found on, as those of a query are: the masses of
+        the clusters are then estimated on these cells before training starts.
     partner_views
         Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell
         itself.
@@ -80,6 +86,7 @@ class SiameseTrainingPlan(PlanHooks):
         self,
         module: SiameseModule,
         *,
+        new_cells: bool = False,
         partner_views: bool = True,
         n_pretrain_epochs: int = 10,
         n_clusters: int | None = None,
@@ -99,6 +106,7 @@ class SiameseTrainingPlan(PlanHooks):
         super().__init__(module, optimizer=optimizer, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
         if target_refresh_epochs < 1:
             raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")
+        self.new_cells = new_cells
         self.partner_views = partner_views
         self.n_pretrain_epochs = n_pretrain_epochs
         self.n_clusters = n_clusters
@@ -110,13 +118,13 @@ class SiameseTrainingPlan(PlanHooks):
         self.max_init_cells = max_init_cells
         self.max_target_cells = max_target_cells
         self.n_clusters_result: NClustersResult | None = None
-        self.new_order: list[int] | None = None
         self._partners: PartnerSampler | None = None
         self._clustering_since: int | None = None
         self._warming_up = False
         self._targets: Tensor | None = None
         self._target_rows = torch.zeros(0, dtype=torch.long)
         self._first_masses: Tensor | None = None
+        self._clusters_before: Tensor | None = None
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
         self._n_parts = 0
@@ -201,7 +209,9 @@ class SiameseTrainingPlan(PlanHooks):
     def _start_clustering(self) -> float:
         """Place the centres unless they already are, renew the optimiser, solve for the first targets."""
         self._clustering_since = self.current_epoch
-        if not _is_placed(self.module):
+        if _is_placed(self.module):
+            self._take_over_clusters()
+        else:
             rows, labels = self._place_centers()
             self._warming_up = self._n_warmup() > 0
             self._keep_first_partition(rows, labels)
@@ -215,6 +225,16 @@ class SiameseTrainingPlan(PlanHooks):
         self.keep_weights()
         self._first_clusters = self._last_good
         return error
+
+    @torch.no_grad()
+    def _take_over_clusters(self) -> None:
+        """Remember who belongs to the clusters that are there, and estimate the masses these have among new cells."""
+        head = _head(self.module)
+        logits = head(self._embed_training_cells())
+        self._clusters_before = logits.argmax(dim=1)
+        if self.new_cells:
+            masses = logits.softmax(dim=1).mean(dim=0).clamp_min(_MIN_SHARE)
+            head.update_targets(torch.zeros_like(head.log_duals), masses / masses.sum())
 
     def _n_warmup(self) -> int:
         """Clustering epochs that aim at the first partition."""
@@ -340,14 +360,19 @@ class SiameseTrainingPlan(PlanHooks):
 
     def _sample_rows(self, at_most: int) -> NDArray[np.int64]:
         """Rows of the training cells in order, or of a fixed random sample of them."""
-        rows = np.sort(np.asarray(self._data.train_idx))
+        return self._sample(np.asarray(self._data.train_idx), at_most)
+
+    @staticmethod
+    def _sample(rows: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
+        """The rows in order, or a random sample of them by the seed."""
+        rows = np.sort(rows)
         if len(rows) > at_most:
             rows = np.sort(np.random.default_rng(_seed()).choice(rows, at_most, replace=False))
         return rows
 
     def _validation_rows(self) -> NDArray[np.int64]:
-        """Rows of the cells held out for validation, at most ``max_target_cells`` of them."""
-        return np.sort(np.asarray(self._data.val_idx, dtype=np.int64))[: self.max_target_cells]
+        """Rows of the cells held out for validation in order, or of a fixed random sample of ``max_target_cells``."""
+        return self._sample(np.asarray(self._data.val_idx, dtype=np.int64), self.max_target_cells)
 
     def _loader(self, rows: NDArray[np.int64]) -> Any:
         manager = self._data.adata_manager
@@ -358,9 +383,9 @@ class SiameseTrainingPlan(PlanHooks):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Place the centres if clustering never started, and number the clusters by size, the largest first.
+        """Place the centres if clustering never started, and number new clusters by size, the largest first.
 
-        Frozen centres (a reference mapped to a query) keep their numbers.
+        Clusters that were there before this training keep the numbers they had.
         """
         if not _is_placed(self.module):
             logger.warning(
@@ -373,10 +398,19 @@ class SiameseTrainingPlan(PlanHooks):
         head = _head(self.module)
         if head.centers.requires_grad:
             self._undo_collapse()
-            order = self._cluster_sizes().argsort(descending=True, stable=True)
-            head.reorder(order)
-            self.new_order = order.tolist()
+            head.reorder(self._order_of_clusters(head))
         self.module.clustering_active = False
+
+    def _order_of_clusters(self, head: ClusterHead) -> Tensor:
+        """Present number of each cluster in its new place: by size, or by overlap with the clusters there were before."""
+        if self._clusters_before is None:
+            return self._cluster_sizes().argsort(descending=True, stable=True)
+        now = head(self._embed_training_cells()).argmax(dim=1)
+        pairs = self._clusters_before.to(now.device) * head.n_clusters + now
+        overlap = torch.bincount(pairs, minlength=head.n_clusters**2).reshape(head.n_clusters, -1).double()
+        # Where cells say nothing, such as for clusters without any, a cluster keeps its number.
+        order = linear_sum_assignment(overlap.cpu().numpy() + 0.5 * np.eye(head.n_clusters), maximize=True)[1]
+        return torch.as_tensor(order, device=now.device)
 
     def _undo_collapse(self) -> None:
         """Go back to the start of the clustering phase if clusters have lost all their cells since."""

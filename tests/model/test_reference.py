@@ -1,0 +1,203 @@
+"""What belongs to a trained model stays as it is: names, numbers, masses, embedding, seed, freeze."""
+
+import anndata as ad
+import numpy as np
+import pytest
+import scvi
+import torch
+from scvi.train import SaveCheckpoint
+
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.metrics import clustering_metrics
+from scsiameseclu.model import SCSiameseClu
+
+CPU = {"accelerator": "cpu"}
+SMALL = {"n_latent": 8, "n_hidden": 32}
+
+
+def cells(n_obs=400, seed=0, n_batches=2):
+    return synthetic(n_obs=n_obs, n_vars=80, n_types=4, n_batches=n_batches, seed=seed)
+
+
+def bare(adata, rows=slice(None)):
+    """The same cells as they would come from a file."""
+    return ad.AnnData(adata.X[rows].copy(), obs=adata.obs[["batch", "cell_type"]].iloc[rows].copy(), var=adata.var[[]])
+
+
+def fit(adata, quick, **train):
+    SCSiameseClu.setup_anndata(adata, batch_key="batch")
+    model = SCSiameseClu(adata, n_clusters=4, **SMALL)
+    model.train(**{"max_epochs": 20, "batch_size": 64, **quick, **train})
+    return model
+
+
+@pytest.fixture(scope="module")
+def reference():
+    scvi.settings.seed = 0
+    return fit(cells(), {"enable_progress_bar": False, **CPU})
+
+
+def weights(model):
+    return {name: value.detach().clone() for name, value in model.module.named_parameters()}
+
+
+def changed(before, model):
+    return {name for name, value in model.module.named_parameters() if not torch.equal(value.detach(), before[name])}
+
+
+# -- clusters ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_a_query_of_one_type_keeps_its_one_cluster(reference, quick, unfrozen):
+    labels = reference.predict()
+    for name in labels.cat.categories[[0, -1]]:
+        query = bare(reference.adata, np.flatnonzero(labels == name))
+        query.obs["batch"] = "new"
+        mapped = SCSiameseClu.load_query_data(query, reference, unfrozen=unfrozen, **CPU)
+        assert (mapped.predict() == name).mean() > 0.95
+        mapped.train(max_epochs=10, batch_size=32, **quick)
+        assert (mapped.predict() == name).mean() > 0.95
+        summary = mapped.get_cluster_summary()
+        assert summary["marginal"].idxmax() == name
+        assert summary.loc[name, "marginal"] > 0.9  # the composition of the query, not of the reference
+    assert np.allclose(mapped.reference.cluster_masses, reference.reference.cluster_masses)
+
+
+def test_clusters_of_a_query_are_not_numbered_by_its_sizes(reference, quick):
+    labels = reference.predict()
+    smallest = labels.cat.categories[-1]
+    rows = np.concatenate([np.flatnonzero(labels == smallest), np.flatnonzero(labels != smallest)[:10]])
+    mapped = SCSiameseClu.load_query_data(bare(reference.adata, rows), reference, unfrozen=True, **CPU)
+    mapped.train(max_epochs=6, batch_size=32, **quick)
+    assert (mapped.predict().to_numpy() == labels.to_numpy()[rows]).mean() > 0.9
+
+
+def test_further_training_keeps_the_names_of_the_clusters(quick):
+    adata = cells(seed=3)
+    model = fit(adata, quick)
+    before = model.predict()
+    model.rename({"0": "zero"})
+    # Cells of the largest cluster are left out, so that the order by size is another one.
+    rows = np.flatnonzero((before != "0").to_numpy() | (np.arange(len(before)) % 5 == 0))
+    rest = np.setdiff1d(np.arange(adata.n_obs), rows)
+    model.train(max_epochs=5, batch_size=64, datasplitter_kwargs={"external_indexing": [rows, rest[:0], rest]}, **quick)
+    after = model.predict().cat.rename_categories({"zero": "0"})
+    assert clustering_metrics(before, after)["ari"] > 0.8
+    assert (before.to_numpy() == after.to_numpy()).mean() > 0.9
+    assert list(model.predict(soft=True).columns) == ["zero", "1", "2", "3"]
+
+
+def test_numbers_follow_the_cells_when_centres_change_places(quick):
+    model = fit(cells(seed=4), quick)
+    before = model.predict().to_numpy()
+    head, order = model.module.head, torch.tensor([2, 0, 3, 1])
+
+    class Swap(pytest.importorskip("lightning.pytorch").Callback):
+        def on_train_end(self, trainer, pl_module):
+            head.reorder(order)
+
+    model.train(max_epochs=1, batch_size=64, callbacks=[Swap()], **quick)
+    assert (model.predict().to_numpy() == before).mean() > 0.9
+
+
+# -- freeze --------------------------------------------------------------------------------------------------------
+
+
+def test_a_saved_query_model_stays_frozen(reference, quick, tmp_path):
+    query = bare(reference.adata, slice(0, 120))
+    query.obs["batch"] = ["new"] * 60 + ["batch_0"] * 60
+    mapped = SCSiameseClu.load_query_data(query, reference, freeze_expression=False, **CPU)
+    mapped.save(tmp_path / "mapped")
+    loaded = SCSiameseClu.load(tmp_path / "mapped", adata=query.copy(), **CPU)
+    start = weights(mapped)
+    expected = mapped.predict(soft=True)
+    for model in (mapped, loaded):
+        scvi.settings.seed = 0
+        model.train(max_epochs=2, batch_size=32, **quick)
+    assert changed(start, loaded) == changed(start, mapped)
+    assert "head.centers" not in changed(start, loaded)
+    assert list(loaded.predict(soft=True).columns) == list(expected.columns)
+    frozen = SCSiameseClu.load_query_data(query.copy(), reference, **CPU)
+    frozen.save(tmp_path / "frozen")
+    again = SCSiameseClu.load(tmp_path / "frozen", adata=query.copy(), **CPU)
+    again.train(max_epochs=2, batch_size=32, **quick)
+    assert len(changed(start, again)) == 3  # a column each of the two encoders and the decoder
+    assert np.allclose(again.predict(soft=True)[60:], expected[60:], atol=1e-4)
+
+
+def test_an_unfrozen_query_model_stays_unfrozen(reference, quick, tmp_path):
+    query = bare(reference.adata, slice(0, 80))
+    mapped = SCSiameseClu.load_query_data(query, reference, unfrozen=True, **CPU)
+    mapped.save(tmp_path / "mapped")
+    loaded = SCSiameseClu.load(tmp_path / "mapped", adata=query.copy(), **CPU)
+    start = weights(loaded)
+    loaded.train(max_epochs=1, **quick)
+    assert "head.centers" in changed(start, loaded)
+
+
+# -- embedding of the reference ------------------------------------------------------------------------------------
+
+
+def test_checkpoints_of_further_training_know_their_own_embedding(quick, tmp_path):
+    model = fit(cells(seed=5), quick)
+    first = model.reference.latent
+    checkpoint = SaveCheckpoint(tmp_path, monitor="validation_loss", save_top_k=-1)
+    model.train(
+        max_epochs=4,
+        train_size=0.8,
+        check_val_every_n_epoch=1,
+        callbacks=[checkpoint],
+        plan_kwargs={"lr": 0.01},
+        **quick,
+    )
+    folders = sorted(folder for folder in tmp_path.iterdir() if folder.is_dir())
+    assert len(folders) == 4
+    for folder in folders:
+        loaded = SCSiameseClu.load(folder, adata=model.adata, **CPU)
+        latent = loaded.get_latent_representation()
+        assert np.allclose(loaded.reference.latent, latent, atol=1e-5)
+        assert not np.allclose(loaded.reference.latent, first, atol=1e-3)
+        score = loaded.get_out_of_reference_score()
+        assert np.allclose(np.sort(score), np.arange(len(score)) / len(score), atol=0.02)
+
+
+def test_saving_in_between_does_not_change_the_training(quick, tmp_path):
+    states = []
+    for callbacks in ([], [SaveCheckpoint(tmp_path, monitor="validation_loss", save_top_k=-1)]):
+        scvi.settings.seed = 0
+        model = fit(cells(120), quick, max_epochs=4)
+        scvi.settings.seed = 1
+        model.train(max_epochs=3, train_size=0.8, check_val_every_n_epoch=1, callbacks=callbacks, **quick)
+        states.append(model.module.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# -- records -------------------------------------------------------------------------------------------------------
+
+
+def test_the_seed_is_that_of_training(quick, tmp_path):
+    scvi.settings.seed = 7
+    model = fit(cells(100), quick, max_epochs=1)
+    scvi.settings.seed = 8
+    model.write_to_adata()
+    assert model.adata.uns["siamese_clu"]["params"]["seed"] == 7
+    model.save(tmp_path / "model")
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=model.adata.copy(), **CPU)
+    assert loaded.reference.seed == 7
+
+
+def test_a_reference_is_plain_and_survives_the_file(reference, tmp_path):
+    reference.save(tmp_path / "model")
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=False, **CPU).reference
+    own = reference.reference
+    assert loaded.cluster_names == own.cluster_names == ("0", "1", "2", "3")
+    assert loaded.categories == {"batch": ("batch_0", "batch_1")}
+    assert (loaded.data_digest, loaded.weights_digest) == (own.data_digest, own.weights_digest)
+    assert np.array_equal(loaded.latent, own.latent)
+    assert loaded.landmarks.digest == own.landmarks.digest
+    assert loaded.cluster_masses.sum() == pytest.approx(1.0)
+    plain = (int, str, list, dict, np.ndarray, type(None))
+    assert all(isinstance(value, plain) for value in own.to_state().values())
+    with pytest.raises(AttributeError):
+        own.seed = 3
