@@ -1,16 +1,12 @@
 """The only place that touches names scvi-tools keeps to itself."""
 
-from copy import deepcopy
 from inspect import signature
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
 import torch
 from anndata import AnnData
-from numpy.typing import NDArray
-from scvi.data import AnnDataManager
 from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY,
     _SCVI_UUID_KEY,
@@ -18,28 +14,21 @@ from scvi.data._constants import (
     _SETUP_METHOD_NAME,
     _STATE_REGISTRY_KEY,
 )
-from scvi.data.fields import MuDataWrapper, ObsmField
 from scvi.model._utils import parse_device_args
 from scvi.model.base import ArchesMixin, BaseModelClass
 from scvi.model.base._archesmixin import _pad_and_sort_query_anndata, _set_params_online_update
 from scvi.module.base import BaseModuleClass
 
 __all__ = [
-    "MuDataTableField",
-    "TableField",
     "batch_codes",
     "field_state",
     "forget_borrowed_identity",
     "freeze_as_query",
     "is_registered",
-    "is_transferred",
     "pad_and_sort",
-    "reregister",
     "setup_call",
     "training_device",
 ]
-
-_OWN_GRAPH = "own_graph"  # keyword of CellGraphField.transfer_field
 
 
 def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
@@ -58,24 +47,6 @@ def is_registered(model: BaseModelClass, adata: AnnData) -> bool:
     managers = type(model)._per_instance_manager_store.get(model.id, {})
     manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
     return manager is not None and manager.adata is adata
-
-
-def is_transferred(manager: AnnDataManager) -> bool:
-    """Whether the data were registered with another data set's registry (loading, query), not on their own."""
-    kwargs = getattr(manager, "_transfer_kwargs", None) or {}
-    return getattr(manager, "_source_registry", None) is not None and not kwargs.get(_OWN_GRAPH)
-
-
-def reregister(manager: AnnDataManager) -> None:
-    """Register every field again, with what is known from the first time (categories, projection) kept.
-
-    Data that were set up on their own stay so: the cell graph is built among them.
-    """
-    if manager._source_registry is None:
-        manager._source_registry = deepcopy(manager.registry)
-        manager._transfer_kwargs = {_OWN_GRAPH: True}
-    adata, manager.adata = manager.adata, None
-    manager.register_fields(adata, manager._source_registry, **manager._transfer_kwargs)
 
 
 def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:
@@ -120,14 +91,3 @@ def training_device(accelerator: str, devices: int | list[int] | str) -> tuple[s
     """Kind of device and first device that scvi-tools would train on."""
     kind, _, device = parse_device_args(accelerator, devices, return_device="torch")
     return str(kind), device
-
-
-class TableField(ObsmField):
-    """An entry of ``obsm`` whose columns have no names, and no message that says so for every one of our tables."""
-
-    def _setup_column_names(self, adata: AnnData) -> NDArray[np.int64]:
-        return np.arange(self.get_field_data(adata).shape[1])
-
-
-MuDataTableField = MuDataWrapper(TableField)
-"""The same for a :class:`~mudata.MuData`."""

@@ -199,7 +199,9 @@ class GranularityMixin:
                 raise RuntimeError(
                     "Expected a model with a cluster tree, found one saved without; load it with the adata it was trained on."
                 )
-            self._remember()  # type: ignore[attr-defined]
+            if not self._embeds_as_reference():  # type: ignore[attr-defined]
+                reference = self.reference_ or {}
+                self._remember(reference.get("seed"))  # type: ignore[attr-defined]
             self._grow_tree()
         tree = self.cluster_tree_ or {}
         return tree, from_state(tree)

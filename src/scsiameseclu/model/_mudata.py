@@ -22,12 +22,13 @@ from scvi.data.fields import (
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._joint import JointSource, joint_graph_fields, read_proteins
+from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.model._setup import check_cells, check_columns, check_finite, wants_diffusion
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling
+from scsiameseclu.reference._sources import MuDataSource, read_proteins
 
 PROTEIN_STAT = f"n_{SIAMESE_KEYS.PROTEIN}"
 """Name of the number of proteins in ``summary_stats``."""
@@ -117,7 +118,8 @@ class MuDataMixin:
 
         Notes
         -----
-        Tables are written to ``obsm``, ``obsp`` and ``uns`` of the MuData itself.
+        The graph is kept with the set-up; :meth:`write_to_adata` writes it to ``obsm``, ``obsp`` and ``uns`` of the
+        MuData itself.
         """
         modalities = {**_DEFAULT_MODALITIES, **(modalities or {})}
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
@@ -129,15 +131,15 @@ class MuDataMixin:
             raise ValueError("Expected a MuData of its own, found a view; call mdata = mdata.copy() first.")
         check_mudata(mdata, arguments, known=known)
         fields = [
-            *joint_graph_fields(
-                source=JointSource(
-                    rna=of["rna_layer"],
-                    protein=of["protein_layer"],
+            CellGraphField(
+                MuDataSource(
+                    rna=modalities["rna_layer"],
+                    protein=modalities["protein_layer"],
                     protein_layer=protein_layer,
                     batch=of["batch_key"],
                     size_factor=of["size_factor_key"],
+                    protein_weight=protein_weight,
                 ),
-                protein_weight=protein_weight,
                 layer=rna_layer,
                 batch_key=batch_key,
                 size_factor_key=size_factor_key,
@@ -247,8 +249,7 @@ class MuDataMixin:
             raise KeyError(f"`protein_list`: expected names among {list(scaling.names)}, found {missing[:5]}.")
         columns = [scaling.names.index(name) for name in wanted]
         codes = self._transform_codes(transform_batch)  # type: ignore[attr-defined]
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
-        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
         self.module.eval()
         blocks = [np.zeros((0, len(columns)), dtype=np.float32)]
         loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]

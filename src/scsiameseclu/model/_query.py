@@ -11,7 +11,7 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
-from scvi.model.base import ArchesMixin
+from scvi.model.base import ArchesMixin, BaseModelClass
 
 from scsiameseclu import _compat
 from scsiameseclu.model._alignment import align_genes, align_modalities
@@ -114,7 +114,7 @@ class QueryMixin(ArchesMixin):
             if not any(new_columns.values()):
                 logger.info("The query has no new batch or covariate category: there is nothing to adapt by training.")
         model.module.eval()
-        model.is_query_ = True
+        model.is_query_ = True  # also where the cells are those of the reference
         head = model.module.head
         model.is_trained_ = head is not None and head.is_initialised
         return model
@@ -206,7 +206,9 @@ class QueryMixin(ArchesMixin):
         return_reference_var_names: bool = False,
         inplace: bool = True,
     ) -> MuData | dict[str, pd.Index] | None:
-        """Give a MuData the modalities of a model, and these its genes and proteins, in their order; missing ones become 0.
+        """Give a MuData the modalities of a model, and these its genes and proteins, in their order.
+
+        Missing genes become 0, and missing proteins NaN: not measured.
 
         :meth:`load_query_data` does this by itself.
 
@@ -234,7 +236,9 @@ class QueryMixin(ArchesMixin):
         wanted = ArchesMixin.prepare_query_mudata(mdata, source, return_reference_var_names=True)
         if return_reference_var_names:
             return wanted
-        aligned = align_modalities(mdata, wanted)
+        registry = BaseModelClass.load_registry(source) if isinstance(source, str) else source.registry
+        modalities = _compat.setup_call(registry)[1].get("modalities") or {}
+        aligned = align_modalities(mdata, wanted, modalities.get("protein_layer"))
         if not inplace:
             return aligned
         mdata._init_as_actual(aligned)

@@ -21,6 +21,7 @@ class ReferenceMixin:
     module: SiameseModule
     registry_: dict[str, Any]
     reference_: dict[str, Any] | None
+    cluster_tree_: dict[str, Any] | None
     is_query_: bool
 
     @property
@@ -30,8 +31,14 @@ class ReferenceMixin:
             return None
         return Reference.from_state(self.reference_, _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH))
 
-    def _remember(self) -> None:
-        """Make the cells of the model its reference, as it embeds and groups them now; cluster names are kept."""
+    def _remember(self, seed: int | None) -> None:
+        """Make the cells of the model its reference, as it embeds and groups them now; cluster names are kept.
+
+        Parameters
+        ----------
+        seed
+            Seed of the training.
+        """
         head = self.module.head
         if head is None:
             raise RuntimeError("Expected a clustering head, found none; this is a bug.")
@@ -43,15 +50,17 @@ class ReferenceMixin:
             "cluster_names": names,
             "cluster_masses": head.marginals.double().cpu().numpy().copy(),
             "categories": categories,
-            "seed": settings.seed,
+            "seed": seed,
             "data_digest": setup["source"],
             "weights_digest": encoder_digest(self.module, [len(known) for known in categories.values()]),
         }
 
     def _embed_landmarks(self) -> NDArray[np.float32]:
-        """Embed (a sample of) the cells of the model; training goes on as if this had not happened."""
-        rep = np.asarray(self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP))  # type: ignore[attr-defined]
-        rows = np.arange(len(rep)) if len(rep) <= LANDMARK_LIMIT else even_sample(rep, LANDMARK_LIMIT)
+        """Embed the landmarks; training goes on as if this had not happened."""
+        rows = Landmarks.from_state(_compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"]).rows
+        if not len(rows):  # an early model, whose landmarks have no row numbers
+            rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)  # type: ignore[attr-defined]
+            rows = np.arange(len(rep)) if len(rep) <= LANDMARK_LIMIT else even_sample(rep, LANDMARK_LIMIT)
         was_training = self.module.training
         with torch.random.fork_rng(devices=[]):  # a data loader draws a number
             latent = self._infer(None, rows, None, clusters=False)[2]  # type: ignore[attr-defined]
@@ -76,8 +85,14 @@ class ReferenceMixin:
         is_placed = self.module.head is not None and self.module.head.is_initialised
         has_cells = self.adata is not None and not self.is_query_  # type: ignore[attr-defined]
         if is_placed and has_cells and not self._embeds_as_reference():
-            self._remember()
+            self._remember(settings.seed)
             self.cluster_tree_ = None
+
+    def _know_data(self) -> None:
+        """Find out whether the data of the model are those of its reference; a model mapped to a query stays one."""
+        if self.adata is not None:  # type: ignore[attr-defined]
+            are_reference = self.adata_manager.blocks.are_reference  # type: ignore[attr-defined]
+            self.is_query_ = self.is_query_ or not are_reference
 
     def _latent_landmarks(self) -> Landmarks:
         """Landmarks of the reference in the embedding.

@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
+from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin, BaseModelClass
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import finish
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
+from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics, batch_offsets
 from scsiameseclu.model._expression import ExpressionMixin
@@ -36,6 +37,7 @@ from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import read_mapped, write_mapped
 from scsiameseclu.pp._counts import name_order
+from scsiameseclu.reference._sources import AnnDataSource
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +125,9 @@ class SCSiameseClu(
         n_clusters = checked_n_clusters(n_clusters)
         n_latent, n_hidden, n_layers = (plain_number(value) for value in (n_latent, n_hidden, n_layers))
         module_kwargs = plain_numbers(module_kwargs)
-        if adata is not None and not _compat.is_transferred(self.adata_manager):
-            check_enough_cells(n_clusters, adata.n_obs)
+        sets_up = adata is not None and not self.adata_manager.is_transferred
+        if sets_up:
+            check_enough_cells(n_clusters, self.adata.n_obs)
         stats = self.summary_stats
         cat_covs = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY)
         self.module = self._module_cls(
@@ -150,7 +153,7 @@ class SCSiameseClu(
         self.freeze_: dict[str, Any] | None = None
         self.is_query_ = False
         self.init_params_ = self._get_init_params(locals())
-        if adata is not None:
+        if sets_up:  # otherwise all of it comes with the weights
             self._fit_input()
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -217,7 +220,8 @@ class SCSiameseClu(
 
         Notes
         -----
-        The graph is written to ``obsm``, ``obsp`` and ``uns`` and reused while its fingerprint fits the data.
+        The graph is kept with the set-up, not in ``adata``; :meth:`write_to_adata` writes it. A graph that is there
+        already is reused if it was written for these very data and settings.
         """
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
         setup_method_args = cls._get_setup_method_args(**locals())
@@ -227,7 +231,8 @@ class SCSiameseClu(
         required = (batch_key, None if is_query else labels_key, *columns[2:])
         check_setup_input(adata, layer, *required, min_cells=1 if is_query else 2)
         fields = [
-            *cell_graph_fields(
+            CellGraphField(
+                AnnDataSource(),
                 layer=layer,
                 batch_key=batch_key,
                 size_factor_key=size_factor_key,
@@ -328,21 +333,28 @@ class SCSiameseClu(
         self._fit_proteins()
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""
+        """Validate as scvi-tools does; data that are new to the model are checked as set-up checks them."""
         if adata is None and self.adata is None:
             raise ValueError("Expected data, found a model loaded without; pass adata.")
         if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
             self._check_new_cells(adata)
-        adata = super()._validate_anndata(adata, copy_if_view)
+        return super()._validate_anndata(adata, copy_if_view)
+
+    def _renew_if_changed(self, adata: AnnData | MuData, rows: NDArray[np.int64] | None) -> None:
+        """Read data again that have changed in place, as far as these rows (all by default) tell.
+
+        Before training, the cells as they are now become the reference. A trained model keeps its reference: to it the
+        changed cells are new ones.
+        """
         manager = self.get_anndata_manager(adata, required=True)
-        graph = next((field for field in manager.fields if isinstance(field, CellGraphField)), None)
-        state = _compat.field_state(manager.registry, SIAMESE_KEYS.CELL_GRAPH)
-        own_graph = not _compat.is_transferred(manager)
-        if graph is not None and not graph.is_current(adata, state, own_graph):
-            logger.info("The data changed since set-up; finding the neighbours again.")
-            self._check_new_cells(adata)
-            _compat.reregister(manager)
-        return adata
+        if manager.is_current(rows):
+            return
+        logger.info("The data changed since set-up; finding the neighbours again.")
+        self._check_new_cells(adata)
+        manager.renew(as_reference=self.reference_ is None and not manager.is_transferred)
+        if adata is self.adata:
+            self.registry_ = manager.registry
+            self._know_data()
 
     def _check_new_cells(self, adata: AnnData) -> None:
         """Check what set-up checks, on cells the model is about to be applied to; labels are not needed."""
@@ -392,6 +404,7 @@ class SCSiameseClu(
             raise ValueError(f"Expected a saved model, found a damaged model.pt in {dir_path}.") from error
         model._take_over_former()
         model._freeze_again()
+        model._know_data()
         return model
 
     # -- description ---------------------------------------------------------------------------------------------

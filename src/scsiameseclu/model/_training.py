@@ -120,6 +120,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         continues with its clusters.
         """
         self._validate_anndata()  # type: ignore[attr-defined]
+        self._renew_if_changed(self.adata, None)  # type: ignore[attr-defined]
         datamodule = trainer_kwargs.get("datamodule")
         self._check_datamodule(datamodule)
         for callback in trainer_kwargs.get("callbacks") or []:
@@ -267,7 +268,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
         if not self.is_query_:
-            self._remember()  # type: ignore[attr-defined]
+            self._remember(settings.seed)  # type: ignore[attr-defined]
             self._grow_tree()  # type: ignore[attr-defined]
 
     @property

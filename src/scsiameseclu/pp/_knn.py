@@ -198,7 +198,7 @@ def _batch_balanced(
     distances = np.full((len(points), k), np.inf)
     for giver in np.flatnonzero(quotas.any(axis=0)):
         members = np.flatnonzero(codes == giver)
-        for rows, quota, places in askers(quotas, giver, codes):
+        for rows, quota, places in askers(quotas, int(giver), codes):
             found = _nearest_members(points, members, quota, random_state, rows)
             indices[rows[:, None], places], distances[rows[:, None], places] = found
     return indices, distances

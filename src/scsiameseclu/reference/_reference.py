@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scsiameseclu.pp._joint import JointProjection
 from scsiameseclu.pp._landmarks import Landmarks
-from scsiameseclu.pp._projection import Projection
+from scsiameseclu.reference._blocks import AnyProjection, projection_of
+from scsiameseclu.reference._proteins import MeasuredProteins
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,12 +41,14 @@ class Reference:
     seed
         ``scvi.settings.seed`` at the training; ``None`` if it was not set.
     data_digest
-        Digest of the cells (:func:`~scsiameseclu.pp._neighbors.source_digest`): tells them from all others.
+        Digest of the cells (:func:`~scsiameseclu.pp._stored_graph.source_digest`): tells them from all others.
     weights_digest
         Digest of the weights that ``latent`` was embedded with.
+    measured_proteins
+        Which proteins were measured in which batch; ``None`` without proteins.
     """
 
-    projection: Projection | JointProjection | None
+    projection: AnyProjection
     landmarks: Landmarks
     latent: NDArray[np.float32]
     cluster_names: tuple[str, ...]
@@ -55,6 +57,7 @@ class Reference:
     seed: int | None
     data_digest: str
     weights_digest: str
+    measured_proteins: MeasuredProteins | None = None
 
     @property
     def n_categories(self) -> list[int]:
@@ -84,13 +87,8 @@ class Reference:
         setup
             State that the cell graph left in the registry at set-up.
         """
-        projection: Projection | JointProjection | None = None
-        if "joint" in setup:
-            projection = JointProjection.from_state(setup["joint"])
-        elif setup["projection"] is not None:
-            projection = Projection.from_state(setup["projection"])
         return cls(
-            projection=projection,
+            projection=projection_of(setup),
             landmarks=Landmarks.from_state(setup["landmarks"]),
             latent=np.asarray(state["latent"], dtype=np.float32),
             cluster_names=tuple(map(str, state["cluster_names"])),
@@ -99,4 +97,5 @@ class Reference:
             seed=None if state["seed"] is None else int(state["seed"]),
             data_digest=str(state["data_digest"]),
             weights_digest=str(state["weights_digest"]),
+            measured_proteins=MeasuredProteins.from_state(setup["measured"]) if "measured" in setup else None,
         )

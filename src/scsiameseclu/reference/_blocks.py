@@ -1,0 +1,376 @@
+"""What a model reads of cells besides their counts: representation, neighbours, edge weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from scsiameseclu._keys import GRAPH_VERSION, SIAMESE_KEYS
+from scsiameseclu.pp._cell_sums import CellSums
+from scsiameseclu.pp._counts import name_order
+from scsiameseclu.pp._graph_input import GraphSettings, covers_all_cells
+from scsiameseclu.pp._joint import JointProjection, ProteinScaling
+from scsiameseclu.pp._knn import batch_codes, fuzzy_weights
+from scsiameseclu.pp._landmarks import Landmarks
+from scsiameseclu.pp._neighbors import link_cells
+from scsiameseclu.pp._projection import Projection, positive
+from scsiameseclu.pp._stored_graph import CellGraph, stored_graph, stored_projection
+from scsiameseclu.reference._proteins import MeasuredProteins
+from scsiameseclu.reference._sources import AnnDataSource, Cells, MuDataSource
+from scsiameseclu.reference._targets import check_genes, check_proteins, check_width
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+Source: TypeAlias = "AnnDataSource | MuDataSource"
+AnyProjection: TypeAlias = "Projection | JointProjection | None"
+
+
+@dataclass(frozen=True, eq=False)
+class CellBlocks:
+    """What a model reads of cells besides their counts, computed next to a reference.
+
+    The cells of the reference have neighbours among themselves. All other cells have neighbours among the landmarks of
+    the reference, each cell on its own; the row number of landmark *j* is ``n_obs + j``, which no cell has.
+
+    Parameters
+    ----------
+    tables
+        By key of a mini-batch (``SIAMESE_KEYS``): representation float32 ``(n_obs, d)``, row numbers of neighbours int64
+        ``(n_obs, k)`` and edge weights float32 ``(n_obs, k)``, the same two of the diffused graph if that was asked for,
+        proteins as measured and standardised, float32 ``(n_obs, n_proteins)``, if there are any.
+    landmark_rep
+        Representation of the landmarks, float32 ``(n_landmarks, d)``.
+    digest
+        Digest of the cells.
+    are_reference
+        Whether these are the cells of the reference.
+    names
+        Names of the cells.
+    marks
+        What a later change of the cells shows in (:meth:`~scsiameseclu.reference._sources.Cells.marks`).
+    built
+        Settings and graph of the cells of the reference, to be written; ``None`` where these are in ``obsm`` already.
+    """
+
+    tables: Mapping[str, NDArray[Any]]
+    landmark_rep: NDArray[np.float32]
+    digest: str
+    are_reference: bool
+    names: pd.Index
+    marks: Mapping[str, NDArray[Any]]
+    built: tuple[GraphSettings, CellGraph] | None = None
+
+    def fit(self, source: Source, data: Any, state: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> bool:
+        """Whether cells are as they were when the blocks were computed; only ``rows`` of the counts are read.
+
+        Parameters
+        ----------
+        source, data
+            Where the cells are.
+        state
+            State of the reference.
+        rows
+            Rows to look at, ascending; all by default.
+        """
+        if not data.obs_names.equals(self.names):
+            return False
+        cells = source.look_up(data, _settings(state, data)[0])
+        cells = _measured(state, cells).applied(cells)
+        where = slice(None) if rows is None else rows
+        found = cells.marks(rows)
+        return found.keys() == self.marks.keys() and all(
+            _same(values, self.marks[name][where]) for name, values in found.items()
+        )
+
+
+def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str, Any], CellBlocks]:
+    """Make cells a reference: fit the projection, build the graph, choose landmarks.
+
+    Parameters
+    ----------
+    source, data
+        Where the cells are.
+    settings
+        Settings of the graph.
+
+    Returns
+    -------
+    State of the reference, plain, for a registry; and the blocks of its cells.
+
+    Raises
+    ------
+    KeyError, ValueError
+        If something that the settings name is missing, or data are not valid.
+    """
+    cells = source.look_up(data, settings)
+    measured = None
+    if cells.proteins is not None:
+        measured = MeasuredProteins.of(cells.proteins.values, cells.batch)
+        cells = measured.applied(cells)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes)
+    digest = source.digest(data, cells, settings, sums)
+    stored = stored_graph(data, settings, None, digest) if isinstance(source, AnnDataSource) else None
+    projection: AnyProjection = stored_projection(data)
+    if stored is None:
+        projection = _fitted(source, cells, settings)
+        rep = _projected(cells, projection, sums)
+    else:
+        rep = stored[SIAMESE_KEYS.GRAPH_REP]
+    landmarks = Landmarks.choose(rep, cells.batch, settings.n_neighbors, settings.random_state)
+    state = {
+        "version": GRAPH_VERSION,
+        **asdict(settings),
+        "n_rep": int(rep.shape[1]),
+        **_projection_state(projection, cells, source),
+        "landmarks": landmarks.to_state(),
+        "source": digest,
+    }
+    if measured is not None:
+        state["measured"] = measured.to_state()
+    return state, _own_blocks(data, cells, settings, projection, rep, landmarks, digest, sums, stored)
+
+
+def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str, Any], CellBlocks]:
+    """Read cells next to a reference, in one pass over the counts.
+
+    Parameters
+    ----------
+    source, data
+        Where the cells are.
+    state
+        State of the reference. Without ``"landmarks"``, the cells become those of the reference.
+
+    Returns
+    -------
+    State of the reference, and the blocks of the cells. A cell has fewer neighbours if the reference has no more than
+    ``n_neighbors`` cells.
+
+    Raises
+    ------
+    KeyError
+        If something that was named at set-up is missing.
+    ValueError
+        If data are not valid, genes or proteins differ, or the representation has another width.
+    """
+    settings, lacks_graph = _settings(state, data)
+    cells = source.look_up(data, settings)
+    projection = projection_of(state)
+    check_genes(state, cells, projection)
+    check_proteins(state, cells, projection)
+    cells = _measured(state, cells).applied(cells)
+    rep, sums = _read(cells, projection)
+    check_width(state, rep)
+    digest = source.digest(data, cells, settings, sums)
+    if "landmarks" not in state or state["source"] == digest:
+        stored = None if isinstance(projection, JointProjection) else stored_graph(data, settings, projection, digest)
+        if stored is not None:
+            rep = stored[SIAMESE_KEYS.GRAPH_REP]
+        if "landmarks" in state:
+            landmarks = Landmarks.from_state(state["landmarks"])
+        else:
+            landmarks = Landmarks.choose(rep, cells.batch, settings.n_neighbors, settings.random_state)
+            state = {**state, "landmarks": landmarks.to_state(), "source": digest}
+        blocks = _own_blocks(data, cells, settings, projection, rep, landmarks, digest, sums, stored)
+        return dict(state), blocks
+    if lacks_graph or settings.neighbors_key is not None:
+        logger.warning(
+            "The model was set up with the graph uns[%r], which the given data lack or which says nothing of neighbours "
+            "in the reference: neighbours are searched in the model's representation instead.",
+            state["neighbors_key"],
+        )
+    landmarks = Landmarks.from_state(state["landmarks"])
+    logger.info("Finding the neighbours of %d cells among %d landmarks.", len(rep), len(landmarks))
+    return dict(state), _blocks_among_landmarks(cells, settings, rep, landmarks, digest, sums, projection)
+
+
+def projection_of(state: Mapping[str, Any]) -> AnyProjection:
+    """Projection of a reference from its state."""
+    if "joint" in state:
+        return JointProjection.from_state(state["joint"])
+    return None if state["projection"] is None else Projection.from_state(state["projection"])
+
+
+def _settings(state: Mapping[str, Any], data: Any) -> tuple[GraphSettings, bool]:
+    """Settings of a reference, without its graph of scanpy if the data do not have that for every cell; and whether so."""
+    settings = GraphSettings.from_state(state)
+    lacks = settings.neighbors_key is not None and not covers_all_cells(data, settings.neighbors_key)
+    return (replace(settings, neighbors_key=None) if lacks else settings), lacks
+
+
+def _measured(state: Mapping[str, Any], cells: Cells) -> MeasuredProteins:
+    """Which proteins were measured in the reference; of an early one, which did not say so, in the cells themselves."""
+    if "measured" in state:
+        return MeasuredProteins.from_state(state["measured"])
+    if cells.proteins is None:
+        return MeasuredProteins((), np.zeros((0, 0), dtype=bool))
+    return MeasuredProteins.of(cells.proteins.values, cells.batch)
+
+
+def _fitted(source: Source, cells: Cells, settings: GraphSettings) -> AnyProjection:
+    """Fit the projection of a new reference."""
+    options: dict[str, Any] = {
+        "n_comps" if cells.proteins is None else "n_pcs": settings.n_pcs,
+        "random_state": settings.random_state,
+        "size_factors": cells.sizes,
+        "batch": cells.batch,
+        "gene_order": name_order(cells.genes),
+    }
+    if cells.proteins is None or isinstance(source, AnnDataSource):
+        return None if cells.rep is not None else Projection.fit(cells.counts, **options)
+    if cells.proteins.counts is None:
+        raise ValueError("Expected protein values to set up on, found only NaN. Use setup_anndata for RNA alone.")
+    values = cells.proteins.values
+    scaling = ProteinScaling.fit(values, cells.proteins.names, cells.proteins.counts)
+    if cells.rep is not None:
+        return JointProjection(None, scaling)
+    return JointProjection.fit(cells.counts, values, scaling, protein_weight=source.protein_weight, **options)
+
+
+def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32], CellSums]:
+    """Representation and sums of cells, from one pass over their counts."""
+    rna = projection.rna if isinstance(projection, JointProjection) else projection
+    rep = None if rna is None else np.empty((len(cells.names), rna.n_comps), dtype=np.float32)
+
+    def visit(places: slice, block: Any, per_cell: NDArray[np.float64]) -> None:
+        if rna is not None and rep is not None:
+            sizes = positive(per_cell) if cells.sizes is None else cells.sizes[places]
+            rep[places] = rna.project(block, sizes)
+
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, visit=visit)
+    return _completed(cells, projection, rep), sums
+
+
+def _projected(cells: Cells, projection: AnyProjection, sums: CellSums) -> NDArray[np.float32]:
+    """Representation of the cells of a new reference."""
+    rna = projection.rna if isinstance(projection, JointProjection) else projection
+    if rna is None:
+        return _completed(cells, projection, None)
+    sizes = positive(sums.per_cell) if cells.sizes is None else cells.sizes
+    return _completed(cells, projection, rna.transform(cells.counts, sizes))
+
+
+def _completed(cells: Cells, projection: AnyProjection, rna: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Representation from the components of the RNA: as they are, or next to the proteins; or from ``obsm``."""
+    if cells.rep is not None:
+        return cells.rep
+    if rna is None:
+        raise ValueError("Expected a projection of the RNA, found none; this is a bug.")
+    if isinstance(projection, JointProjection) and cells.proteins is not None:
+        return projection.combined(rna, cells.proteins.values)
+    return rna
+
+
+def _projection_state(projection: AnyProjection, cells: Cells, source: Source) -> dict[str, Any]:
+    if isinstance(projection, JointProjection) and isinstance(source, MuDataSource):
+        return {
+            "projection": None,
+            "gene_names": list(cells.genes.astype(str)),
+            "protein_weight": source.protein_weight,
+            "joint": projection.to_state(),
+        }
+    if not isinstance(projection, Projection):
+        return {"projection": None, "gene_names": None}
+    names = list(cells.genes[projection.gene_indices].astype(str))
+    return {"projection": projection.to_state(), "gene_names": names}
+
+
+def _own_blocks(
+    data: Any,
+    cells: Cells,
+    settings: GraphSettings,
+    projection: AnyProjection,
+    rep: NDArray[np.float32],
+    landmarks: Landmarks,
+    digest: str,
+    sums: CellSums,
+    stored: dict[str, NDArray[Any]] | None,
+) -> CellBlocks:
+    """Blocks of the cells of a reference: neighbours among themselves."""
+    built, tables = None, stored
+    if tables is None:
+        logger.info("Building the cell graph of %d cells.", len(rep))
+        graph, diffused = link_cells(data, rep, settings, cells.batch)
+        own = projection if isinstance(projection, Projection) else None
+        built = settings, CellGraph(rep, graph, diffused, own)
+        tables = {
+            SIAMESE_KEYS.GRAPH_REP: rep,
+            SIAMESE_KEYS.NEIGHBOR_INDEX: graph.indices,
+            SIAMESE_KEYS.NEIGHBOR_WEIGHT: graph.weights,
+        }
+        if diffused is not None:
+            tables[SIAMESE_KEYS.DIFFUSED_INDEX] = diffused.indices
+            tables[SIAMESE_KEYS.DIFFUSED_WEIGHT] = diffused.weights
+    return CellBlocks(
+        tables={**tables, **_protein_tables(cells, projection)},
+        landmark_rep=landmarks.rep,
+        digest=digest,
+        are_reference=True,
+        names=cells.names,
+        marks=cells.marks(None, sums),
+        built=built,
+    )
+
+
+def _blocks_among_landmarks(
+    cells: Cells,
+    settings: GraphSettings,
+    rep: NDArray[np.float32],
+    landmarks: Landmarks,
+    digest: str,
+    sums: CellSums,
+    projection: AnyProjection,
+) -> CellBlocks:
+    """Blocks of cells that are not the reference: neighbours among its landmarks, every cell on its own."""
+    n_obs, k = len(rep), settings.n_neighbors
+    if cells.batch is not None:
+        batch_codes(cells.batch, n_obs)  # refuses missing labels
+    nearest, distances = landmarks.nearest(rep, cells.batch)
+    is_edge = np.isfinite(distances)
+    found = min(k, nearest.shape[1])
+    indices = np.tile(np.arange(n_obs, dtype=np.int64)[:, None], (1, k))
+    weights = np.zeros((n_obs, k), dtype=np.float32)
+    indices[:, :found] = np.where(is_edge, nearest + n_obs, indices[:, :found])
+    if found:
+        own_batch = landmarks.batch[nearest] if landmarks.batches else None
+        weights[:, :found] = fuzzy_weights(np.where(is_edge, distances, 0.0).astype(np.float32), is_edge, own_batch)
+    tables: dict[str, NDArray[Any]] = {
+        SIAMESE_KEYS.GRAPH_REP: rep,
+        SIAMESE_KEYS.NEIGHBOR_INDEX: indices,
+        SIAMESE_KEYS.NEIGHBOR_WEIGHT: weights,
+    }
+    if settings.diffusion:  # there is no graph between these cells to diffuse
+        tables[SIAMESE_KEYS.DIFFUSED_INDEX], tables[SIAMESE_KEYS.DIFFUSED_WEIGHT] = indices, weights
+    return CellBlocks(
+        tables={**tables, **_protein_tables(cells, projection)},
+        landmark_rep=landmarks.rep,
+        digest=digest,
+        are_reference=False,
+        names=cells.names,
+        marks=cells.marks(None, sums),
+    )
+
+
+def _protein_tables(cells: Cells, projection: AnyProjection) -> dict[str, NDArray[np.float32]]:
+    """Proteins as measured and standardised; nothing for cells of RNA alone."""
+    if cells.proteins is None or not isinstance(projection, JointProjection):
+        return {}
+    values = cells.proteins.values
+    return {SIAMESE_KEYS.PROTEIN: values, SIAMESE_KEYS.PROTEIN_REP: projection.protein.transform(values)}
+
+
+def _same(first: NDArray[Any], second: NDArray[Any]) -> bool:
+    """Whether two tables agree; sums of values that are not whole numbers may differ by rounding."""
+    if first.shape != second.shape:
+        return False
+    if first.dtype.kind in "fiu":
+        return bool(np.allclose(first, second, rtol=1e-9, atol=0.0, equal_nan=True))
+    return bool(np.array_equal(first, second))
