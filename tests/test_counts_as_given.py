@@ -11,7 +11,6 @@ import scvi
 import torch
 from mudata import MuData
 from scipy import sparse
-from scsiameseclu.reference._sources import read_proteins
 
 import scsiameseclu as ssc
 from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
@@ -23,6 +22,7 @@ from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, name_order, row_chunks, totals
 from scsiameseclu.pp._graph_input import obsm_rep
+from scsiameseclu.reference._sources import read_proteins
 
 TRAIN = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
 SIZE = {"n_clusters": 3, "n_latent": 4, "n_hidden": 16}

@@ -51,8 +51,9 @@ Loading executes the pickle in `model.pt`: only load models of people you trust.
 
 {n_cells} cells, {n_genes} genes, {n_batches} batch(es). Source: {training_data}.
 
-`model.pt` holds {n_landmarks} cells of it as their principal components (or other representation of the cell graph),
-among which new cells look for neighbours.
+The model holds {n_landmarks} single cells of it: of each the principal components (or other representation of the cell
+graph), the batch and the embedding, among which new cells look for neighbours. It holds no counts of single cells, and no
+weight of the network belongs to one. `model.save(..., landmarks=n)` writes fewer of them, or none.
 
 ## Set-up
 

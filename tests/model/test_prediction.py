@@ -1,5 +1,6 @@
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 
@@ -141,6 +142,23 @@ def test_labels_are_not_needed_in_new_cells(adata, small, quick, tmp_path, label
     loaded.train(max_epochs=1, **quick)
     mapped = SCSiameseClu.load_query_data(query, model, accelerator="cpu")
     assert (mapped.predict().to_numpy() == expected).all()
+
+
+@pytest.mark.parametrize("indices", [[0.9], np.array([1.0, 2.0]), ["a"], [None]])
+def test_rows_must_be_whole_numbers(trained, indices):
+    for getter in (trained.predict, trained.get_latent_representation, trained.get_normalized_expression):
+        with pytest.raises(TypeError, match="whole row numbers or a boolean mask"):
+            getter(indices=indices)
+
+
+def test_masks_are_rows(trained, hard):
+    mask = np.arange(200) % 7 == 3
+    expected = hard[mask]
+    for indices in (mask, list(mask), pd.Series(mask), np.flatnonzero(mask), np.flatnonzero(mask).astype(np.uint8)):
+        assert (trained.predict(indices=indices) == expected).all()
+    assert len(trained.predict(indices=[])) == 0
+    with pytest.raises(ValueError, match="mask of 200 cells"):
+        trained.predict(indices=mask[:50])
 
 
 def test_duplicate_names_are_kept(trained, hard):

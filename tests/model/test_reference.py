@@ -1,5 +1,7 @@
 """What belongs to a trained model stays as it is: names, numbers, masses, embedding, seed, freeze."""
 
+import sys
+
 import anndata as ad
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scvi.train import SaveCheckpoint
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.pp import _counts, _knn
 
 CPU = {"accelerator": "cpu"}
 SMALL = {"n_latent": 8, "n_hidden": 32}
@@ -171,6 +174,129 @@ def test_saving_in_between_does_not_change_the_training(quick, tmp_path):
         model.train(max_epochs=3, train_size=0.8, check_val_every_n_epoch=1, callbacks=callbacks, **quick)
         states.append(model.module.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# -- data ----------------------------------------------------------------------------------------------------------
+
+
+def written(data):
+    return {slot: set(getattr(data, slot).keys()) for slot in ("obs", "var", "obsm", "obsp", "uns", "layers")}
+
+
+@pytest.mark.parametrize("kind", ["own", "copy", "query"])
+def test_getters_write_nothing(reference, kind):
+    data = {"own": reference.adata, "copy": reference.adata.copy(), "query": bare(reference.adata, slice(0, 30))}[kind]
+    reference.predict(data[:1].copy())
+    before = written(data)
+    for getter in (
+        reference.predict,
+        reference.get_latent_representation,
+        reference.get_normalized_expression,
+        reference.get_out_of_reference_score,
+        reference.get_cluster_summary,
+    ):
+        getter(data)
+    after = written(data)
+    of_scvi = {name for slot in ("obs", "uns") for name in after[slot] if name.startswith("_scvi")}
+    assert {slot: names - of_scvi for slot, names in after.items()} == {
+        slot: names - of_scvi for slot, names in before.items()
+    }
+
+
+def test_setting_up_and_training_write_nothing_and_writing_does(quick):
+    adata = cells(120)
+    before = written(adata)
+    model = fit(adata, quick, max_epochs=1)
+    assert not {name for slot, names in written(adata).items() for name in names - before[slot] if "_scvi" not in name}
+    model.write_to_adata()
+    assert {"siamese_clu_neighbors", "siamese_clu"} < set(adata.uns)
+    assert {"siamese_clu_connectivities", "siamese_clu_distances"} <= set(adata.obsp)
+
+
+@pytest.fixture
+def read_rows(monkeypatch):
+    """Notes how many rows of counts are read, wherever that is done."""
+    found = []
+    original = _counts.row_chunks
+
+    def counting(counts, *args, **options):
+        for places, block in original(counts, *args, **options):
+            found.append(block.shape[0])
+            yield places, block
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("scsiameseclu") and getattr(module, "row_chunks", None) is original:
+            monkeypatch.setattr(module, "row_chunks", counting)
+    return found
+
+
+def test_counts_are_read_once_on_loading_and_where_asked_for_afterwards(reference, read_rows, tmp_path):
+    reference.save(tmp_path / "model")
+    assert not read_rows
+    own, query = bare(reference.adata), bare(reference.adata, slice(0, 50))
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=own, **CPU)
+    assert sum(read_rows) == own.n_obs
+    for model in (loaded, reference):
+        del read_rows[:]
+        model.predict(indices=[0])
+        assert sum(read_rows) == 1
+    del read_rows[:]
+    loaded.predict(query)
+    assert sum(read_rows) == query.n_obs
+    mapped = SCSiameseClu.load_query_data(query.copy(), reference, **CPU)
+    del read_rows[:]
+    mapped.predict(indices=[3, 4])
+    assert sum(read_rows) == 2
+
+
+def test_two_models_on_one_object_keep_what_they_read(quick, monkeypatch):
+    adata = cells(120)
+    first = fit(adata, quick, max_epochs=1)
+    SCSiameseClu.setup_anndata(adata, n_neighbors=7)
+    second = SCSiameseClu(adata, n_clusters=3, **SMALL)
+    second.train(max_epochs=1, **quick)
+    expected = [model.predict(soft=True) for model in (first, second)]
+
+    def refuse(*_, **__):
+        raise AssertionError("neighbours were searched again")
+
+    monkeypatch.setattr(_knn, "search_exact", refuse)
+    for _ in range(2):
+        for model, soft in zip((first, second), expected, strict=True):
+            assert np.array_equal(model.predict(soft=True), soft)
+
+
+def test_the_data_of_a_model_are_its_reference_or_a_query(reference, tmp_path):
+    reference.save(tmp_path / "model")
+    assert not reference.is_query_
+    assert not SCSiameseClu.load(tmp_path / "model", adata=bare(reference.adata), **CPU).is_query_
+    for rows in (slice(0, 100), slice(None, None, -1)):
+        other = SCSiameseClu.load(tmp_path / "model", adata=bare(reference.adata, rows), **CPU)
+        assert other.is_query_
+        other.save(tmp_path / "other", overwrite=True)
+        assert SCSiameseClu.load(tmp_path / "other", adata=False, **CPU).is_query_
+    assert SCSiameseClu.load_query_data(bare(reference.adata, slice(0, 9)), reference, **CPU).is_query_
+
+
+@pytest.mark.parametrize("n_kept", [0, 50, 10_000])
+def test_landmarks_can_be_left_out_of_the_file(reference, tmp_path, n_kept):
+    expected = reference.predict(soft=True)
+    reference.save(tmp_path / "model", landmarks=n_kept)
+    assert len(reference.reference.landmarks) == len(reference.reference.latent) == 400
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=False, **CPU)
+    assert len(loaded.reference.landmarks) == len(loaded.reference.latent) == min(n_kept, 400)
+    own = SCSiameseClu.load(tmp_path / "model", adata=bare(reference.adata), **CPU)
+    assert np.allclose(own.predict(soft=True), expected, atol=1e-5)
+    query = bare(reference.adata, slice(0, 60))
+    agreement = (loaded.predict(query).to_numpy() == reference.predict().to_numpy()[:60]).mean()
+    assert agreement > (0.9 if n_kept else 0.5)
+    if n_kept:
+        assert loaded.get_out_of_reference_score(query).between(0, 1).all()
+    else:
+        with pytest.raises(RuntimeError, match="found none"):
+            loaded.get_out_of_reference_score(query)
+    with pytest.raises(ValueError, match="at least 0, found -1"):
+        reference.save(tmp_path / "other", landmarks=-1)
 
 
 # -- records -------------------------------------------------------------------------------------------------------

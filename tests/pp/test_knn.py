@@ -128,6 +128,22 @@ def test_twenty_batches_are_all_connected():
         assert (batch[graph.indices[batch != code]] == code).any()
 
 
+def test_a_gpu_is_left_alone_if_the_accelerator_is_a_cpu(points, monkeypatch):
+    used = []
+    monkeypatch.setattr(_knn, "EXACT_LIMIT", 10)
+    monkeypatch.setattr(_knn.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_knn, "search_on_device", lambda p, q, width: used.append(1) or _knn.search_exact(p, q, width))
+    for accelerator in ("auto", "gpu", "cuda"):
+        with _knn.search_on(accelerator):
+            knn(points, 5)
+    assert len(used) == 3
+    with _knn.search_on("cpu"), _knn.search_on("auto"):
+        knn(points, 5)
+    assert len(used) == 3
+    knn(points, 5)
+    assert len(used) == 4
+
+
 def test_the_number_of_searches_grows_with_the_batches_not_with_their_pairs(monkeypatch):
     searched = []
     search = _knn.search_exact

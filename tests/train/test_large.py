@@ -84,5 +84,5 @@ def test_other_genes_cost_a_quarter_in_training_only(model):
 
 
 def test_sources_without_random_access_are_refused(model):
-    with pytest.raises(NotImplementedError, match=r"found a .*setup_annbatch"):
+    with pytest.raises(NotImplementedError, match=r"found a .*setup_mapped"):
         model.train(datamodule=object())

@@ -28,6 +28,7 @@ from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.model._setup import check_cells, check_columns, check_finite, wants_diffusion
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling
+from scsiameseclu.pp._knn import search_on
 from scsiameseclu.reference._sources import MuDataSource, read_proteins
 
 PROTEIN_STAT = f"n_{SIAMESE_KEYS.PROTEIN}"
@@ -67,6 +68,7 @@ class MuDataMixin:
         protein_weight: float = 0.5,
         modalities: dict[str, str] | None = None,
         diffusion: bool = False,
+        accelerator: str = "auto",
         **kwargs: Any,
     ) -> None:
         """Set up a MuData of RNA and surface proteins of the same cells (CITE-seq).
@@ -94,8 +96,8 @@ class MuDataMixin:
         modalities
             Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`:
             ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
-        diffusion
-            Diffuse the graph, as in :meth:`setup_anndata`.
+        diffusion, accelerator
+            As in :meth:`setup_anndata`.
         **kwargs
             Arguments scvi-tools passes on when a model is loaded or mapped to a query.
 
@@ -164,7 +166,8 @@ class MuDataMixin:
         ]
         _compat.forget_borrowed_identity(cls, mdata)  # type: ignore[arg-type]
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(mdata, **kwargs)
+        with search_on(accelerator):
+            manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)  # type: ignore[attr-defined]
 
     def _protein_scaling(self) -> ProteinScaling | None:

@@ -11,6 +11,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import settings
 
+from scsiameseclu import _compat
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
@@ -52,9 +53,11 @@ class PredictionMixin:
         self, adata: AnnData | None, indices: Sequence[int] | Sequence[bool] | None
     ) -> tuple[AnnData, NDArray[np.int64]]:
         """Data that the model can read, and the rows that are asked for; only the counts of these rows are looked at."""
+        is_known = adata is None or _compat.is_registered(self, adata)  # type: ignore[arg-type]
         adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
         rows = self._rows(adata, indices)
-        self._renew_if_changed(adata, None if indices is None else rows)  # type: ignore[attr-defined]
+        if is_known:  # others were read just now
+            self._renew_if_changed(adata, None if indices is None else rows)  # type: ignore[attr-defined]
         return adata, rows
 
     @torch.inference_mode()

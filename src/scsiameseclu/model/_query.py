@@ -20,6 +20,7 @@ from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._counts import check_indices
+from scsiameseclu.pp._knn import search_on
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,8 @@ class QueryMixin(ArchesMixin):
             source = reference
         _check_cells(adata, reference.registry_)
         adata = cls._aligned(adata, source, inplace_subset_query_vars)
-        model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
+        with search_on(accelerator):
+            model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
         model.freeze_ = None
         if not unfrozen:

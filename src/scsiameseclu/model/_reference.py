@@ -1,5 +1,8 @@
 """The reference of a model: made by training on its cells, kept through everything that follows."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -93,6 +96,35 @@ class ReferenceMixin:
         if self.adata is not None:  # type: ignore[attr-defined]
             are_reference = self.adata_manager.blocks.are_reference  # type: ignore[attr-defined]
             self.is_query_ = self.is_query_ or not are_reference
+
+    @contextmanager
+    def _with_landmarks(self, limit: int | None) -> Iterator[None]:
+        """Have at most so many landmarks meanwhile; all, if there is no limit.
+
+        Raises
+        ------
+        ValueError
+            If the limit is negative.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"`landmarks`: expected a number of at least 0, found {limit}.")
+        registry, reference = self.registry_, self.reference_
+        landmarks = Landmarks.from_state(_compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)["landmarks"])
+        if limit is None or limit >= len(landmarks):
+            yield
+            return
+        thinned, kept = landmarks.thinned(int(limit))
+        self.registry_ = deepcopy(registry)
+        _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"] = thinned.to_state()
+        if reference is not None:
+            latent = reference["latent"]
+            # Early models embedded other cells than the landmarks.
+            rows = kept if len(latent) == len(landmarks) else np.arange(min(limit, len(latent)))
+            self.reference_ = {**reference, "latent": latent[rows]}
+        try:
+            yield
+        finally:
+            self.registry_, self.reference_ = registry, reference
 
     def _latent_landmarks(self) -> Landmarks:
         """Landmarks of the reference in the embedding.

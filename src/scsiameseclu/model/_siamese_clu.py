@@ -3,6 +3,7 @@
 import errno
 import logging
 import pickle
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -37,6 +38,7 @@ from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import read_mapped, write_mapped
 from scsiameseclu.pp._counts import name_order
+from scsiameseclu.pp._knn import search_on
 from scsiameseclu.reference._sources import AnnDataSource
 
 logger = logging.getLogger(__name__)
@@ -172,6 +174,7 @@ class SCSiameseClu(
         neighbors_key: str | None = None,
         n_neighbors: int = 15,
         diffusion: bool = False,
+        accelerator: str = "auto",
         **kwargs: Any,
     ) -> None:
         """Set up an AnnData: check the counts, build the cell graph, register everything the model reads.
@@ -205,6 +208,8 @@ class SCSiameseClu(
             a cell, as the paper does. By default the second view has the neighbours of the graph itself: on ten data
             sets that made no difference, and diffusion takes much of the time of a set-up. A model that is loaded or
             mapped to a query keeps the setting it was made with.
+        accelerator
+            ``"cpu"`` keeps the search for neighbours off a GPU, which is used for more than 30,000 cells otherwise.
         **kwargs
             Arguments scvi-tools passes on when a model is loaded or mapped to a query.
 
@@ -245,11 +250,12 @@ class SCSiameseClu(
         ]
         _compat.forget_borrowed_identity(cls, adata)
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
+        with search_on(accelerator):
+            manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
     @classmethod
-    def setup_annbatch(
+    def setup_mapped(
         cls,
         collection_path: str | PathLike[str],
         directory: str | PathLike[str] | None = None,
@@ -261,7 +267,6 @@ class SCSiameseClu(
 
         Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are
         copied, in sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`).
-        Unlike the method of this name in scvi-tools, it returns data to construct the model on, no datamodule.
 
         Parameters
         ----------
@@ -294,6 +299,21 @@ class SCSiameseClu(
             adata = read_mapped(folder)
         cls.setup_anndata(adata, **setup_kwargs)
         return adata
+
+    @classmethod
+    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> AnnData:
+        """Set up the cells of a collection: the former name of :meth:`setup_mapped`.
+
+        .. deprecated:: 0.1
+            In scvi-tools a method of this name makes a datamodule, which this model cannot train on.
+        """
+        warnings.warn(
+            "SCSiameseClu.setup_annbatch is called setup_mapped now, because a method of the old name makes a datamodule in "
+            "scvi-tools. The old name will be removed; call SCSiameseClu.setup_mapped with the same arguments.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return cls.setup_mapped(*args, **kwargs)
 
     def _fit_input(self) -> None:
         """Give the module the input statistics of the model's data."""
@@ -394,7 +414,8 @@ class SCSiameseClu(
         try:
             if isinstance(adata, AnnData) and not kwargs.get("prefix"):
                 adata = _with_genes_of(adata, dir_path)
-            model = super().load(dir_path, adata, *args, **kwargs)
+            with search_on(str(kwargs.get("accelerator", args[0] if args else "auto"))):
+                model = super().load(dir_path, adata, *args, **kwargs)
         except (pickle.UnpicklingError, EOFError) as error:
             raise ValueError(f"Expected a saved model, found an unreadable model.pt in {dir_path}.") from error
         except (RuntimeError, OSError) as error:

@@ -32,7 +32,7 @@ from scsiameseclu.train._schedule import BASE_BATCH
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
     "Expected the model's own AnnData, found {}: it is read in sequence, while training looks up the neighbours of every cell. "
-    "Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_annbatch (or "
+    "Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_mapped (or "
     "scsiameseclu.pp.write_mapped), and train without a datamodule."
 )
 
@@ -218,7 +218,13 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
 
     def save(
-        self, dir_path: str | PathLike[str], prefix: str | None = None, overwrite: bool = False, **kwargs: Any
+        self,
+        dir_path: str | PathLike[str],
+        prefix: str | None = None,
+        overwrite: bool = False,
+        *,
+        landmarks: int | None = None,
+        **kwargs: Any,
     ) -> None:
         """Save the model, also in the middle of a training (checkpoints).
 
@@ -233,6 +239,11 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             Put before the names of the files, so that several models can be in one folder.
         overwrite
             Write to a folder with content: files of this model are replaced, others are kept.
+        landmarks
+            Landmarks to write, at most. A landmark is a cell of the reference: its components (or other representation),
+            its batch and its embedding, no counts. All by default, up to 20,000. With fewer, neighbours of new cells
+            are farther away than those in training; with 0 new cells have none, and there is no
+            :meth:`get_out_of_reference_score`.
         **kwargs
             Further arguments as in scvi-tools, such as ``save_anndata=True``.
 
@@ -243,7 +254,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         RuntimeError
             If another process goes on writing to this folder.
         ValueError
-            If the folder has content and ``overwrite`` is off.
+            If the folder has content and ``overwrite`` is off, or ``landmarks`` is negative.
         """
         self._record_n_clusters()
         self._refresh_reference()  # type: ignore[attr-defined]
@@ -254,7 +265,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or replace the "
                 "model in a folder with overwrite=True."
             )
-        with replaced_entries(folder) as new:
+        with replaced_entries(folder) as new, self._with_landmarks(landmarks):  # type: ignore[attr-defined]
             super().save(str(new), prefix, True, **kwargs)  # type: ignore[misc]
 
     def _record_n_clusters(self) -> None:

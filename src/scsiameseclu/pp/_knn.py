@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 EXACT_LIMIT = 30_000
 """Up to this many cells every pair is compared; above, pynndescent approximates."""
+
+_ACCELERATOR: ContextVar[str] = ContextVar("accelerator", default="auto")
+_GPU = ("auto", "gpu", "cuda")
 
 _CHUNK = 1024
 _SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
@@ -43,7 +48,7 @@ def knn(
     """Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
     Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that
-    is installed, otherwise by torch). A cell is removed from its own list by row number, so duplicated cells neither
+    is installed, otherwise by torch) and :func:`search_on` does not say otherwise. A cell is removed from its own list by row number, so duplicated cells neither
     lose a neighbour nor keep themselves; ties are ordered by row number.
 
     Parameters
@@ -82,6 +87,22 @@ def knn(
     if len(np.unique(codes)) == len(codes):  # every batch is a single cell
         codes = np.zeros_like(codes)
     return _padded_graph(*_batch_balanced(points, codes, n_neighbors, random_state), n_neighbors, codes)
+
+
+@contextmanager
+def search_on(accelerator: str) -> Iterator[None]:
+    """Let searches in this block use a GPU only if the accelerator is one.
+
+    Parameters
+    ----------
+    accelerator
+        As in scvi-tools. ``"auto"`` leaves the choice to a block around this one, or else to what the machine has.
+    """
+    token = _ACCELERATOR.set(_ACCELERATOR.get() if accelerator == "auto" else accelerator)
+    try:
+        yield
+    finally:
+        _ACCELERATOR.reset(token)
 
 
 def fuzzy_weights(
@@ -291,7 +312,7 @@ def _nearest_members(
     width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
     if len(queries) * len(members) <= EXACT_LIMIT**2:
         method, candidates = "exact", search_exact(points[members], queries, width)
-    elif torch.cuda.is_available():
+    elif _ACCELERATOR.get() in _GPU and torch.cuda.is_available():
         with_cuml = importlib.util.find_spec("cuml") is not None
         method, search = ("cuML", _search_cuml) if with_cuml else ("exact, on the GPU", search_on_device)
         candidates = search(points[members], queries, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -68,6 +69,15 @@ class CellBlocks:
     names: pd.Index
     marks: Mapping[str, NDArray[Any]]
     built: tuple[GraphSettings, CellGraph] | None = None
+
+    @property
+    def content(self) -> str:
+        """SHA-1 of the cells and what was read of each of them, in hexadecimal."""
+        state = hashlib.sha1(self.digest.encode(), usedforsecurity=False)
+        for name, values in sorted(self.marks.items()):
+            state.update(name.encode())
+            state.update(values.tobytes() if values.dtype.kind in "fiu" else "\0".join(values).encode())
+        return state.hexdigest()
 
     def fit(self, source: Source, data: Any, state: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> bool:
         """Whether cells are as they were when the blocks were computed; only ``rows`` of the counts are read.
