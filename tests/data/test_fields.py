@@ -279,8 +279,9 @@ def test_changed_cells_become_the_reference_or_find_their_neighbors_in_it(adata)
     assert not manager.blocks.are_reference
     assert state_of(manager)["landmarks"]["rep"].shape == (90, 5)
     assert state_of(manager)["source"] == before["source"]
+    assert not manager.is_transferred
     manager.renew(as_reference=True)
-    assert manager.blocks.are_reference
+    assert manager.blocks.are_reference and not manager.is_transferred
     assert tables(manager)[INDEX].max() < 50
     assert state_of(manager)["landmarks"]["rep"].shape == (50, 5)
     np.testing.assert_array_equal(state_of(manager)["projection"]["components"], before["projection"]["components"])

@@ -161,7 +161,8 @@ class NeighborDataManager(AnnDataManager):
     ) -> None:
         """Register the data; arguments as in :meth:`scvi.data.AnnDataManager.register_fields`."""
         super().register_fields(adata, source_registry, **transfer_kwargs)
-        self.is_transferred = source_registry is not None
+        if not hasattr(self, "blocks"):  # otherwise the same data are registered again
+            self.is_transferred = source_registry is not None
         self._transferred_with = transfer_kwargs
         if self._graph.blocks is None:
             raise RuntimeError("Expected the blocks of registered cells, found none; this is a bug.")

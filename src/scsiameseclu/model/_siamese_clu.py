@@ -3,10 +3,7 @@
 import errno
 import logging
 import pickle
-import warnings
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from os import PathLike
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,18 +22,19 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics, batch_offsets
+from scsiameseclu.model._collection import CollectionMixin
+from scsiameseclu.model._description import DescriptionMixin
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._granularity import GranularityMixin
-from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin, check_mudata
+from scsiameseclu.model._mudata import MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._reference import ReferenceMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
-from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
+from scsiameseclu.model._training import TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.pp import read_mapped, write_mapped
 from scsiameseclu.pp._counts import name_order
 from scsiameseclu.pp._knn import search_on
 from scsiameseclu.reference._sources import AnnDataSource
@@ -53,6 +51,8 @@ class SCSiameseClu(
     ReferenceMixin,
     QueryMixin,
     FromScviMixin,
+    CollectionMixin,
+    DescriptionMixin,
     BaseModelClass,
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.
@@ -254,67 +254,6 @@ class SCSiameseClu(
             manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
 
-    @classmethod
-    def setup_mapped(
-        cls,
-        collection_path: str | PathLike[str],
-        directory: str | PathLike[str] | None = None,
-        genes: Sequence[str] | None = None,
-        rebuild: bool = True,
-        **setup_kwargs: Any,
-    ) -> AnnData:
-        """Set up the cells of an annbatch collection, or of any zarr store or ``.h5ad`` file, without reading them into memory.
-
-        Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are
-        copied, in sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`).
-
-        Parameters
-        ----------
-        collection_path
-            The collection: a zarr group that holds one AnnData, or several with the same genes.
-        directory
-            Folder for the copy; by default ``collection_path`` with ``.mapped`` added.
-        genes
-            Names of the genes to keep, about 2,000 highly variable ones; all by default.
-        rebuild
-            Copy again what an earlier call copied to ``directory``. With False it is opened as it is, and ``genes`` is
-            not used.
-        **setup_kwargs
-            Arguments of :meth:`setup_anndata`.
-
-        Returns
-        -------
-        The AnnData, set up: ``SCSiameseClu(adata)`` comes next.
-
-        Raises
-        ------
-        FileExistsError, FileNotFoundError, KeyError, NotImplementedError, ValueError
-            As :func:`scsiameseclu.pp.write_mapped`, :func:`scsiameseclu.pp.read_mapped` and :meth:`setup_anndata`.
-        """
-        layer = setup_kwargs.pop("layer", None)  # becomes X of the copy
-        folder = f"{str(collection_path).rstrip('/')}.mapped" if directory is None else directory
-        if rebuild:
-            adata = write_mapped(collection_path, folder, layer=layer, genes=genes, overwrite=True)
-        else:
-            adata = read_mapped(folder)
-        cls.setup_anndata(adata, **setup_kwargs)
-        return adata
-
-    @classmethod
-    def setup_annbatch(cls, *args: Any, **kwargs: Any) -> AnnData:
-        """Set up the cells of a collection: the former name of :meth:`setup_mapped`.
-
-        .. deprecated:: 0.1
-            In scvi-tools a method of this name makes a datamodule, which this model cannot train on.
-        """
-        warnings.warn(
-            "SCSiameseClu.setup_annbatch is called setup_mapped now, because a method of the old name makes a datamodule in "
-            "scvi-tools. The old name will be removed; call SCSiameseClu.setup_mapped with the same arguments.",
-            FutureWarning,
-            stacklevel=2,
-        )
-        return cls.setup_mapped(*args, **kwargs)
-
     def _fit_input(self) -> None:
         """Give the module the input statistics of the model's data."""
         manager = self.adata_manager
@@ -428,67 +367,8 @@ class SCSiameseClu(
         model._know_data()
         return model
 
-    # -- description ---------------------------------------------------------------------------------------------
-
-    def _params(self) -> dict[str, Any]:
-        """Settings behind a result, as plain scalars."""
-        options = self.init_params_["non_kwargs"]
-        setup = self.registry_["setup_args"]
-        params = {
-            "version": _package_version(),
-            "n_clusters": self.n_clusters,
-            "n_clusters_requested": str(self.n_clusters_requested_),
-            "n_neighbors": setup["n_neighbors"],
-            **{key: setup.get(key) for key in _SETUP_PARAMS},
-            "seed": None if self.reference_ is None else self.reference_["seed"],
-            **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
-        }
-        # None cannot be written to h5ad by every supported anndata.
-        return {key: value for key, value in params.items() if value is not None}
-
-    def _quality(self) -> dict[str, Any]:
-        """Quality numbers of the last training, as plain scalars and arrays."""
-        quality: dict[str, Any] = {}
-        errors = (self.history_ or {}).get("sinkhorn_marginal_error")
-        if errors is not None and len(errors):
-            quality["sinkhorn_marginal_error"] = float(errors.iloc[-1, 0])
-        if self.n_clusters_search_ is not None:
-            search = self.n_clusters_search_
-            quality["n_clusters_search"] = {
-                "criterion": search["criterion"],
-                "resolutions": np.asarray(search["resolutions"]),
-                "n_communities": np.asarray(search["n_communities"]),
-                "separability": search.get("separability", 0.0),
-            }
-        return quality
-
-    def __repr__(self) -> str:
-        """Return size, data and state of the model."""
-        stats, options = self.summary_stats, self.init_params_["non_kwargs"]
-        data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
-        proteins = f", {stats[PROTEIN_STAT]} proteins" if PROTEIN_STAT in stats else ""
-        found = " (found)" if self.n_clusters_requested_ == AUTO and self.n_clusters != AUTO else ""
-        return (
-            f"{type(self).__name__}: {'trained' if self.is_trained_ else 'not trained'}\n"
-            f"  data: {data} x {stats.n_vars} genes{proteins}, {stats.n_batch} batch(es), "
-            f"{self.registry_['setup_args']['n_neighbors']} neighbours\n"
-            f"  clusters: {self.n_clusters}{found}\n"
-            f"  network: n_latent={options['n_latent']}, n_hidden={options['n_hidden']}, "
-            f"n_layers={options['n_layers']}, gene_likelihood={options['gene_likelihood']!r}"
-        )
-
 
 _CHECKED_COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
-_SETUP_PARAMS = (
-    "use_rep",
-    "neighbors_key",
-    "diffusion",
-    "layer",
-    "rna_layer",
-    "protein_layer",
-    "protein_weight",
-    "batch_key",
-)
 
 
 def _with_genes_of(adata: AnnData, dir_path: str) -> AnnData:
@@ -501,10 +381,3 @@ def _with_genes_of(adata: AnnData, dir_path: str) -> AnnData:
         return adata
     logger.info("Taking the %d genes of the model out of %d, in a copy of the data.", len(names), adata.n_vars)
     return adata[:, columns].copy()
-
-
-def _package_version() -> str:
-    try:
-        return version("scsiameseclu")
-    except PackageNotFoundError:
-        return "unknown"

@@ -98,9 +98,9 @@ def neighbor_graph(
     return built.graph
 
 
-def build_graph(adata: AnnData, settings: GraphSettings, projection: Projection | None = None) -> CellGraph:
-    """Compute representation, neighbours and what else was asked for; ``projection`` replaces fitting a new one."""
-    rep, projection = representation(adata, settings, projection)
+def build_graph(adata: AnnData, settings: GraphSettings) -> CellGraph:
+    """Compute representation, neighbours and what else was asked for."""
+    rep, projection = _representation(adata, settings)
     graph, diffused = link_cells(adata, rep, settings, obs_column(adata, settings.batch_key))
     return CellGraph(rep, graph, diffused, projection)
 
@@ -140,22 +140,18 @@ def link_cells(
     return graph, diffused
 
 
-def representation(
-    adata: AnnData, settings: GraphSettings, projection: Projection | None
-) -> tuple[NDArray[np.float32], Projection | None]:
-    """Representation of the cells, and the projection behind it, fitted here if none is given."""
+def _representation(adata: AnnData, settings: GraphSettings) -> tuple[NDArray[np.float32], Projection | None]:
+    """Representation of the cells, and the projection behind it, which is fitted here."""
     if settings.use_rep is not None:
         return obsm_rep(adata, settings.use_rep), None
     counts = get_counts(adata, settings.layer)
     sizes = obs_column(adata, settings.size_factor_key)
-    if projection is None:
-        batch = obs_column(adata, settings.batch_key)
-        projection = Projection.fit(
-            counts,
-            settings.n_pcs,
-            random_state=settings.random_state,
-            size_factors=sizes,
-            batch=batch,
-            gene_order=name_order(adata.var_names),
-        )
+    projection = Projection.fit(
+        counts,
+        settings.n_pcs,
+        random_state=settings.random_state,
+        size_factors=sizes,
+        batch=obs_column(adata, settings.batch_key),
+        gene_order=name_order(adata.var_names),
+    )
     return projection.transform(counts, sizes), projection
