@@ -57,7 +57,7 @@ def test_diffusion_is_asked_for(scvi_model, model, small):
     other = SCSiameseClu.from_scvi_model(scvi_model, n_clusters=3, n_neighbors=6, diffusion=True, **small)
     assert SIAMESE_KEYS.DIFFUSED_INDEX in other.adata_manager.data_registry
     model.predict()
-    assert SIAMESE_KEYS.DIFFUSED_INDEX not in other.adata_manager.data_registry
+    assert SIAMESE_KEYS.DIFFUSED_INDEX not in model.adata_manager.data_registry
 
 
 def test_graph_is_in_the_latent_space_of_the_scvi_model(scvi_model, model):

@@ -23,7 +23,7 @@ from scsiameseclu.pp._projection import Projection, positive
 from scsiameseclu.pp._stored_graph import CellGraph, stored_graph, stored_projection
 from scsiameseclu.reference._proteins import MeasuredProteins
 from scsiameseclu.reference._sources import AnnDataSource, Cells, MuDataSource
-from scsiameseclu.reference._targets import check_genes, check_proteins, check_width
+from scsiameseclu.reference._targets import check_genes, check_proteins, check_representation, check_width
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -173,6 +173,7 @@ def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str,
         If data are not valid, genes or proteins differ, or the representation has another width.
     """
     settings, lacks_graph = _settings(state, data)
+    check_representation(settings.use_rep, data)
     cells = source.look_up(data, settings)
     projection = projection_of(state)
     check_genes(state, cells, projection)

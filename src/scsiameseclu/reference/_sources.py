@@ -85,7 +85,7 @@ class Cells:
         if self.sizes is not None:
             found["sizes"] = self.sizes[where]
         if self.batch is not None:
-            found["batch"] = np.array([str(name) for name in self.batch.to_numpy()[where]])
+            found["batch"] = np.array([str(name) for name in self.batch.to_numpy()[where]], dtype=np.str_)
         if self.rep is not None:
             found["rep"] = self.rep[where]
         if self.proteins is not None:
@@ -215,10 +215,7 @@ def _container(data: MuData, modality: str | None) -> Any:
 
 def _mudata_rep(data: MuData, use_rep: str) -> NDArray[np.float32]:
     if use_rep not in data.obsm:
-        raise KeyError(
-            f"`use_rep`: expected a key of mdata.obsm, found {use_rep!r}. Available: {list(data.obsm)}. Compute it with the "
-            "same model as for the reference."
-        )
+        raise KeyError(f"`use_rep`: expected a key of mdata.obsm, found {use_rep!r}. Available: {list(data.obsm)}.")
     rep = np.array(data.obsm[use_rep], dtype=np.float32, order="C")
     check_rep(rep, use_rep, data.obs_names)
     return rep

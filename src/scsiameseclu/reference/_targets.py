@@ -64,6 +64,22 @@ def check_proteins(state: Mapping[str, Any], cells: Cells, projection: Projectio
         raise ValueError(f"Expected proteins as {kinds[scaling.counts]}, as at set-up, found {kinds[found.counts]}.")
 
 
+def check_representation(use_rep: str | None, data: Any) -> None:
+    """Refuse an AnnData or MuData without the representation that the reference was set up with.
+
+    Raises
+    ------
+    KeyError
+        If it lacks the entry of ``obsm``.
+    """
+    if use_rep is not None and use_rep not in data.obsm:
+        raise KeyError(
+            f"`use_rep`: the model's cell graph is built on obsm[{use_rep!r}], which the given data lack; found "
+            f"{sorted(data.obsm)}. Compute it with the same model as for the reference, for instance "
+            f"adata.obsm[{use_rep!r}] = scvi_model.get_latent_representation(adata)."
+        )
+
+
 def check_width(state: Mapping[str, Any], rep: NDArray[np.float32]) -> None:
     """Refuse a representation of another width than the reference has.
 
