@@ -295,6 +295,11 @@ def test_landmarks_can_be_left_out_of_the_file(reference, tmp_path, n_kept):
     else:
         with pytest.raises(RuntimeError, match="found none"):
             loaded.get_out_of_reference_score(query)
+        with pytest.raises(RuntimeError, match="saved without"):
+            own.cut(n_clusters=2)
+    own.save(tmp_path / "again")  # what was left out does not come back
+    again = SCSiameseClu.load(tmp_path / "again", adata=False, **CPU)
+    assert len(again.reference.landmarks) == len(again.reference.latent) == min(n_kept, 400)
     with pytest.raises(ValueError, match="at least 0, found -1"):
         reference.save(tmp_path / "other", landmarks=-1)
 

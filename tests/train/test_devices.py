@@ -9,13 +9,14 @@ from scsiameseclu.train._devices import n_devices
 @pytest.mark.parametrize(
     ("devices", "expected"),
     [("auto", 1), (1, 1), (2, 2), ("2", 2), ([0, 2], 2), ("0,2", 2), (-1, 3), ("-1", 3), ("1,", 1)],
+    ids=repr,
 )
 def test_devices_are_counted_as_lightning_counts_them(monkeypatch, devices, expected):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     assert n_devices("cuda", devices) == expected
 
 
-@pytest.mark.parametrize(("devices", "expected"), [("auto", 1), (1, 1), (3, 3), ("3", 3)])
+@pytest.mark.parametrize(("devices", "expected"), [("auto", 1), (1, 1), (3, 3), ("3", 3)], ids=repr)
 def test_processes_on_a_cpu(devices, expected):
     assert n_devices("cpu", devices) == expected
 

@@ -203,6 +203,11 @@ class GranularityMixin:
                 reference = self.reference_ or {}
                 self._remember(reference.get("seed"))  # type: ignore[attr-defined]
             self._grow_tree()
+        if not len(self.reference.latent):  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "Expected a model with landmarks of its reference, found one saved without (landmarks=0); change the model that it "
+                "was saved from, and save it again."
+            )
         tree = self.cluster_tree_ or {}
         return tree, from_state(tree)
 

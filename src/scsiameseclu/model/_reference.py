@@ -53,15 +53,17 @@ class ReferenceMixin:
             "cluster_names": names,
             "cluster_masses": head.marginals.double().cpu().numpy().copy(),
             "categories": categories,
-            "seed": seed,
+            "seed": None if seed is None else int(seed),
             "data_digest": setup["source"],
             "weights_digest": encoder_digest(self.module, [len(known) for known in categories.values()]),
         }
 
     def _embed_landmarks(self) -> NDArray[np.float32]:
         """Embed the landmarks; training goes on as if this had not happened."""
-        rows = Landmarks.from_state(_compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"]).rows
-        if not len(rows):  # an early model, whose landmarks have no row numbers
+        landmarks = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"]
+        if "rows" in landmarks:
+            rows = np.asarray(landmarks["rows"], dtype=np.int64)
+        else:  # an early model
             rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)  # type: ignore[attr-defined]
             rows = np.arange(len(rep)) if len(rep) <= LANDMARK_LIMIT else even_sample(rep, LANDMARK_LIMIT)
         was_training = self.module.training
@@ -74,11 +76,11 @@ class ReferenceMixin:
         """Categories of every categorical covariate in the set-up of the model, the batch first."""
         batch = _compat.field_state(self.registry_, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"]
         others = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
-        return {"batch": list(batch), **{key: list(known) for key, known in others.items()}}
+        return {name: np.asarray(known).tolist() for name, known in {"batch": batch, **others}.items()}
 
     def _embeds_as_reference(self) -> bool:
         """Whether the weights are those that the landmarks of the reference were embedded with."""
-        if self.reference_ is None or not len(self.reference_["latent"]):
+        if self.reference_ is None:
             return False
         known = [len(categories) for categories in self.reference_["categories"].values()]
         return encoder_digest(self.module, known) == self.reference_["weights_digest"]
@@ -134,10 +136,10 @@ class ReferenceMixin:
         RuntimeError
             If the model has no reference, or its encoders have changed since it met the reference.
         """
-        if self.reference_ is None or not self._embeds_as_reference():
+        if self.reference_ is None or not len(self.reference_["latent"]) or not self._embeds_as_reference():
             raise RuntimeError(
                 "Expected a trained model that knows how its reference is embedded, found none: call train() on the "
-                "reference, or map the query without unfrozen=True."
+                "reference, map the query without unfrozen=True, or save the reference with its landmarks."
             )
         kept: Landmarks | None = getattr(self, "_kept_landmarks", None)  # holds a calibration that is made only once
         if kept is None or kept.rep is not self.reference_["latent"]:
@@ -179,5 +181,8 @@ class ReferenceMixin:
             "categories": categories,
             "seed": None,
             "data_digest": setup["source"],
-            "weights_digest": encoder_digest(self.module, [len(known) for known in categories.values()]),
+            # Without an embedding the digest is one that no weights have.
+            "weights_digest": ""
+            if latent is None
+            else encoder_digest(self.module, [len(known) for known in categories.values()]),
         }
