@@ -188,7 +188,7 @@ class NeighborDataManager(AnnDataManager):
     def is_current(self, rows: NDArray[np.int64] | None = None) -> bool:
         """Whether cells are as they were when they were registered; all, or only these rows, are looked at."""
         rows = None if rows is None else np.unique(rows)
-        return self.blocks.fit(self._graph.source, self.adata, self.reference_state, rows)
+        return self.blocks.match(self._graph.source, self.adata, self.reference_state, rows)
 
     def renew(self, *, as_reference: bool) -> None:
         """Register data that have changed in place.

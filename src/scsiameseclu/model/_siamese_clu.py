@@ -104,6 +104,10 @@ class SCSiameseClu(
     ``p_value`` against one population, and the ``genes`` that carry it (name: standardised difference, positive if
     higher on the left). ``current`` holds the cluster of each small group, the leaves.
 
+    ``reference`` (:class:`~scsiameseclu.reference.Reference`) is what the model knows about the cells it was trained on:
+    landmarks, names and masses of the clusters, known categories, seed. Other cells never change it, and further
+    training keeps the names.
+
     Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
     """
 

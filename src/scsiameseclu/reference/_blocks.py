@@ -80,7 +80,7 @@ class CellBlocks:
             state.update(values.tobytes() if values.dtype.kind in "fiu" else "\0".join(values).encode())
         return state.hexdigest()
 
-    def fit(self, source: Source, data: Any, state: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> bool:
+    def match(self, source: Source, data: Any, state: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> bool:
         """Whether cells are as they were when the blocks were computed; only ``rows`` of the counts are read.
 
         Parameters
@@ -94,7 +94,7 @@ class CellBlocks:
         """
         if not data.obs_names.equals(self.names):
             return False
-        cells = source.look_up(data, _settings(state, data)[0])
+        cells = source.look_up(data, _settings(state, data))
         cells = _measured(state, cells).applied(cells)
         where = slice(None) if rows is None else rows
         found = cells.marks(rows)
@@ -136,7 +136,8 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
         rep = _projected(cells, projection, sums)
     else:
         rep = stored[SIAMESE_KEYS.GRAPH_REP]
-    landmarks = Landmarks.choose(rep, cells.batch, settings.n_neighbors, settings.random_state)
+    read = _Read(cells, settings, projection, rep, sums, digest)
+    landmarks = read.landmarks()
     state = {
         "version": GRAPH_VERSION,
         **asdict(settings),
@@ -147,7 +148,7 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     }
     if measured is not None:
         state["measured"] = measured.to_state()
-    return state, _own_blocks(data, cells, settings, projection, rep, landmarks, digest, sums, stored)
+    return state, _own_blocks(data, read, landmarks, stored)
 
 
 def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str, Any], CellBlocks]:
@@ -172,7 +173,7 @@ def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str,
     ValueError
         If data are not valid, genes or proteins differ, or the representation has another width.
     """
-    settings, lacks_graph = _settings(state, data)
+    settings = _settings(state, data)
     check_representation(settings.use_rep, data)
     cells = source.look_up(data, settings)
     projection = projection_of(state)
@@ -186,14 +187,12 @@ def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str,
         stored = None if isinstance(projection, JointProjection) else stored_graph(data, settings, projection, digest)
         if stored is not None:
             rep = stored[SIAMESE_KEYS.GRAPH_REP]
-        if "landmarks" in state:
-            landmarks = Landmarks.from_state(state["landmarks"])
-        else:
-            landmarks = Landmarks.choose(rep, cells.batch, settings.n_neighbors, settings.random_state)
-            state = {**state, "landmarks": landmarks.to_state(), "source": digest}
-        blocks = _own_blocks(data, cells, settings, projection, rep, landmarks, digest, sums, stored)
-        return dict(state), blocks
-    if lacks_graph or settings.neighbors_key is not None:
+        read = _Read(cells, settings, projection, rep, sums, digest)
+        if "landmarks" not in state:
+            state = {**state, "landmarks": read.landmarks().to_state(), "source": digest}
+        landmarks = Landmarks.from_state(state["landmarks"])
+        return dict(state), _own_blocks(data, read, landmarks, stored)
+    if state["neighbors_key"] is not None:
         logger.warning(
             "The model was set up with the graph uns[%r], which the given data lack or which says nothing of neighbours "
             "in the reference: neighbours are searched in the model's representation instead.",
@@ -201,7 +200,7 @@ def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str,
         )
     landmarks = Landmarks.from_state(state["landmarks"])
     logger.info("Finding the neighbours of %d cells among %d landmarks.", len(rep), len(landmarks))
-    return dict(state), _blocks_among_landmarks(cells, settings, rep, landmarks, digest, sums, projection)
+    return dict(state), _blocks_among_landmarks(_Read(cells, settings, projection, rep, sums, digest), landmarks)
 
 
 def projection_of(state: Mapping[str, Any]) -> AnyProjection:
@@ -211,11 +210,37 @@ def projection_of(state: Mapping[str, Any]) -> AnyProjection:
     return None if state["projection"] is None else Projection.from_state(state["projection"])
 
 
-def _settings(state: Mapping[str, Any], data: Any) -> tuple[GraphSettings, bool]:
-    """Settings of a reference, without its graph of scanpy if the data do not have that for every cell; and whether so."""
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """Cells with what was read of them."""
+
+    cells: Cells
+    settings: GraphSettings
+    projection: AnyProjection
+    rep: NDArray[np.float32]
+    sums: CellSums
+    digest: str
+
+    def landmarks(self) -> Landmarks:
+        """Landmarks among these cells."""
+        return Landmarks.choose(self.rep, self.cells.batch, self.settings.n_neighbors, self.settings.random_state)
+
+    def blocks(self, tables: dict[str, NDArray[Any]], landmarks: Landmarks, **others: Any) -> CellBlocks:
+        """Blocks of the cells, with these tables and those of the proteins if there are any."""
+        if self.cells.proteins is not None and isinstance(self.projection, JointProjection):
+            values = self.cells.proteins.values
+            scores = self.projection.protein.transform(values)
+            tables = {**tables, SIAMESE_KEYS.PROTEIN: values, SIAMESE_KEYS.PROTEIN_REP: scores}
+        marks = self.cells.marks(None, self.sums)
+        return CellBlocks(tables, landmarks.rep, self.digest, names=self.cells.names, marks=marks, **others)
+
+
+def _settings(state: Mapping[str, Any], data: Any) -> GraphSettings:
+    """Settings of a reference, without its graph of scanpy if the data do not have that for every cell."""
     settings = GraphSettings.from_state(state)
-    lacks = settings.neighbors_key is not None and not covers_all_cells(data, settings.neighbors_key)
-    return (replace(settings, neighbors_key=None) if lacks else settings), lacks
+    if settings.neighbors_key is None or covers_all_cells(data, settings.neighbors_key):
+        return settings
+    return replace(settings, neighbors_key=None)
 
 
 def _measured(state: Mapping[str, Any], cells: Cells) -> MeasuredProteins:
@@ -295,57 +320,31 @@ def _projection_state(projection: AnyProjection, cells: Cells, source: Source) -
     return {"projection": projection.to_state(), "gene_names": names}
 
 
-def _own_blocks(
-    data: Any,
-    cells: Cells,
-    settings: GraphSettings,
-    projection: AnyProjection,
-    rep: NDArray[np.float32],
-    landmarks: Landmarks,
-    digest: str,
-    sums: CellSums,
-    stored: dict[str, NDArray[Any]] | None,
-) -> CellBlocks:
-    """Blocks of the cells of a reference: neighbours among themselves."""
-    built, tables = None, stored
-    if tables is None:
-        logger.info("Building the cell graph of %d cells.", len(rep))
-        graph, diffused = link_cells(data, rep, settings, cells.batch)
-        own = projection if isinstance(projection, Projection) else None
-        built = settings, CellGraph(rep, graph, diffused, own)
-        tables = {
-            SIAMESE_KEYS.GRAPH_REP: rep,
-            SIAMESE_KEYS.NEIGHBOR_INDEX: graph.indices,
-            SIAMESE_KEYS.NEIGHBOR_WEIGHT: graph.weights,
-        }
-        if diffused is not None:
-            tables[SIAMESE_KEYS.DIFFUSED_INDEX] = diffused.indices
-            tables[SIAMESE_KEYS.DIFFUSED_WEIGHT] = diffused.weights
-    return CellBlocks(
-        tables={**tables, **_protein_tables(cells, projection)},
-        landmark_rep=landmarks.rep,
-        digest=digest,
-        are_reference=True,
-        names=cells.names,
-        marks=cells.marks(None, sums),
-        built=built,
-    )
+def _own_blocks(data: Any, read: _Read, landmarks: Landmarks, stored: dict[str, NDArray[Any]] | None) -> CellBlocks:
+    """Blocks of the cells of a reference: neighbours among themselves, from a graph in the data if there is one."""
+    if stored is not None:
+        return read.blocks(stored, landmarks, are_reference=True)
+    logger.info("Building the cell graph of %d cells.", len(read.rep))
+    graph, diffused = link_cells(data, read.rep, read.settings, read.cells.batch)
+    tables: dict[str, NDArray[Any]] = {
+        SIAMESE_KEYS.GRAPH_REP: read.rep,
+        SIAMESE_KEYS.NEIGHBOR_INDEX: graph.indices,
+        SIAMESE_KEYS.NEIGHBOR_WEIGHT: graph.weights,
+    }
+    if diffused is not None:
+        tables[SIAMESE_KEYS.DIFFUSED_INDEX] = diffused.indices
+        tables[SIAMESE_KEYS.DIFFUSED_WEIGHT] = diffused.weights
+    projection = read.projection if isinstance(read.projection, Projection) else None
+    built = read.settings, CellGraph(read.rep, graph, diffused, projection)
+    return read.blocks(tables, landmarks, are_reference=True, built=built)
 
 
-def _blocks_among_landmarks(
-    cells: Cells,
-    settings: GraphSettings,
-    rep: NDArray[np.float32],
-    landmarks: Landmarks,
-    digest: str,
-    sums: CellSums,
-    projection: AnyProjection,
-) -> CellBlocks:
+def _blocks_among_landmarks(read: _Read, landmarks: Landmarks) -> CellBlocks:
     """Blocks of cells that are not the reference: neighbours among its landmarks, every cell on its own."""
-    n_obs, k = len(rep), settings.n_neighbors
-    if cells.batch is not None:
-        batch_codes(cells.batch, n_obs)  # refuses missing labels
-    nearest, distances = landmarks.nearest(rep, cells.batch)
+    n_obs, k, batch = len(read.rep), read.settings.n_neighbors, read.cells.batch
+    if batch is not None:
+        batch_codes(batch, n_obs)  # refuses missing labels
+    nearest, distances = landmarks.nearest(read.rep, batch)
     is_edge = np.isfinite(distances)
     found = min(k, nearest.shape[1])
     indices = np.tile(np.arange(n_obs, dtype=np.int64)[:, None], (1, k))
@@ -355,28 +354,13 @@ def _blocks_among_landmarks(
         own_batch = landmarks.batch[nearest] if landmarks.batches else None
         weights[:, :found] = fuzzy_weights(np.where(is_edge, distances, 0.0).astype(np.float32), is_edge, own_batch)
     tables: dict[str, NDArray[Any]] = {
-        SIAMESE_KEYS.GRAPH_REP: rep,
+        SIAMESE_KEYS.GRAPH_REP: read.rep,
         SIAMESE_KEYS.NEIGHBOR_INDEX: indices,
         SIAMESE_KEYS.NEIGHBOR_WEIGHT: weights,
     }
-    if settings.diffusion:  # there is no graph between these cells to diffuse
+    if read.settings.diffusion:  # there is no graph between these cells to diffuse
         tables[SIAMESE_KEYS.DIFFUSED_INDEX], tables[SIAMESE_KEYS.DIFFUSED_WEIGHT] = indices, weights
-    return CellBlocks(
-        tables={**tables, **_protein_tables(cells, projection)},
-        landmark_rep=landmarks.rep,
-        digest=digest,
-        are_reference=False,
-        names=cells.names,
-        marks=cells.marks(None, sums),
-    )
-
-
-def _protein_tables(cells: Cells, projection: AnyProjection) -> dict[str, NDArray[np.float32]]:
-    """Proteins as measured and standardised; nothing for cells of RNA alone."""
-    if cells.proteins is None or not isinstance(projection, JointProjection):
-        return {}
-    values = cells.proteins.values
-    return {SIAMESE_KEYS.PROTEIN: values, SIAMESE_KEYS.PROTEIN_REP: projection.protein.transform(values)}
+    return read.blocks(tables, landmarks, are_reference=False)
 
 
 def _same(first: NDArray[Any], second: NDArray[Any]) -> bool:
