@@ -2,72 +2,46 @@
 
 import errno
 import json
-import os
 import random
-import signal
 import sys
 import threading
 import time
-import warnings
-from pathlib import Path
+from functools import partial
 
 import anndata as ad
+import lightning.pytorch as pl
 import numpy as np
 import pytest
-import scvi
 import torch
+from killable import killed_after, killed_at_step
 from matplotlib import pyplot as plt
+from writers import (
+    SIZES,
+    checkpoints,
+    fitted,
+    made,
+    mapped,
+    overwritten,
+    saved,
+    train,
+    write_file,
+    write_state,
+)
 
-from scsiameseclu import _atomic, cli, tl
+from scsiameseclu import _atomic, cli
 from scsiameseclu._atomic import content, finish, replaced_entries, replaced_file
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.pp import read_mapped, write_mapped
+from scsiameseclu.pp import read_mapped
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 
-STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
-N_KILLS = 6
-N_KILLS_SLOW = 250
-
-
-def in_child(act, at_step=None, after=None):
-    """Run ``act`` in a forked process that is killed at a step on the file system, or after some seconds; its exit status."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # forking a process with threads
-        child = os.fork()
-    if child == 0:
-        if at_step is not None:
-            left = [at_step]
-
-            def hook(event, args):
-                if event in STEPS:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        os.kill(os.getpid(), signal.SIGKILL)
-
-            sys.addaudithook(hook)
-        try:
-            act()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    if after is not None:
-        time.sleep(after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+N_KILLS = 3
+N_KILLS_SLOW = 200
+MODEL_FILES = {"manifest.json", "model.json", "model.safetensors"}
 
 
 # -- the rule, at every single step -----------------------------------------------------------------------------------
-
-
-def write_state(folder, name, also_folder=True):
-    with replaced_entries(folder) as new:
-        (new / "a.txt").write_text(name)
-        (new / "b.txt").write_text(name)
-        if also_folder:
-            (new / "deep").mkdir()
-            (new / "deep" / name).write_text(name)
 
 
 def read_state(folder):
@@ -83,14 +57,13 @@ def read_state(folder):
 
 @pytest.mark.parametrize("before", [None, "old"])
 def test_killed_at_every_step_the_old_or_the_new_entries_are_whole(tmp_path, before):
-    seen, step, status = [], 0, None
-    while status != 0:
+    seen, step, killed = [], 0, True
+    while killed:
         folder = tmp_path / f"{before}{step}"
         if before:
             write_state(folder, before)
             (folder / "foreign.txt").write_text("kept")
-        status = in_child(lambda folder=folder: write_state(folder, "new"), at_step=step)
-        assert status in (0, -signal.SIGKILL)
+        killed = killed_at_step(step, partial, write_state, folder, "new")
         if folder.exists():
             seen.append(read_state(folder))
             assert not before or (folder / "foreign.txt").read_text() == "kept"
@@ -105,34 +78,38 @@ def test_killed_at_every_step_the_old_or_the_new_entries_are_whole(tmp_path, bef
 
 
 def test_a_second_kill_while_finishing_changes_nothing(tmp_path):
-    for first in range(40):
+    first, n_second, killed = 0, 0, True
+    while killed:
         folder = tmp_path / str(first)
         write_state(folder, "old")
-        if in_child(lambda folder=folder: write_state(folder, "new"), at_step=first) == 0:
-            break
+        killed = killed_at_step(first, partial, write_state, folder, "new")
         second = 0
         while (folder / ".scsiameseclu.complete").exists():
-            in_child(lambda folder=folder: finish(folder), at_step=second)
+            killed_at_step(second, partial, finish, folder)
             second += 1
         assert read_state(folder) in ("old", "new")
         assert not {path.name for path in folder.iterdir()} - {"a.txt", "b.txt", "deep"}
+        first, n_second = first + 1, n_second + second
+    assert n_second > 10
 
 
 def test_killed_at_every_step_a_file_is_whole(tmp_path):
     path = tmp_path / "file.bin"
     path.write_text("old")
-
-    def write():
-        with replaced_file(path) as partial:
-            partial.write_text("new" * 1000)
-
-    seen, step, status = [], 0, None
-    while status != 0:
-        status = in_child(write, at_step=step)
+    seen, step = [], 0
+    while killed_at_step(step, partial, write_file, path, "new" * 1000):
         seen.append(path.read_text())
         step += 1
+    seen.append(path.read_text())
     assert set(seen) == {"old", "new" * 1000}
     assert [each.name for each in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_child_that_fails_is_told_from_one_that_was_killed(tmp_path):
+    with pytest.raises(AssertionError, match="status 1. It wrote:\n(.*\n)*IsADirectoryError"):
+        killed_at_step(100, partial, write_file, tmp_path, "new")
+    with pytest.raises(AssertionError, match="status 1. It wrote:\n(.*\n)*IsADirectoryError"):
+        killed_after(0.0, partial, write_file, tmp_path, "new")
 
 
 def test_a_failing_write_leaves_the_old_and_no_traces(tmp_path):
@@ -196,18 +173,28 @@ def test_one_writer_at_a_time(tmp_path, monkeypatch):
 # -- what the package writes ------------------------------------------------------------------------------------------
 
 
-def made(n_obs):
-    scvi.settings.seed = n_obs
-    adata = synthetic(n_obs=n_obs, n_vars=30, n_types=2, seed=n_obs)
-    SCSiameseClu.setup_anndata(adata, n_neighbors=4)
-    model = SCSiameseClu(adata, n_clusters=2, n_latent=4, n_hidden=8)
-    model.train(max_epochs=2, accelerator="cpu", enable_progress_bar=False)
-    return model
+@pytest.fixture(scope="module")
+def two():
+    """Two trained models by their number of cells."""
+    models = {n_obs: made(n_obs) for n_obs in SIZES}
+    for model in models.values():
+        train(model, max_epochs=2)
+    return models
 
 
 @pytest.fixture(scope="module")
-def two():
-    return {n_obs: made(n_obs) for n_obs in (50, 60)}
+def stored(two, tmp_path_factory):
+    """Folders of the two models, with their data."""
+    folders = {n_obs: tmp_path_factory.mktemp("stored") / str(n_obs) for n_obs in two}
+    for n_obs, model in two.items():
+        model.save(folders[n_obs], save_anndata=True)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def files(stored):
+    """Data files of the two models."""
+    return {n_obs: folder / "adata.h5ad" for n_obs, folder in stored.items()}
 
 
 def check_model(folder, two, with_data):
@@ -222,16 +209,11 @@ def check_model(folder, two, with_data):
     return n_cells
 
 
-def kill_repeatedly(act, check, n_kills, longest):
-    """Kill a process that repeats ``act`` at random moments; how many of the checks did not hold."""
+def kill_repeatedly(check, n_kills, longest, prepare, *args):
+    """Kill processes that write at random moments; the checks that did not hold afterwards."""
     moments, lost = random.Random(0), []
     for _ in range(n_kills):
-
-        def forever():
-            while True:
-                act()
-
-        assert in_child(forever, after=moments.uniform(0.0, longest)) == -signal.SIGKILL
+        killed_after(moments.uniform(0.0, longest), prepare, *args)
         try:
             check()
         except Exception as error:  # noqa: BLE001
@@ -239,69 +221,57 @@ def kill_repeatedly(act, check, n_kills, longest):
     return lost
 
 
+often = pytest.mark.parametrize("n_kills", [N_KILLS, pytest.param(N_KILLS_SLOW, marks=pytest.mark.slow)])
+
+
 @pytest.mark.parametrize("with_data", [False, True])
-@pytest.mark.parametrize("n_kills", [N_KILLS, pytest.param(N_KILLS_SLOW, marks=pytest.mark.slow)])
-def test_killed_while_overwriting_a_model(two, tmp_path, n_kills, with_data):
+@often
+def test_killed_while_overwriting_a_model(two, stored, tmp_path, n_kills, with_data):
     folder = tmp_path / "model"
 
-    def act():
-        for model in two.values():
-            model.save(folder, overwrite=True, save_anndata=with_data)
+    def check():
+        check_model(folder, two, with_data)
 
-    two[50].save(folder, save_anndata=with_data)
-    assert kill_repeatedly(act, lambda: check_model(folder, two, with_data), n_kills, 0.4) == []
-    act()
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"} - (
-        set() if with_data else {"adata.h5ad"}
-    )
+    assert kill_repeatedly(check, n_kills, 0.4, overwritten, stored, folder, with_data) == []
+    two[50].save(folder, overwrite=True, save_anndata=with_data)
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | ({"adata.h5ad"} if with_data else set())
 
 
-@pytest.mark.parametrize("n_kills", [N_KILLS, pytest.param(N_KILLS_SLOW, marks=pytest.mark.slow)])
-def test_killed_while_mapping(two, tmp_path, n_kills):
-    for n_obs, model in two.items():
-        model.adata.write_h5ad(tmp_path / f"{n_obs}.h5ad")
-
-    def act():
-        for n_obs in two:
-            write_mapped(tmp_path / f"{n_obs}.h5ad", tmp_path / "mapped", overwrite=True)
-
+@often
+def test_killed_while_mapping(two, files, tmp_path, n_kills):
     def check():
         adata = read_mapped(tmp_path / "mapped")
         assert np.array_equal(adata.X.toarray(), two[adata.n_obs].adata.X.toarray())
 
-    write_mapped(tmp_path / "50.h5ad", tmp_path / "mapped")
-    assert kill_repeatedly(act, check, n_kills, 0.3) == []
+    assert kill_repeatedly(check, n_kills, 0.3, mapped, files, tmp_path / "mapped") == []
 
 
-@pytest.fixture
-def no_umap(monkeypatch):
-    """An empty picture, which takes no time."""
-    monkeypatch.setattr("scsiameseclu.pl.embedding", lambda *args, **kwargs: plt.figure())
+@often
+def test_killed_while_writing_checkpoints(tmp_path, n_kills):
+    """The file holds the weights of one of the epochs of a training that nobody killed."""
+    path, max_epochs, weights = tmp_path / "run.ckpt", 6, {}
+
+    class Note(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            state = pl_module.state_dict()
+            weights[trainer.current_epoch] = {name: value.clone() for name, value in state.items()}
+
+    train(made(50), max_epochs=max_epochs, callbacks=[Note()])
+
+    def check():
+        state = torch.load(path, weights_only=True)
+        found, expected = state["state_dict"], weights[state["epoch"]]
+        assert set(found) == set(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    assert kill_repeatedly(check, n_kills, 0.5, checkpoints, path, max_epochs) == []
+    checkpoints(path, max_epochs)()
+    assert [each.name for each in tmp_path.iterdir()] == ["run.ckpt"]
 
 
-@pytest.mark.parametrize("n_kills", [N_KILLS, pytest.param(N_KILLS_SLOW, marks=pytest.mark.slow)])
-def test_killed_while_writing_the_results_of_a_fit(two, tmp_path, n_kills, monkeypatch, no_umap):
-    """Training is left out, so that the kills meet the writing."""
-    turn = [50]
-
-    def cluster(adata, *, key_added, **kwargs):
-        model = two[adata.n_obs]
-        model.write_to_adata(key_added=key_added)
-        tl._cluster.copy_results(model.adata, adata, key_added)
-        return model
-
-    monkeypatch.setattr(tl, "cluster", cluster)
+@often
+def test_killed_while_writing_the_results_of_a_fit(two, stored, files, tmp_path, n_kills):
     out = tmp_path / "out"
-    for n_obs in two:
-        two[n_obs].adata.write_h5ad(tmp_path / f"{n_obs}.h5ad")
-
-    def fit(n_obs):
-        argv = ["fit", str(tmp_path / f"{n_obs}.h5ad"), "--out", str(out), "--overwrite", "--accelerator", "cpu"]
-        assert cli.main(argv) == 0
-
-    def act():
-        turn[0] = 110 - turn[0]
-        fit(turn[0])
 
     def check():
         finish(out)
@@ -315,15 +285,13 @@ def test_killed_while_writing_the_results_of_a_fit(two, tmp_path, n_kills, monke
         }
         assert len(sizes) == 1, sizes
 
-    fit(50)
-    assert kill_repeatedly(act, check, n_kills, 0.8) == []
-    fit(60)
-    assert not [path for path in Path(out).iterdir() if path.name.startswith(".")]
+    assert kill_repeatedly(check, n_kills, 0.8, fitted, stored, files, out) == []
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
-def test_a_folder_that_a_killed_save_left_can_be_saved_to(two, tmp_path):
+def test_a_folder_that_a_killed_save_left_can_be_saved_to(two, stored, tmp_path):
     step, saved_again = 0, 0
-    while in_child(lambda step=step: two[50].save(tmp_path / str(step)), at_step=step) != 0:
+    while killed_at_step(step, saved, stored[50], tmp_path / str(step)):
         if not content(tmp_path / str(step)):
             two[50].save(tmp_path / str(step))
             saved_again += 1
@@ -339,10 +307,11 @@ def test_other_files_of_a_model_folder_stay(two, tmp_path):
     two[50].save(folder, prefix="first_")
     (folder / "notes.txt").write_text("mine")
     two[60].save(folder, prefix="second_", overwrite=True)
-    assert {path.name for path in folder.iterdir()} == {"first_model.pt", "second_model.pt", "notes.txt"}
+    models = {f"{prefix}_{name}" for prefix in ("first", "second") for name in MODEL_FILES}
+    assert {path.name for path in folder.iterdir()} == models | {"notes.txt"}
 
 
-@pytest.mark.parametrize("failing", ["torch.save", "anndata.AnnData.write"])
+@pytest.mark.parametrize("failing", ["pathlib.Path.write_bytes", "anndata.AnnData.write"])
 def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing):
     folder = tmp_path / "model"
     two[50].save(folder, save_anndata=True)
@@ -355,7 +324,13 @@ def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing
         with pytest.raises(OSError, match="found it full"):
             two[60].save(folder, overwrite=True, save_anndata=True)
     assert check_model(folder, two, True) == 50
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"}
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | {"adata.h5ad"}
+
+
+@pytest.fixture
+def no_umap(monkeypatch):
+    """An empty picture, which takes no time."""
+    monkeypatch.setattr("scsiameseclu.pl.embedding", lambda *args, **kwargs: plt.figure())
 
 
 def test_a_disk_that_is_full_is_one_line_on_the_command_line(tmp_path, monkeypatch, capsys, no_umap):

@@ -38,7 +38,7 @@ def test_card_of_a_model_without_single_cells(model, tmp_path):
 
 
 def test_no_model(tmp_path):
-    with pytest.raises(ValueError, match="Failed to load"):
+    with pytest.raises(ValueError, match="found no manifest.json"):
         hub.model_card(tmp_path, "mit")
 
 

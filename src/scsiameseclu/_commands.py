@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import sys
 import time
 import warnings
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "scsiameseclu"
 # What unusable files and arguments raise in this package and in those that read files for it.
-BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError, pickle.UnpicklingError)
+BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 _DEMO_DATA = "pbmc68k_reduced, bundled with scanpy"
 _RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
@@ -66,7 +65,7 @@ def fit(arguments: argparse.Namespace) -> str:
 def predict(arguments: argparse.Namespace) -> str:
     """Apply a saved model to the cells of a file and write labels, embedding and picture."""
     _check_file(arguments.input)
-    _check_file(arguments.model / "model.pt")
+    _check_model(arguments.model)
     with _output(arguments, _RESULTS) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
@@ -87,7 +86,7 @@ def predict(arguments: argparse.Namespace) -> str:
 
 def info(arguments: argparse.Namespace) -> str:
     """Describe a saved model."""
-    _check_file(arguments.model / "model.pt")
+    _check_model(arguments.model)
     _quieten(arguments)
     facts = _describe(_load(arguments.model))
     if arguments.json:
@@ -222,6 +221,12 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"Expected a file at {path}, found none.")
 
 
+def _check_model(folder: Path) -> None:
+    """Refuse a folder without a model; one of scvi-tools is refused when it is loaded, with what to do about it."""
+    if not (folder / "model.pt").is_file():
+        _check_file(folder / "manifest.json")
+
+
 def _read(path: Path) -> AnnData:
     import anndata
 
@@ -237,10 +242,8 @@ def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") 
 
     try:
         model = SCSiameseClu.load(str(folder), adata=False, accelerator=accelerator)
-    except (*BAD_INPUT, AttributeError) as error:
-        raise ValueError(
-            f"Expected a model of this package, could not load {folder / 'model.pt'}: {one_line(error)}"
-        ) from error
+    except BAD_INPUT as error:
+        raise ValueError(f"Expected a model of this package, could not load {folder}: {one_line(error)}") from error
     if query is None:
         return model
     return SCSiameseClu.load_query_data(query, model, accelerator=accelerator)

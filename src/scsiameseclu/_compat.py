@@ -3,9 +3,9 @@
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
-import torch
 from anndata import AnnData
 from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY,
@@ -17,17 +17,22 @@ from scvi.data._constants import (
 from scvi.model._utils import parse_device_args
 from scvi.model.base import ArchesMixin, BaseModelClass
 from scvi.model.base._archesmixin import _pad_and_sort_query_anndata, _set_params_online_update
+from scvi.model.base._save_load import _initialize_model, _validate_var_names
 from scvi.module.base import BaseModuleClass
 
 __all__ = [
     "batch_codes",
+    "check_var_names",
     "field_state",
     "forget_borrowed_identity",
     "freeze_as_query",
+    "initialised",
     "is_registered",
     "pad_and_sort",
+    "parse_device_args",
+    "pickled_types",
     "setup_call",
-    "training_device",
+    "stored_attributes",
 ]
 
 
@@ -87,7 +92,46 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
     return [known.index(batch) for batch in batches]
 
 
-def training_device(accelerator: str, devices: int | list[int] | str) -> tuple[str, torch.device]:
-    """Kind of device and first device that scvi-tools would train on."""
-    kind, _, device = parse_device_args(accelerator, devices, return_device="torch")
-    return str(kind), device
+def stored_attributes(model: BaseModelClass) -> dict[str, Any]:
+    """Attributes of a model that are saved with it: those whose names end in ``_``."""
+    return {name: value for name, value in model._get_user_attributes() if name.endswith("_")}
+
+
+def initialised(cls: type[BaseModelClass], adata: Any, registry: dict[str, Any], attributes: dict[str, Any]) -> Any:
+    """A model made from its saved attributes; ``adata`` None for one without data."""
+    return _initialize_model(cls, adata, registry, attributes, None)
+
+
+def check_var_names(adata: Any, names: Any) -> None:
+    """Warn if the genes of the data are not those of a saved model."""
+    _validate_var_names(adata, names)
+
+
+def pickled_types() -> list[Any]:
+    """What builds the values in a ``model.pt`` of scvi-tools: arrays of numpy, tables of pandas 2 and 3."""
+    internals = pd._libs  # type: ignore[attr-defined]
+    manager = pd.DataFrame()._mgr  # type: ignore[attr-defined]
+    new_index = pd.Index([0]).__reduce__()[0]
+    named = {
+        "collections.defaultdict": _plain_dict,  # which the restricted unpickler does not fill
+        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # of numpy 1
+        "pandas.DataFrame": pd.DataFrame,
+        "pandas.core.frame.DataFrame": pd.DataFrame,
+        "pandas.Index": pd.Index,
+        "pandas.core.indexes.base.Index": pd.Index,
+        "pandas.RangeIndex": pd.RangeIndex,
+        "pandas.core.indexes.range.RangeIndex": pd.RangeIndex,
+        "pandas.core.indexes.base._new_Index": new_index,
+        "pandas.core.internals.managers.BlockManager": type(manager),
+        "pandas._libs.internals._unpickle_block": internals.internals._unpickle_block,
+        "pandas._libs.arrays.__pyx_unpickle_NDArrayBacked": internals.arrays.__pyx_unpickle_NDArrayBacked,
+        "pandas.StringDtype": pd.StringDtype,
+        "pandas.arrays.StringArray": pd.arrays.StringArray,
+    }
+    numpy_types = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgOSUMm"]
+    plain = [np.ndarray, np.dtype, np.empty(0).__reduce__()[0], *numpy_types, dict, bytes, slice]
+    return [*plain, *((value, name) for name, value in named.items())]
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    return {}

@@ -37,7 +37,7 @@ def groups_of(model):
     z = model.reference.latent
     import torch
 
-    return hierarchy, hierarchy.assign(z, model._trained_clusters(torch.as_tensor(z)))
+    return hierarchy, hierarchy.assign(z, model._trained_probabilities(torch.as_tensor(z)).argmax(axis=1))
 
 
 def builtins_only(value):

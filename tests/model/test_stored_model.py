@@ -25,23 +25,23 @@ def test_it_is_small():
 
 
 def test_it_loads_and_predicts_what_it_did(expected):
-    model = SCSiameseClu.load(FOLDER, accelerator="cpu")
+    model = SCSiameseClu.load(FOLDER, accelerator="cpu", allow_pickle=True)
     assert (model.predict().to_numpy() == expected["labels"]).all()
     assert np.allclose(model.get_latent_representation(), expected["latent"], atol=1e-4)
 
 
 def test_its_graph_stays_diffused():
-    model = SCSiameseClu.load(FOLDER, accelerator="cpu")
+    model = SCSiameseClu.load(FOLDER, accelerator="cpu", allow_pickle=True)
     assert model.adata_manager.registry["setup_args"]["diffusion"]
     assert SIAMESE_KEYS.DIFFUSED_INDEX in model.adata_manager.data_registry
     stored = ad.read_h5ad(FOLDER / "adata.h5ad")
     query = ad.AnnData(stored.X, obs=stored.obs[["batch"]], var=stored.var[[]])
-    mapped = SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu")
+    mapped = SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu", allow_pickle=True)
     assert SIAMESE_KEYS.DIFFUSED_INDEX in mapped.adata_manager.data_registry
 
 
 def test_it_has_a_reference():
-    model = SCSiameseClu.load(FOLDER, accelerator="cpu")
+    model = SCSiameseClu.load(FOLDER, accelerator="cpu", allow_pickle=True)
     assert not model.is_query_
     assert model.reference.cluster_names == ("0", "1", "2")
     assert model.adata_manager.blocks.are_reference
@@ -55,6 +55,6 @@ def test_bare_cells_are_mapped_to_it(expected):
     stored = ad.read_h5ad(FOLDER / "adata.h5ad")
     rows = np.arange(0, stored.n_obs, 3)
     query = ad.AnnData(stored.X[rows], obs=stored.obs[["batch"]].iloc[rows], var=stored.var[[]])
-    mapped = SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu")
+    mapped = SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu", allow_pickle=True)
     assert (mapped.predict().to_numpy() == expected["labels"][rows]).all()
     assert np.allclose(mapped.get_latent_representation(), expected["latent"][rows], atol=1e-3)

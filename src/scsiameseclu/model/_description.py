@@ -1,10 +1,10 @@
 """What a model says about itself."""
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
+from scsiameseclu._file_format import package_version
 from scsiameseclu.model._mudata import PROTEIN_STAT
 from scsiameseclu.model._training import AUTO
 
@@ -38,7 +38,7 @@ class DescriptionMixin:
         options = self.init_params_["non_kwargs"]
         setup = self.registry_["setup_args"]
         params = {
-            "version": _package_version(),
+            "version": package_version(),
             "n_clusters": self.n_clusters,  # type: ignore[attr-defined]
             "n_clusters_requested": str(self.n_clusters_requested_),
             "n_neighbors": setup["n_neighbors"],
@@ -80,10 +80,3 @@ class DescriptionMixin:
             f"  network: n_latent={options['n_latent']}, n_hidden={options['n_hidden']}, "
             f"n_layers={options['n_layers']}, gene_likelihood={options['gene_likelihood']!r}"
         )
-
-
-def _package_version() -> str:
-    try:
-        return version("scsiameseclu")
-    except PackageNotFoundError:
-        return "unknown"

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,11 +12,12 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
-from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
 from scsiameseclu.model._alignment import align_genes, align_modalities
 from scsiameseclu.model._gene_names import check_gene_names
+from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
@@ -44,6 +46,7 @@ class QueryMixin(ArchesMixin):
         accelerator: str = "auto",
         device: int | str = "auto",
         unfrozen: bool = False,
+        allow_pickle: bool = False,
         **freeze_options: bool,
     ) -> Self:
         """Map new cells to a trained model.
@@ -70,6 +73,8 @@ class QueryMixin(ArchesMixin):
             As in scvi-tools.
         unfrozen
             Let training change all weights.
+        allow_pickle
+            Read a ``model.pt`` of scvi-tools from the folder, as for :meth:`load`.
         **freeze_options
             ``freeze_dropout``, ``freeze_expression`` and the other options of
             :meth:`scvi.model.base.ArchesMixin.load_query_data`.
@@ -88,26 +93,19 @@ class QueryMixin(ArchesMixin):
             missing, or counts are not valid.
         KeyError
             If a column or representation the model was set up with is missing.
-
-        Notes
-        -----
-        Loading from a folder executes the pickle in it: only load files you trust.
         """
         if reference_model is None:
             raise ValueError("Expected a trained model or the folder of one, found None.")
         options = {"accelerator": accelerator, "device": device}
-        source: Any = reference_model
-        if not isinstance(reference_model, cls):
-            source = _as_path(reference_model)
-            reference: Self = cls.load(source, adata=False, **options)
+        if isinstance(reference_model, cls):
+            reference: Self = reference_model
         else:
-            reference = reference_model
-        if isinstance(adata, AnnData):
-            source = reference
+            path = _as_path(reference_model)
+            reference = cls.load(path, adata=False, allow_pickle=allow_pickle, **options)  # type: ignore[attr-defined]
         _check_cells(adata, reference.registry_)
-        adata = cls._aligned(adata, source, inplace_subset_query_vars)
+        adata = cls._aligned(adata, reference, inplace_subset_query_vars)
         with search_on(accelerator):
-            model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
+            model = super().load_query_data(adata, reference, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
         model.freeze_ = None
         if not unfrozen:
@@ -188,12 +186,10 @@ class QueryMixin(ArchesMixin):
         UserWarning
             If genes of the model are there under names that differ only by case or version suffix.
         """
-        source = _as_path(reference_model) if isinstance(reference_model, str | PathLike) else reference_model
-        prepare = ArchesMixin.prepare_query_anndata
-        wanted = prepare(adata, source, return_reference_var_names=True)
+        wanted = pd.Index(_names_of(reference_model))
         if return_reference_var_names:
             return wanted
-        check_gene_names(adata.var_names, pd.Index(wanted))
+        check_gene_names(adata.var_names, wanted)
         _check_matrices(adata)
         aligned = align_genes(adata.copy(), wanted)
         if not inplace:
@@ -234,12 +230,10 @@ class QueryMixin(ArchesMixin):
         ValueError
             If a modality has no name in common with the model's.
         """
-        source = _as_path(reference_model) if isinstance(reference_model, str | PathLike) else reference_model
-        wanted = ArchesMixin.prepare_query_mudata(mdata, source, return_reference_var_names=True)
+        wanted = {modality: pd.Index(names) for modality, names in _names_of(reference_model).items()}
         if return_reference_var_names:
             return wanted
-        registry = BaseModelClass.load_registry(source) if isinstance(source, str) else source.registry
-        modalities = _compat.setup_call(registry)[1].get("modalities") or {}
+        modalities = _compat.setup_call(_registry_of(reference_model))[1].get("modalities") or {}
         aligned = align_modalities(mdata, wanted, modalities.get("protein_layer"))
         if not inplace:
             return aligned
@@ -302,6 +296,20 @@ def _as_path(folder: Any) -> str:
     if not isinstance(folder, str | PathLike):
         raise TypeError(f"Expected a trained SCSiameseClu or the folder of one, found {type(folder).__name__}.")
     return fspath(folder)
+
+
+def _names_of(reference: Any) -> Any:
+    """Names of the genes of a model, or of the one in a folder; of a model of a MuData, by modality."""
+    if isinstance(reference, str | PathLike):
+        return SavedModel.read(Path(reference)).var_names
+    return reference.get_var_names()
+
+
+def _registry_of(reference: Any) -> dict[str, Any]:
+    """Registry of a model, or of the one in a folder."""
+    if isinstance(reference, str | PathLike):
+        return dict(SavedModel.read(Path(reference)).attributes["registry_"])
+    return dict(reference.registry)
 
 
 def _check_matrices(adata: AnnData) -> None:

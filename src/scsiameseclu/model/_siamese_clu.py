@@ -1,23 +1,18 @@
 """The model: set-up, construction, description."""
 
-import errno
 import logging
-import pickle
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
-from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
-from scsiameseclu._atomic import finish
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._loader import NeighborDataManager
@@ -30,6 +25,7 @@ from scsiameseclu.model._mudata import MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._reference import ReferenceMixin
+from scsiameseclu.model._saving import SavingMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
@@ -50,6 +46,7 @@ class SCSiameseClu(
     TrainingMixin,
     ReferenceMixin,
     QueryMixin,
+    SavingMixin,
     FromScviMixin,
     CollectionMixin,
     DescriptionMixin,
@@ -328,60 +325,5 @@ class SCSiameseClu(
             columns: dict[str, Any] = {name: arguments.get(name) for name in _CHECKED_COLUMNS}
             check_cells(adata, arguments.get("layer"), **columns)
 
-    @classmethod
-    def load(
-        cls, dir_path: str, adata: AnnData | MuData | Literal[False] | None = None, *args: Any, **kwargs: Any
-    ) -> Self:
-        """Load a saved model; arguments as in scvi-tools.
-
-        Loading executes the pickle inside the file: only load files you trust.
-
-        Parameters
-        ----------
-        dir_path
-            Folder of the model.
-        adata
-            Data of the model. An AnnData with further genes, or with the genes in another order, is not changed: the model
-            works on a copy with its own genes in their order. :func:`scsiameseclu.tl.cluster` leaves such data.
-            ``False``: load without data.
-        *args, **kwargs
-            Further arguments as in scvi-tools.
-
-        Raises
-        ------
-        ValueError
-            If there is no model file, it cannot be read, or it holds a model of another class.
-        """
-        finish(dir_path)
-        finish(Path(dir_path).parent)  # written by the command line, the model is one of several results
-        try:
-            if isinstance(adata, AnnData) and not kwargs.get("prefix"):
-                adata = _with_genes_of(adata, dir_path)
-            with search_on(str(kwargs.get("accelerator", args[0] if args else "auto"))):
-                model = super().load(dir_path, adata, *args, **kwargs)
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"Expected a saved model, found an unreadable model.pt in {dir_path}.") from error
-        except (RuntimeError, OSError) as error:
-            # What torch raises for a truncated file depends on where it was cut.
-            if "PytorchStreamReader" not in str(error) and getattr(error, "errno", None) != errno.EINVAL:
-                raise
-            raise ValueError(f"Expected a saved model, found a damaged model.pt in {dir_path}.") from error
-        model._take_over_former()
-        model._freeze_again()
-        model._know_data()
-        return model
-
 
 _CHECKED_COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
-
-
-def _with_genes_of(adata: AnnData, dir_path: str) -> AnnData:
-    """The data, or a copy with the genes of a saved model in their order, where these are all there."""
-    names = pd.Index(ArchesMixin.prepare_query_anndata(adata, str(dir_path), return_reference_var_names=True))
-    if adata.isbacked or adata.var_names.equals(names) or not adata.var_names.is_unique:
-        return adata
-    columns = adata.var_names.get_indexer(names)
-    if (columns < 0).any():
-        return adata
-    logger.info("Taking the %d genes of the model out of %d, in a copy of the data.", len(names), adata.n_vars)
-    return adata[:, columns].copy()

@@ -1,33 +1,22 @@
 """Training, and what it refuses or records."""
 
 from contextlib import nullcontext
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from scvi import settings
 from scvi.dataloaders import DataSplitter
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
-from scsiameseclu import _compat
-from scsiameseclu._atomic import content, finish, replaced_entries
-from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._split import Split, plain_number, plain_numbers, validation_users
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.train import (
-    Schedule,
-    SiameseTrainingPlan,
-    SiameseTrainRunner,
-    default_batch_size,
-    learning_rate,
-)
-from scsiameseclu.train._checkpoint import only_clustering_epochs
-from scsiameseclu.train._devices import n_devices
-from scsiameseclu.train._schedule import BASE_BATCH
+from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
+from scsiameseclu.train._checkpoint import follow_clustering
+from scsiameseclu.train._planner import DevicePlan
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
@@ -125,7 +114,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         self._check_datamodule(datamodule)
         for callback in trainer_kwargs.get("callbacks") or []:
             if isinstance(callback, SaveCheckpoint):
-                only_clustering_epochs(callback)
+                follow_clustering(callback, lambda folder: SavedModel.read(Path(folder)).weights)
         trainer_kwargs, plan_options = (plain_numbers(options or {}) for options in (trainer_kwargs, plan_kwargs))
         max_epochs, batch_size, devices = plain_number(max_epochs), plain_number(batch_size), plain_number(devices)
         split_options = plain_numbers(datasplitter_kwargs or {})
@@ -136,20 +125,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         split = Split.of(self.adata.n_obs, train_size, validation_size, split_options, datamodule)  # type: ignore[attr-defined]
         split.check_held_out(held_out_for)
         n_train = split.n_train
-        kind, device = _compat.training_device(accelerator, devices)
-        n_parallel = n_devices(kind, devices)
-        # Lightning chooses DDP for several devices without being told.
-        distributed = n_parallel > 1 or "ddp" in str(trainer_kwargs.get("strategy"))
-        self._check_trainable(n_train, distributed)
+        on = DevicePlan.of(accelerator, devices, trainer_kwargs.get("strategy"))
+        self._check_trainable(n_train, on.is_distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
-        if batch_size is None:
-            batch_size = default_batch_size(n_train, n_parallel) if device.type == "cuda" else BASE_BATCH
+        batch_size = on.batch_size(n_train) if batch_size is None else batch_size
         plan_options.setdefault("new_cells", self.is_query_)
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
         head = self.module.head
         plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
         if plan_options.get("optimizer") != "Custom":
-            plan_options.setdefault("lr", learning_rate(batch_size * n_parallel))
+            plan_options.setdefault("lr", on.learning_rate(batch_size))
         if head is not None and head.is_initialised:
             # A model that has its clusters starts with the clustering phase.
             n_pretrain = 0
@@ -161,13 +146,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             max_epochs = n_pretrain + schedule.n_cluster
         if split.external is not None:
             split_options["external_indexing"] = split.external
-        # Processes share the cells, so that none may have a full batch.
-        split_options.setdefault("drop_last", n_train > batch_size and not distributed)
+        split_options.setdefault("drop_last", on.drops_last(n_train, batch_size))
         split.check_batches(batch_size, split_options["drop_last"])
-        hold = self._holds_data(split_options, device, distributed)
+        wanted = split_options.pop("on_device", AUTO)
+        loads_elsewhere = split_options.get("num_workers", settings.dl_num_workers) or split_options.get("pin_memory")
+        hold = on.holds_data(self.adata_manager, wanted, bool(loads_elsewhere))  # type: ignore[attr-defined]
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
-        with self.adata_manager.on_device(device) if hold else nullcontext():  # type: ignore[attr-defined]
+        with self.adata_manager.on_device(on.device) if hold else nullcontext():  # type: ignore[attr-defined]
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -181,20 +167,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 plan_kwargs=plan_options,
                 **trainer_kwargs,
             )
-
-    def _holds_data(self, split_options: dict[str, Any], device: torch.device, distributed: bool) -> bool:
-        """Take ``on_device`` out of the options of the data splitter: whether the device is to hold the data."""
-        wanted = split_options.pop("on_device", AUTO)
-        workers = split_options.get("num_workers", settings.dl_num_workers)
-        elsewhere = distributed or workers or split_options.get("pin_memory", False)
-        if wanted == AUTO:
-            return not elsewhere and fits_on(device, self.adata_manager)  # type: ignore[attr-defined]
-        if wanted and elsewhere:
-            raise ValueError(
-                "Expected one process, no workers and no pinned memory with data held on a device, found some of these; "
-                "leave out on_device."
-            )
-        return bool(wanted)
 
     def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
         """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
@@ -216,57 +188,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             raise NotImplementedError(NO_RANDOM_ACCESS.format(f"a {type(datamodule).__name__}"))
         if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
             raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
-
-    def save(
-        self,
-        dir_path: str | PathLike[str],
-        prefix: str | None = None,
-        overwrite: bool = False,
-        *,
-        landmarks: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Save the model, also in the middle of a training (checkpoints).
-
-        Whatever happens meanwhile, the folder has the whole old model or the whole new one, and so has the file with
-        the data.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to write to.
-        prefix
-            Put before the names of the files, so that several models can be in one folder.
-        overwrite
-            Write to a folder with content: files of this model are replaced, others are kept.
-        landmarks
-            Landmarks to write, at most. A landmark is a cell of the reference: its components (or other representation),
-            its batch and its embedding, no counts. All by default, up to 20,000. With fewer, neighbours of new cells
-            are farther away than those in training; with 0 new cells have none, and there is no
-            :meth:`get_out_of_reference_score`.
-        **kwargs
-            Further arguments as in scvi-tools, such as ``save_anndata=True``.
-
-        Raises
-        ------
-        OSError
-            If the disk is full; what was there before is kept.
-        RuntimeError
-            If another process goes on writing to this folder.
-        ValueError
-            If the folder has content and ``overwrite`` is off, or ``landmarks`` is negative.
-        """
-        self._record_n_clusters()
-        self._refresh_reference()  # type: ignore[attr-defined]
-        folder = Path(dir_path)
-        finish(folder)
-        if folder.is_file() or (content(folder) and not overwrite):
-            raise ValueError(
-                f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or replace the "
-                "model in a folder with overwrite=True."
-            )
-        with replaced_entries(folder) as new, self._with_landmarks(landmarks):  # type: ignore[attr-defined]
-            super().save(str(new), prefix, True, **kwargs)  # type: ignore[misc]
 
     def _record_n_clusters(self) -> None:
         """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from scsiameseclu.pp._counts import check_counts, get_counts, name_order
 from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
-from scsiameseclu.pp._graph_input import GraphSettings, graph_from_scanpy, obs_column, obsm_rep, resolve_seed
+from scsiameseclu.pp._graph_input import GraphSettings, obs_column, obsm_rep, resolve_seed
 from scsiameseclu.pp._knn import knn
 from scsiameseclu.pp._projection import Projection
+from scsiameseclu.pp._scanpy_graph import graph_from_scanpy
 from scsiameseclu.pp._stored_graph import CellGraph, write_graph
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 
 from scsiameseclu._keys import ADATA_KEYS, GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.pp._counts import get_counts, totals
-from scsiameseclu.pp._graph_input import GraphSettings, obs_column, obsm_rep, scanpy_connectivities
+from scsiameseclu.pp._graph_input import GraphSettings, obs_column, obsm_rep
 from scsiameseclu.pp._projection import Projection
+from scsiameseclu.pp._scanpy_graph import scanpy_connectivities
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,13 +13,14 @@ import pandas as pd
 from scsiameseclu._keys import GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import name_order
-from scsiameseclu.pp._graph_input import GraphSettings, covers_all_cells
+from scsiameseclu.pp._graph_input import GraphSettings
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._knn import batch_codes
 from scsiameseclu.pp._landmarks import Landmarks
 from scsiameseclu.pp._memberships import fuzzy_weights
 from scsiameseclu.pp._neighbors import link_cells
 from scsiameseclu.pp._projection import Projection, positive
+from scsiameseclu.pp._scanpy_graph import covers_all_cells
 from scsiameseclu.pp._stored_graph import CellGraph, stored_graph, stored_projection
 from scsiameseclu.reference._proteins import MeasuredProteins
 from scsiameseclu.reference._sources import AnnDataSource, Cells, MuDataSource

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scsiameseclu._compat import field_state
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.partition import NClustersResult
+from scsiameseclu.partition import Discriminant, NClustersResult
 from scsiameseclu.train._metrics import EpochMeans
 from scsiameseclu.train._resume import fill_history, history_state, rng_state, set_rng_state
 from scsiameseclu.train._schedule import MAX_LEARNING_RATE
@@ -46,6 +46,7 @@ class PlanHooks(TrainingPlan):
     module: SiameseModule
     n_clusters: int | None
     n_clusters_result: NClustersResult | None
+    _discriminant: Discriminant | None
 
     def __init__(self, module: SiameseModule, **kwargs: Any) -> None:
         super().__init__(module, **kwargs)
@@ -180,6 +181,7 @@ class PlanHooks(TrainingPlan):
             **{name.removeprefix("_"): getattr(self, name) for name in _RESUMED},
             "clustering_active": self.module.clustering_active,
             "n_clusters_result": None if result is None else result.to_state(),
+            "discriminant": None if self._discriminant is None else self._discriminant.to_state(),
             "split": {
                 name: torch.as_tensor(getattr(self._data, name)) for name in ("train_idx", "val_idx", "test_idx")
             },
@@ -235,6 +237,8 @@ class PlanHooks(TrainingPlan):
         self.module.clustering_active = state["clustering_active"]
         if state["n_clusters_result"] is not None:
             self.n_clusters_result = NClustersResult.from_state(state["n_clusters_result"])
+        if state.get("discriminant") is not None:  # early checkpoints have none
+            self._discriminant = Discriminant(**state["discriminant"])
         if centers is not None and (self.module.head is None or self.module.head.n_clusters != len(centers)):
             self.module.build_head(len(centers))
         if self.trainer.is_global_zero and hasattr(self.trainer.logger, "history"):

@@ -1,26 +1,31 @@
 """Training plan: representation learning, then clustering against transport targets."""
 
 import logging
-import math
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
-from scvi import settings
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
-from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
-from scsiameseclu.partition import NClustersResult, Space, choose_n_clusters, partition_cells
-from scsiameseclu.train._hooks import PlanHooks, broadcast
-from scsiameseclu.train._inference import decode, embed, principal_components
+from scsiameseclu.partition import (
+    Discriminant,
+    NClustersResult,
+    Space,
+    choose_n_clusters,
+    fit_discriminant,
+    partition_cells,
+)
+from scsiameseclu.pp._graph_input import resolve_seed
+from scsiameseclu.train._cells import PlanCells
+from scsiameseclu.train._hooks import broadcast
+from scsiameseclu.train._inference import principal_components
 
 logger = logging.getLogger(__name__)
 
@@ -30,17 +35,21 @@ MIN_MASS = 0.5
 _MIN_SHARE = 1e-8  # mass of a cluster that new cells say nothing about: its logarithm has to exist
 
 
-class SiameseTrainingPlan(PlanHooks):
+class SiameseTrainingPlan(PlanCells):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
     2. *Clustering*: the training cells are partitioned by decoded expression and embedding
        (:func:`~scsiameseclu.partition.partition_cells`), one centre is placed on each part, and the optimiser starts
-       afresh. For the first epochs the partition itself is the target, so that the embedding takes its shape; from then
-       on it is the transport target, recomputed every ``target_refresh_epochs`` epochs on the embeddings of the
-       training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
-       wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a
-       cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
+       afresh. The target of a cell are its probabilities under linear discriminants of the partition, transported to
+       the masses of the parts (:func:`~scsiameseclu.partition.fit_discriminant`). At the end the temperature of the
+       head is set so that the assignments are as certain as the targets.
+
+    ``n_warmup_epochs`` ends the use of these targets early, as the paper does from the start. From then on the target is
+    the transport plan of the head's own scores, recomputed every ``target_refresh_epochs`` epochs on the embeddings of
+    the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
+    wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a cluster
+    lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
     clusters and their numbers, and goes straight to phase 2.
@@ -60,7 +69,7 @@ class SiameseTrainingPlan(PlanHooks):
     n_clusters
         Number of clusters; None: chosen when clustering starts.
     n_warmup_epochs
-        Clustering epochs with the first partition as the target. None: half of the clustering epochs.
+        Clustering epochs with the discriminants of the first partition as the target. None: all.
     target_refresh_epochs
         Epochs between two Sinkhorn runs.
     marginal_momentum
@@ -120,6 +129,7 @@ class SiameseTrainingPlan(PlanHooks):
         self.n_clusters_result: NClustersResult | None = None
         self._partners: PartnerSampler | None = None
         self._clustering_since: int | None = None
+        self._discriminant: Discriminant | None = None
         self._warming_up = False
         self._targets: Tensor | None = None
         self._target_rows = torch.zeros(0, dtype=torch.long)
@@ -128,7 +138,6 @@ class SiameseTrainingPlan(PlanHooks):
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
         self._n_parts = 0
-        self.shares_work = True
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
@@ -150,7 +159,9 @@ class SiameseTrainingPlan(PlanHooks):
             return
         if self._clustering_since is None:
             error = self._start_clustering()
-        elif self._warming_up and self._warmup_is_over():
+        elif self._warming_up:
+            if not self._warmup_is_over():
+                return
             self._warming_up = False
             error = self._refresh_targets()
         elif (self.current_epoch - self._clustering_since) % self.target_refresh_epochs == 0:
@@ -195,8 +206,13 @@ class SiameseTrainingPlan(PlanHooks):
         return batch
 
     def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the targets kept since the last refresh; rows of 0 for cells that have none."""
-        if self._targets is not None:
+        """Add the targets: those of the discriminants, or those kept since the last refresh.
+
+        Rows of 0 are for cells that have none.
+        """
+        if self._warming_up and self._discriminant is not None:
+            batch[SIAMESE_KEYS.CLUSTER_TARGET] = self._discriminant.probabilities(batch[SIAMESE_KEYS.GRAPH_REP])
+        elif self._targets is not None:
             rows = batch[SIAMESE_KEYS.CELL_INDEX].squeeze(1)
             # Those of a checkpoint come back on the CPU.
             self._target_rows, self._targets = self._target_rows.to(rows.device), self._targets.to(rows.device)
@@ -207,18 +223,18 @@ class SiameseTrainingPlan(PlanHooks):
     # -- phases --------------------------------------------------------------------------------------------------
 
     def _start_clustering(self) -> float:
-        """Place the centres unless they already are, renew the optimiser, solve for the first targets."""
+        """Place the centres unless they already are, renew the optimiser, make the first targets."""
         self._clustering_since = self.current_epoch
         if _is_placed(self.module):
             self._take_over_clusters()
+            discriminant = self._fit_discriminant(*self._present_clusters())
         else:
-            rows, labels = self._place_centers()
-            self._warming_up = self._n_warmup() > 0
-            self._keep_first_partition(rows, labels)
+            discriminant = self._place_centers()
             # The centres may be a new parameter, and moments of the first phase would distort the second.
             self.trainer.strategy.setup_optimizers(self.trainer)
         self._first_masses = _head(self.module).marginals.clone()
-        error = self._refresh_targets()
+        self._warming_up = self._n_warmup() > 0
+        error = discriminant.marginal_error if self._warming_up else self._refresh_targets()
         self._n_occupied = min(self._count_occupied(), self._n_parts or _head(self.module).n_clusters)
         self.module.clustering_active = True
         # An earlier copy has no centres.
@@ -237,18 +253,16 @@ class SiameseTrainingPlan(PlanHooks):
             head.update_targets(torch.zeros_like(head.log_duals), masses / masses.sum())
 
     def _n_warmup(self) -> int:
-        """Clustering epochs that aim at the first partition."""
-        if self.n_warmup_epochs is not None:
-            return self.n_warmup_epochs
-        return math.ceil((self.trainer.max_epochs - (self._clustering_since or 0)) / 2)
+        """Clustering epochs that aim at the discriminants of the first partition."""
+        return self.trainer.max_epochs if self.n_warmup_epochs is None else self.n_warmup_epochs
 
     def _warmup_is_over(self) -> bool:
         return self.current_epoch >= (self._clustering_since or 0) + self._n_warmup()
 
-    def _place_centers(self) -> tuple[NDArray[np.int64], Tensor]:
-        """Partition (a sample of) the training cells, put one centre on each part; the cells and their part."""
-        seed = _seed()
-        rows = self._sample_rows(self.max_init_cells)
+    def _place_centers(self) -> Discriminant:
+        """Partition (a sample of) the training cells, and put one centre on each part."""
+        seed = resolve_seed(None)
+        rows = self._training_rows(self.max_init_cells)
         z, expression = self._decode(rows)
         self._check_finite(z)
         self._check_finite(torch.as_tensor(expression))
@@ -273,18 +287,28 @@ class SiameseTrainingPlan(PlanHooks):
         head = self.module.head
         if head is None or head.n_clusters != n_clusters:
             head = self.module.build_head(n_clusters)
-        labels = torch.as_tensor(parts, device=z.device)
-        _place(head, z, labels)
-        return rows, labels
+        _place(head, z, torch.as_tensor(parts, device=z.device))
+        return self._fit_discriminant(rows, parts)
 
-    def _keep_first_partition(self, rows: NDArray[np.int64], labels: Tensor) -> None:
-        """Make the first partition the target; cells held out for validation join the cluster of the nearest centre."""
-        head = _head(self.module)
-        others = self._validation_rows()
-        if len(others):
-            nearest = head(self._embed(others)).argmax(dim=1)
-            rows, labels = np.concatenate([rows, others]), torch.cat([labels, nearest])
-        self._keep_targets(rows, head.smoothed_one_hot(labels))
+    @torch.no_grad()
+    def _present_clusters(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of (a sample of) the training cells, and the clusters the head assigns them to."""
+        rows = self._training_rows(self.max_init_cells)
+        z = self._embed(rows)
+        self._check_finite(z)
+        return rows, _head(self.module)(z).argmax(dim=1).cpu().numpy()
+
+    def _fit_discriminant(self, rows: NDArray[np.int64], parts: NDArray[np.int64]) -> Discriminant:
+        """Describe these parts of the training cells by linear discriminants of the cells' own representation."""
+        discriminant = fit_discriminant(
+            self._representation(rows),
+            parts,
+            _head(self.module).n_clusters,
+            n_iter=self.sinkhorn_iterations,
+            marginal_relaxation=self.marginal_relaxation,
+        )
+        self._discriminant = discriminant
+        return discriminant
 
     def _keep_targets(self, rows: NDArray[np.int64], targets: Tensor) -> None:
         """Fix the targets of these cells until the next call.
@@ -315,39 +339,11 @@ class SiameseTrainingPlan(PlanHooks):
             initial_duals=head.log_duals,
         )
         head.update_targets(result.column_duals, marginals)
-        if not self._warming_up:
-            rows, others = self._sample_rows(self.max_target_cells), self._validation_rows()
-            if len(others):
-                logits = torch.cat([logits, head(self._embed(others))])
-            self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
+        rows, others = self._training_rows(self.max_target_cells), self._validation_rows()
+        if len(others):
+            logits = torch.cat([logits, head(self._embed(others))])
+        self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
         return result.marginal_error
-
-    def _embed_training_cells(self) -> Tensor:
-        """Embed the training cells (a fixed sample of them above ``max_target_cells``) without augmentation."""
-        z = self._embed(self._sample_rows(self.max_target_cells))
-        self._check_finite(z)
-        return z
-
-    def _embed(self, rows: NDArray[np.int64]) -> Tensor:
-        """Embed cells, ``(len(rows), n_latent)``; every process of a distributed run its share of them."""
-        if not self._splits(rows):
-            return embed(self.module, self._loader(rows))
-        return gather_rows(embed(self.module, self._loader(own_share(rows))))
-
-    def _decode(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.float32]]:
-        """Embed and decode cells; every process of a distributed run its share of them."""
-        if not self._splits(rows):
-            return decode(self.module, self._loader(rows))
-        z, expression = decode(self.module, self._loader(own_share(rows)))
-        return gather_rows(z), gather_rows(torch.as_tensor(expression, device=z.device)).cpu().numpy()
-
-    def _splits(self, rows: NDArray[np.int64]) -> bool:
-        return self.shares_work and 1 < n_processes() <= len(rows)
-
-    def _check_finite(self, values: Tensor) -> None:
-        """Refuse values that PCA or Sinkhorn would choke on."""
-        if not bool(torch.isfinite(values).all()):
-            raise self._not_finite("a finite embedding, found NaN or infinite values")
 
     @torch.no_grad()
     def _cluster_sizes(self) -> Tensor:
@@ -357,27 +353,6 @@ class SiameseTrainingPlan(PlanHooks):
 
     def _count_occupied(self) -> int:
         return int((self._cluster_sizes() > 0).sum())
-
-    def _sample_rows(self, at_most: int) -> NDArray[np.int64]:
-        """Rows of the training cells in order, or of a fixed random sample of them."""
-        return self._sample(np.asarray(self._data.train_idx), at_most)
-
-    @staticmethod
-    def _sample(rows: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
-        """The rows in order, or a random sample of them by the seed."""
-        rows = np.sort(rows)
-        if len(rows) > at_most:
-            rows = np.sort(np.random.default_rng(_seed()).choice(rows, at_most, replace=False))
-        return rows
-
-    def _validation_rows(self) -> NDArray[np.int64]:
-        """Rows of the cells held out for validation in order, or of a fixed random sample of ``max_target_cells``."""
-        return self._sample(np.asarray(self._data.val_idx, dtype=np.int64), self.max_target_cells)
-
-    def _loader(self, rows: NDArray[np.int64]) -> Any:
-        manager = self._data.adata_manager
-        keys = view_keys(manager, "first")
-        return self._data.data_loader_cls(manager, indices=rows, batch_size=1024, data_and_attributes=keys)
 
     # -- ending --------------------------------------------------------------------------------------------------
 
@@ -394,10 +369,10 @@ class SiameseTrainingPlan(PlanHooks):
             )
             self._place_centers()
             self._clustering_since = self.current_epoch
-            self._refresh_targets()
         head = _head(self.module)
         if head.centers.requires_grad:
             self._undo_collapse()
+            self._calibrate(head)
             head.reorder(self._order_of_clusters(head))
         self.module.clustering_active = False
 
@@ -411,6 +386,13 @@ class SiameseTrainingPlan(PlanHooks):
         # Where cells say nothing, such as for clusters without any, a cluster keeps its number.
         order = linear_sum_assignment(overlap.cpu().numpy() + 0.5 * np.eye(head.n_clusters), maximize=True)[1]
         return torch.as_tensor(order, device=now.device)
+
+    def _calibrate(self, head: ClusterHead) -> None:
+        """Make the assignments as certain as the discriminants are of the same cells."""
+        if self._discriminant is not None:
+            rows = self._training_rows(self.max_target_cells)
+            targets = self._discriminant.probabilities(torch.as_tensor(self._representation(rows)))
+            head.calibrate(self._embed(rows), float(targets.amax(dim=1).mean()))
 
     def _undo_collapse(self) -> None:
         """Go back to the start of the clustering phase if clusters have lost all their cells since."""
@@ -447,7 +429,3 @@ def _head(module: SiameseModule) -> ClusterHead:
     if module.head is None:
         raise RuntimeError("Expected a clustering head, found none; this is a bug.")
     return module.head
-
-
-def _seed() -> int:
-    return 0 if settings.seed is None else int(settings.seed)

@@ -1,0 +1,97 @@
+"""What the children of :mod:`killable` write: each function loads what it needs and returns the function that writes."""
+
+import itertools
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import scvi
+import torch
+from matplotlib import pyplot as plt
+
+from scsiameseclu import cli, pl, tl
+from scsiameseclu._atomic import replaced_entries, replaced_file
+from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.pp import write_mapped
+from scsiameseclu.train import ResumeCheckpoint
+
+SIZES = (50, 60)
+"""Numbers of cells of the two models, and the data, that replace one another."""
+
+
+def made(n_obs: int) -> SCSiameseClu:
+    """An untrained model, the same every time."""
+    scvi.settings.seed = n_obs
+    adata = synthetic(n_obs=n_obs, n_vars=30, n_types=2, seed=n_obs)
+    SCSiameseClu.setup_anndata(adata, n_neighbors=4)
+    return SCSiameseClu(adata, n_clusters=2, n_latent=4, n_hidden=8)
+
+
+def train(model: SCSiameseClu, **kwargs: Any) -> None:
+    model.train(accelerator="cpu", enable_progress_bar=False, **kwargs)
+
+
+def write_state(folder: Path, name: str) -> None:
+    """Two files and a folder that say by whom they were written."""
+    with replaced_entries(folder) as new:
+        (new / "a.txt").write_text(name)
+        (new / "b.txt").write_text(name)
+        (new / "deep").mkdir()
+        (new / "deep" / name).write_text(name)
+
+
+def write_file(path: Path, text: str) -> None:
+    with replaced_file(path) as partial_path:
+        partial_path.write_text(text)
+
+
+def saved(stored: Path, folder: Path) -> Callable[[], None]:
+    """Save a model to a place where there is none."""
+    torch.set_num_threads(1)
+    model = SCSiameseClu.load(stored, accelerator="cpu")
+    model.save(folder.with_name("before"), overwrite=True)  # imports what it needs
+    return partial(model.save, folder)
+
+
+def overwritten(stored: dict[int, Path], folder: Path, with_data: bool) -> Callable[[], None]:
+    """Save two models to one place, in turn."""
+    torch.set_num_threads(1)
+    models = itertools.cycle([SCSiameseClu.load(path, accelerator="cpu") for path in stored.values()])
+    return lambda: next(models).save(folder, overwrite=True, save_anndata=with_data)
+
+
+def mapped(files: dict[int, Path], folder: Path) -> Callable[[], None]:
+    """Write two data sets as mapped ones to one place, in turn."""
+    paths = itertools.cycle(files.values())
+    return lambda: write_mapped(next(paths), folder, overwrite=True)
+
+
+def fitted(stored: dict[int, Path], files: dict[int, Path], folder: Path) -> Callable[[], None]:
+    """Fit two data sets to one place, in turn; pictures and training are left out, so that the kills meet the writing."""
+    torch.set_num_threads(1)
+    models = {n_obs: SCSiameseClu.load(path, accelerator="cpu") for n_obs, path in stored.items()}
+
+    def cluster(adata: Any, *, key_added: str, **kwargs: Any) -> SCSiameseClu:
+        model = models[adata.n_obs]
+        model.write_to_adata(key_added=key_added)
+        tl._cluster.copy_results(model.adata, adata, key_added)
+        return model
+
+    tl.cluster = cluster
+    pl.embedding = lambda *args, **kwargs: plt.figure()
+    paths = itertools.cycle(files.values())
+
+    def write() -> None:
+        argv = ["fit", str(next(paths)), "--out", str(folder), "--overwrite", "--accelerator", "cpu"]
+        if cli.main(argv) != 0:
+            raise RuntimeError("The command line answered with an error.")
+
+    return write
+
+
+def checkpoints(path: Path, max_epochs: int) -> Callable[[], None]:
+    """Train from the start, with a checkpoint after every epoch."""
+    torch.set_num_threads(1)
+    return lambda: train(made(SIZES[0]), max_epochs=max_epochs, callbacks=[ResumeCheckpoint(path)])
