@@ -276,8 +276,8 @@ def check_counts(
     Raises
     ------
     ValueError
-        If values are negative, NaN, infinite or not numeric (naming the first cell and gene), if all are 0, or if the
-        matrix has no cells or no genes.
+        If values are negative, NaN or infinite (naming the first cell and gene), complex, masked or no numbers, if all
+        are 0, or if the matrix has no cells or no genes.
 
     Warns
     -----
@@ -286,8 +286,12 @@ def check_counts(
     """
     if 0 in counts.shape:
         raise ValueError(f"Expected counts of at least one cell and one gene, found shape {tuple(counts.shape)}.")
-    if not (np.issubdtype(counts.dtype, np.number) or np.issubdtype(counts.dtype, np.bool_)):
-        raise ValueError(f"Expected numeric counts, found dtype {counts.dtype}. Convert them, for instance to float32.")
+    if counts.dtype.kind not in "biuf":
+        raise ValueError(f"Expected real numbers, found dtype {counts.dtype}. Convert them, for instance to float32.")
+    if np.ma.isMaskedArray(counts):
+        raise ValueError(
+            "Expected a plain array of counts, found a masked one. Fill in what is masked, or leave it out."
+        )
     any_count, all_integer = False, True
     for rows, block in row_chunks(counts):
         values = block.data if sparse.issparse(block) else block
