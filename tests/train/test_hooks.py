@@ -11,7 +11,7 @@ import torch
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan
-from scsiameseclu.train._checkpoint import only_clustering_epochs
+from scsiameseclu.train._checkpoint import follow_clustering
 from scsiameseclu.train._hooks import _moved, broadcast
 from scsiameseclu.train._metrics import EpochMeans
 from scsiameseclu.train._resume import fill_history, history_state
@@ -156,11 +156,13 @@ def test_history_comes_back():
         pd.testing.assert_frame_equal(again[name], frame, check_dtype=False)
 
 
-class Callback:
-    """Notes which of its hooks ran."""
+class Checkpoint:
+    """Stands in for a checkpoint callback, and notes which of its hooks ran."""
 
-    def __init__(self, best):
-        self.best_model_path, self.ran = best, []
+    check_nan_gradients = True
+
+    def __init__(self, best, load_best_on_end):
+        self.best_model_path, self.load_best_on_end, self.ran = best, load_best_on_end, []
 
     def on_train_epoch_end(self, trainer, plan):
         self.ran.append("epoch")
@@ -168,16 +170,37 @@ class Callback:
     def on_validation_end(self, trainer, plan):
         self.ran.append("validation")
 
-    def on_train_end(self, trainer, plan):
-        self.ran.append("end")
+
+class Weights:
+    """Stands in for a module, and notes which weights it got."""
+
+    clustering_active, loaded = True, None
+
+    def load_state_dict(self, weights):
+        self.loaded = weights
 
 
 @pytest.mark.parametrize("clustering", [True, False])
-@pytest.mark.parametrize("best", ["path", ""])
-def test_checkpoints_see_the_clustering_phase_only(clustering, best):
-    callback = Callback(best)
-    only_clustering_epochs(callback)
-    plan = SimpleNamespace(module=SimpleNamespace(clustering_active=clustering))
-    for hook in (callback.on_train_epoch_end, callback.on_validation_end, callback.on_train_end):
-        hook(None, plan)
-    assert callback.ran == (["epoch", "validation"] if clustering else []) + (["end"] if best else [])
+def test_checkpoints_see_the_clustering_phase_only(clustering):
+    callback, plan = Checkpoint("best", load_best_on_end=False), SimpleNamespace(module=Weights())
+    plan.module.clustering_active = clustering
+    follow_clustering(callback, lambda path: f"weights in {path}")
+    callback.on_train_epoch_end(None, plan)
+    callback.on_validation_end(None, plan)
+    assert callback.ran == (["epoch", "validation"] if clustering else [])
+
+
+@pytest.mark.parametrize("best", ["best", ""])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_best_weights_come_back_if_wanted_and_if_there_are_any(best, wanted):
+    def loaded(hook, *args):
+        callback, plan = Checkpoint(best, load_best_on_end=wanted), SimpleNamespace(module=Weights())
+        callback.check_nan_gradients = wanted
+        follow_clustering(callback, lambda path: f"weights in {path}")
+        getattr(callback, hook)(None, plan, *args)
+        return plan.module.loaded
+
+    expected = "weights in best" if best and wanted else None
+    assert loaded("on_train_end") == expected
+    assert loaded("on_exception", ValueError()) == expected
+    assert loaded("on_exception", KeyboardInterrupt()) is None
