@@ -286,3 +286,40 @@ def test_neighbor_mask_of_partners():
     index, neighbors = torch.tensor([4, 7, 9]), torch.tensor([[7, 1], [2, 7], [0, 3]])
     mask = losses.batch_neighbor_mask(index, neighbors, torch.tensor([[1], [7], [0]]))
     assert mask.tolist() == [[True, True, False], [False, True, False], [False, False, True]]
+
+
+@pytest.mark.parametrize("log_theta", [-90.0, -25.0, 0.0, 2.3, 2.4, 9.0, 17.0, 30.0, 90.0])
+@pytest.mark.parametrize("count", [0.0, 1.0, 50.0, 1e4])
+def test_negative_binomial_at_extreme_dispersion(log_theta, count):
+    """Single precision agrees with double precision of scvi-tools where that one is exact, and is never negative."""
+    x = torch.tensor([[count]])
+    log_rate = torch.tensor([[count + 0.5]]).log().requires_grad_()
+    dispersion = torch.tensor([log_theta], requires_grad=True)
+    nll = losses.negative_binomial_nll(x, log_rate, dispersion)
+    nll.sum().backward()
+    assert torch.isfinite(nll).all() and (nll >= 0).all()
+    assert torch.isfinite(log_rate.grad).all() and torch.isfinite(dispersion.grad).all()
+    if abs(log_theta) <= 20.0:
+        exact = NegativeBinomial(mu=log_rate.detach().double().exp(), theta=dispersion.detach().double().exp())
+        assert torch.allclose(nll.double(), -exact.log_prob(x.double()), rtol=1e-4, atol=0.02)
+
+
+def test_pairs_of_cells_and_partners_need_no_table_of_all_neighbours():
+    index, partners = torch.arange(600), torch.randint(0, 900, (600,))
+    neighbors = torch.randint(0, 900, (600, 40))
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            for each in result if isinstance(result, tuple) else (result,):
+                if isinstance(each, torch.Tensor):
+                    largest = max(largest, each.numel())
+            return result
+
+    with Watch():
+        mask = losses.batch_neighbor_mask(index, neighbors, partners)
+    assert largest <= 600 * 901
+    expected = (index[:, None] == partners) | (neighbors.unsqueeze(2) == partners).any(dim=1)
+    assert torch.equal(mask, expected)

@@ -54,8 +54,9 @@ digests in `manifest.json`; loading it runs no code from these files.
 
 {n_cells} cells, {n_genes} genes, {n_batches} batch(es). Source: {training_data}.
 
-The model holds {n_landmarks} cells of it as their principal components (or other representation of the cell graph), with
-their batches, among which new cells look for neighbours, and the embedding of {n_latent} cells.
+The model holds {n_landmarks} single cells of it: of each the principal components (or other representation of the cell
+graph), the batch and the embedding, among which new cells look for neighbours. It holds no counts of single cells, and no
+weight of the network belongs to one. `model.save(..., landmarks=n)` writes fewer of them, or none.
 
 ## Set-up
 
@@ -120,7 +121,6 @@ def model_card(
         n_batches=stats["n_batch"],
         training_data=training_data,
         n_landmarks=len(landmarks["rep"]),
-        n_latent=0 if model.reference_latent_ is None else len(model.reference_latent_),
         setup=json.dumps(model.registry_["setup_args"], indent=2, default=str),
         parameters=json.dumps(parameters, indent=2, default=str),
     )

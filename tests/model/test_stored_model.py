@@ -6,8 +6,8 @@ import anndata as ad
 import numpy as np
 import pytest
 
+from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "stored_model"
 
@@ -33,12 +33,22 @@ def test_it_loads_and_predicts_what_it_did(expected):
 def test_its_graph_stays_diffused():
     model = SCSiameseClu.load(FOLDER, accelerator="cpu", allow_pickle=True)
     assert model.adata_manager.registry["setup_args"]["diffusion"]
-    assert set(DIFFUSED_KEYS) < set(model.adata.obsm)
+    assert SIAMESE_KEYS.DIFFUSED_INDEX in model.adata_manager.data_registry
     stored = ad.read_h5ad(FOLDER / "adata.h5ad")
     query = ad.AnnData(stored.X, obs=stored.obs[["batch"]], var=stored.var[[]])
-    assert set(DIFFUSED_KEYS) < set(
-        SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu", allow_pickle=True).adata.obsm
-    )
+    mapped = SCSiameseClu.load_query_data(query, FOLDER, accelerator="cpu", allow_pickle=True)
+    assert SIAMESE_KEYS.DIFFUSED_INDEX in mapped.adata_manager.data_registry
+
+
+def test_it_has_a_reference():
+    model = SCSiameseClu.load(FOLDER, accelerator="cpu", allow_pickle=True)
+    assert not model.is_query_
+    assert model.reference.cluster_names == ("0", "1", "2")
+    assert model.adata_manager.blocks.are_reference
+    score = np.sort(model.get_out_of_reference_score())
+    assert np.allclose(score, np.arange(80) / 80, atol=0.05)
+    model.cut(n_clusters=2)
+    assert model.n_clusters == 2
 
 
 def test_bare_cells_are_mapped_to_it(expected):

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from scsiameseclu.pl import cluster_tree
@@ -5,7 +7,8 @@ from scsiameseclu.pl import cluster_tree
 
 class Model:
     def __init__(self, tree, names=None):
-        self.cluster_tree_, self.cluster_names_ = tree, names
+        self.cluster_tree_ = tree
+        self.reference = None if names is None else SimpleNamespace(cluster_names=names)
 
 
 def split(node, parent, left, right, p_value):

@@ -6,10 +6,15 @@ import scvi
 
 from scsiameseclu._keys import ADATA_KEYS
 from scsiameseclu.pp import _neighbors, neighbor_graph
-from scsiameseclu.pp._neighbors import DIFFUSED_KEYS, GraphSettings, graph_is_current, stored_projection
+from scsiameseclu.pp._graph_input import GraphSettings
+from scsiameseclu.pp._stored_graph import DIFFUSED_KEYS, stored_graph, stored_projection
 
 SETTINGS = GraphSettings(n_neighbors=6, n_pcs=5)
 DIFFUSED = GraphSettings(n_neighbors=6, n_pcs=5, diffusion=True)
+
+
+def graph_is_current(*arguments):
+    return stored_graph(*arguments) is not None
 
 
 @pytest.fixture

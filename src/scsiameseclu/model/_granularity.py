@@ -29,9 +29,8 @@ class GranularityMixin:
 
     module: SiameseModule
     cluster_tree_: dict[str, Any] | None
-    cluster_names_: list[str] | None
+    reference_: dict[str, Any] | None
     is_query_: bool
-    reference_latent_: NDArray[np.float32] | None
 
     # -- what users call -----------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ class GranularityMixin:
             raise ValueError(f"Expected a different name for every cluster, found {twice} more than once.")
         if "" in names:
             raise ValueError("Expected names of at least one character, found an empty one.")
-        self.cluster_names_ = names
+        self._rename(names)  # type: ignore[attr-defined]
 
     # -- how -----------------------------------------------------------------------------------------------------
 
@@ -195,16 +194,20 @@ class GranularityMixin:
                 "Expected the model of a reference, found that of a query, whose clusters are the reference's and do not change; "
                 "change the reference, and map the query again."
             )
-        if self.cluster_tree_ is None or self.reference_latent_ is None:
+        if self.cluster_tree_ is None or not self._embeds_as_reference():  # type: ignore[attr-defined]
             if self.adata is None:  # type: ignore[attr-defined]
                 raise RuntimeError(
                     "Expected a model with a cluster tree, found one saved without; load it with the adata it was trained on."
                 )
-            self.reference_latent_ = None
-            self._keep_reference_latent()  # type: ignore[attr-defined]
-            if self.reference_latent_ is None:
-                self.reference_latent_ = self.get_latent_representation()  # type: ignore[attr-defined]
+            if not self._embeds_as_reference():  # type: ignore[attr-defined]
+                reference = self.reference_ or {}
+                self._remember(reference.get("seed"))  # type: ignore[attr-defined]
             self._grow_tree()
+        if not len(self.reference.latent):  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "Expected a model with landmarks of its reference, found one saved without (landmarks=0); change the model that it "
+                "was saved from, and save it again."
+            )
         tree = self.cluster_tree_ or {}
         return tree, from_state(tree)
 
@@ -252,7 +255,7 @@ class GranularityMixin:
         """Make these the clusters of the small groups: a new head, fitted to the cells of the reference."""
         tree, hierarchy = self._tree()
         n_clusters = int(current.max()) + 1
-        z = torch.as_tensor(np.asarray(self.reference_latent_))
+        z = torch.as_tensor(self.reference.latent)  # type: ignore[attr-defined]
         trained = self._trained_probabilities(z)
         groups = hierarchy.assign(z.numpy(), trained.argmax(axis=1))
         # The cells that are kept of a large reference are not in proportion.
@@ -275,7 +278,7 @@ class GranularityMixin:
         head.calibrate(z.to(device), float(confidence @ weights / weights.sum()), weights.to(device))
         self.module.eval()
         self.cluster_tree_ = {**tree, "current": [int(cluster) for cluster in current]}
-        self.cluster_names_ = names
+        self._rename(names)  # type: ignore[attr-defined]
         self._record_n_clusters()  # type: ignore[attr-defined]
 
 

@@ -19,9 +19,9 @@ from scsiameseclu._atomic import finish
 from scsiameseclu._file_format import MALFORMED, MANIFEST, Manifest, read_state, write_state
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu._torch_file import read_torch_file
+from scsiameseclu.pp._graph_input import GraphSettings
 from scsiameseclu.pp._joint import JointProjection
 from scsiameseclu.pp._landmarks import Landmarks
-from scsiameseclu.pp._neighbors import GraphSettings
 from scsiameseclu.pp._projection import Projection
 from scsiameseclu.train._resume import fill_history, history_state
 

@@ -12,13 +12,13 @@ from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
 from scvi.data import AnnDataManager
-from scvi.model._utils import parse_device_args
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu._file_format import MALFORMED
 from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel
 from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp._knn import search_on
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class SavingMixin:
         overwrite: bool = False,
         save_anndata: bool = False,
         also_scvi_tools: bool = False,
+        landmarks: int | None = None,
         **anndata_write_kwargs: Any,
     ) -> None:
         """Save the model, also in the middle of a training (checkpoints).
@@ -59,6 +60,11 @@ class SavingMixin:
         also_scvi_tools
             Write ``model.pt`` as well, the file that functions of scvi-tools read. It is a pickle, and :meth:`load` does
             not read it.
+        landmarks
+            Landmarks to write, at most. A landmark is a cell of the reference: its components (or other representation),
+            its batch and its embedding, no counts. All by default, up to 20,000. With fewer, neighbours of new cells
+            are farther away than those in training; with 0 new cells have none, and there is no
+            :meth:`get_out_of_reference_score`.
         **anndata_write_kwargs
             Arguments of :meth:`anndata.AnnData.write_h5ad`, with ``save_anndata=True``.
 
@@ -71,9 +77,11 @@ class SavingMixin:
         TypeError
             If the model has an attribute that cannot be stored, or there are arguments for data that are not saved.
         ValueError
-            If the folder has content and ``overwrite`` is off, a weight is not finite, or there are no data to save.
+            If the folder has content and ``overwrite`` is off, a weight is not finite, there are no data to save, or
+            ``landmarks`` is negative.
         """
         self._record_n_clusters()  # type: ignore[attr-defined]
+        self._refresh_reference()  # type: ignore[attr-defined]
         folder, prefix = Path(dir_path), prefix or ""
         finish(folder)
         if folder.is_file() or (content(folder) and not overwrite):
@@ -87,7 +95,8 @@ class SavingMixin:
             )
         if save_anndata and self.adata is None:
             raise ValueError("Expected data to save, found a model without; leave out save_anndata.")
-        with replaced_entries(folder, gone=[prefix + SCVI_FILE]) as new:
+        thinned = self._with_landmarks(landmarks)  # type: ignore[attr-defined]
+        with replaced_entries(folder, gone=[prefix + SCVI_FILE]) as new, thinned:
             if also_scvi_tools:
                 super().save(str(new), prefix, True)  # type: ignore[misc]
             if save_anndata:
@@ -133,7 +142,7 @@ class SavingMixin:
             If there is no model, its files are damaged, incomplete or from a newer version, it is a model of another class,
             or a ``model.pt`` that ``allow_pickle`` does not allow.
         """
-        _, _, torch_device = parse_device_args(
+        _, _, torch_device = _compat.parse_device_args(
             accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
         )
         saved = SavedModel.read(Path(dir_path), prefix or "", allow_pickle)
@@ -148,11 +157,15 @@ class SavingMixin:
             if adata is None:
                 logger.warning("There are no data beside the model in %s: it is loaded without.", dir_path)
         if adata is not None and adata is not False:
-            model = cls._restored(saved, _with_genes_of(adata, saved.var_names))
+            with search_on(accelerator):
+                model = cls._restored(saved, _with_genes_of(adata, saved.var_names))
         model.to_device(torch_device)  # type: ignore[attr-defined]
         model.module.eval()
         if model.adata is not None:
             model._validate_anndata(model.adata)  # type: ignore[attr-defined]
+        model._take_over_former()  # type: ignore[attr-defined]
+        model._freeze_again()  # type: ignore[attr-defined]
+        model._know_data()  # type: ignore[attr-defined]
         return model
 
     @classmethod

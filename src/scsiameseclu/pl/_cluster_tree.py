@@ -133,5 +133,5 @@ def _draw_split(
 
 
 def _names(model: Any, n_clusters: int) -> list[str]:
-    names = getattr(model, "cluster_names_", None)
+    names = None if model.reference is None else model.reference.cluster_names
     return [str(number) for number in range(n_clusters)] if names is None else list(names)

@@ -118,7 +118,8 @@ def cluster(
         if key_added in adata.uns:  # earlier results, whose columns are in the copy as well
             cells.uns[key_added] = adata.uns[key_added]
 
-    SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **(setup_kwargs or {}))
+    setup_kwargs = {"accelerator": (train_kwargs or {}).get("accelerator", "auto"), **(setup_kwargs or {})}
+    SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **setup_kwargs)
     model = SCSiameseClu(cells, n_clusters=n_clusters, **(model_kwargs or {}))
     model.train(**(train_kwargs or {}))
     model.write_to_adata(key_added=key_added)

@@ -11,7 +11,7 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
-from scsiameseclu.pp._neighbors import resolve_seed
+from scsiameseclu.pp._graph_input import resolve_seed
 from scsiameseclu.train._hooks import PlanHooks
 from scsiameseclu.train._inference import decode, embed
 

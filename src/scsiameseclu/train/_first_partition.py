@@ -19,7 +19,7 @@ from scsiameseclu.partition import (
     fit_discriminant,
     partition_cells,
 )
-from scsiameseclu.pp._neighbors import resolve_seed
+from scsiameseclu.pp._graph_input import resolve_seed
 from scsiameseclu.train._cells import PlanCells
 from scsiameseclu.train._hooks import broadcast
 from scsiameseclu.train._inference import principal_components

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MIN_MASS = 0.5
 """Share of its mass in the first partition that a cluster keeps at least."""
+
+_MIN_SHARE = 1e-8  # mass of a cluster that new cells say nothing about: its logarithm has to exist
 
 
 class SiameseTrainingPlan(PlanPartition):
@@ -38,12 +41,15 @@ class SiameseTrainingPlan(PlanPartition):
     lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
-    clusters and goes straight to phase 2.
+    clusters and their numbers, and goes straight to phase 2.
 
     Parameters
     ----------
     module
         Module to train.
+    new_cells
+        Whether the training cells are others than the clusters were found on, as those of a query are: the masses of
+        the clusters are then estimated on these cells before training starts.
     partner_views
         Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell
         itself.
@@ -78,6 +84,7 @@ class SiameseTrainingPlan(PlanPartition):
         self,
         module: SiameseModule,
         *,
+        new_cells: bool = False,
         partner_views: bool = True,
         n_pretrain_epochs: int = 10,
         n_clusters: int | None = None,
@@ -97,6 +104,7 @@ class SiameseTrainingPlan(PlanPartition):
         super().__init__(module, optimizer=optimizer, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
         if target_refresh_epochs < 1:
             raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")
+        self.new_cells = new_cells
         self.partner_views = partner_views
         self.n_pretrain_epochs = n_pretrain_epochs
         self.n_clusters = n_clusters
@@ -108,13 +116,13 @@ class SiameseTrainingPlan(PlanPartition):
         self.max_init_cells = max_init_cells
         self.max_target_cells = max_target_cells
         self.n_clusters_result = None
-        self.new_order: list[int] | None = None
         self._partners: PartnerSampler | None = None
         self._clustering_since: int | None = None
         self._warming_up = False
         self._targets: Tensor | None = None
         self._target_rows = torch.zeros(0, dtype=torch.long)
         self._first_masses: Tensor | None = None
+        self._clusters_before: Tensor | None = None
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
         self.module.clustering_active = False
@@ -205,6 +213,7 @@ class SiameseTrainingPlan(PlanPartition):
         """Place the centres unless they already are, renew the optimiser, make the first targets."""
         self._clustering_since = self.current_epoch
         if is_placed(self.module):
+            self._take_over_clusters()
             discriminant = self._fit_discriminant(*self._present_clusters())
         else:
             discriminant = self._place_centers()
@@ -219,6 +228,16 @@ class SiameseTrainingPlan(PlanPartition):
         self.keep_weights()
         self._first_clusters = self._last_good
         return error
+
+    @torch.no_grad()
+    def _take_over_clusters(self) -> None:
+        """Remember who belongs to the clusters that are there, and estimate the masses these have among new cells."""
+        head = head_of(self.module)
+        logits = head(self._embed_training_cells())
+        self._clusters_before = logits.argmax(dim=1)
+        if self.new_cells:
+            masses = logits.softmax(dim=1).mean(dim=0).clamp_min(_MIN_SHARE)
+            head.update_targets(torch.zeros_like(head.log_duals), masses / masses.sum())
 
     def _n_warmup(self) -> int:
         """Clustering epochs that aim at the discriminants of the first partition."""
@@ -275,9 +294,9 @@ class SiameseTrainingPlan(PlanPartition):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Place the centres if clustering never started, and number the clusters by size, the largest first.
+        """Place the centres if clustering never started, and number new clusters by size, the largest first.
 
-        Frozen centres (a reference mapped to a query) keep their numbers.
+        Clusters that were there before this training keep the numbers they had.
         """
         if not is_placed(self.module):
             logger.warning(
@@ -290,10 +309,19 @@ class SiameseTrainingPlan(PlanPartition):
         if head.centers.requires_grad:
             self._undo_collapse()
             self._calibrate(head)
-            order = self._cluster_sizes().argsort(descending=True, stable=True)
-            head.reorder(order)
-            self.new_order = order.tolist()
+            head.reorder(self._order_of_clusters(head))
         self.module.clustering_active = False
+
+    def _order_of_clusters(self, head: ClusterHead) -> Tensor:
+        """Present number of each cluster in its new place: by size, or by overlap with the clusters there were before."""
+        if self._clusters_before is None:
+            return self._cluster_sizes().argsort(descending=True, stable=True)
+        now = head(self._embed_training_cells()).argmax(dim=1)
+        pairs = self._clusters_before.to(now.device) * head.n_clusters + now
+        overlap = torch.bincount(pairs, minlength=head.n_clusters**2).reshape(head.n_clusters, -1).double()
+        # Where cells say nothing, such as for clusters without any, a cluster keeps its number.
+        order = linear_sum_assignment(overlap.cpu().numpy() + 0.5 * np.eye(head.n_clusters), maximize=True)[1]
+        return torch.as_tensor(order, device=now.device)
 
     def _calibrate(self, head: ClusterHead) -> None:
         """Make the assignments as certain as the discriminants are of the same cells."""

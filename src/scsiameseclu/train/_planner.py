@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from scvi.model._utils import parse_device_args
-
+from scsiameseclu._compat import parse_device_args
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.train._schedule import BASE_BATCH, default_batch_size, learning_rate
 
