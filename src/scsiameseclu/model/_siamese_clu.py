@@ -13,7 +13,7 @@ from scvi import REGISTRY_KEYS, settings
 from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
-from scsiameseclu._file_format import package_version
+from scsiameseclu._file_format import check_storable, package_version
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
 from scsiameseclu.data._loader import NeighborDataManager
@@ -146,6 +146,7 @@ class SCSiameseClu(
         self.is_query_ = False
         self.init_params_ = self._get_init_params(locals())
         if adata is not None:
+            check_storable(self.registry_, "registry_")
             self._fit_input()
 
     # -- set-up --------------------------------------------------------------------------------------------------
