@@ -105,6 +105,26 @@ def test_killed_at_every_step_the_old_or_the_new_entries_are_whole(tmp_path, bef
     assert seen == sorted(seen, key=lambda state: state == "new")  # decided once
 
 
+def test_killed_at_every_step_removed_files_are_gone_with_the_new_entries(tmp_path):
+    seen, step, status = set(), 0, None
+
+    def write(folder):
+        with replaced_entries(folder, gone=["only old.txt", "a.txt", "absent"]) as new:
+            (new / "a.txt").write_text("new")
+
+    while status != 0:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        for name in ("a.txt", "only old.txt", "foreign.txt"):
+            (folder / name).write_text("old")
+        status = in_child(lambda folder=folder: write(folder), at_step=step)
+        finish(folder)
+        seen.add((frozenset(content(folder)), (folder / "a.txt").read_text()))
+        step += 1
+    old, new = {"a.txt", "only old.txt", "foreign.txt"}, {"a.txt", "foreign.txt"}
+    assert seen == {(frozenset(old), "old"), (frozenset(new), "new")}
+
+
 def test_a_second_kill_while_finishing_changes_nothing(tmp_path):
     for first in range(40):
         folder = tmp_path / str(first)

@@ -75,7 +75,8 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 def _damaged(path: str | os.PathLike[str], found: str) -> ValueError:
     return ValueError(
-        f"Expected {str(path)!r} as torch wrote it, found {found}. Get the file from where it came again, or write it anew."
+        f"Expected {str(path)!r} as torch wrote it, found {found}. Get the file from where it came again, or "
+        "write it anew."
     )
 
 
