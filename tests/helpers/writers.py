@@ -42,6 +42,12 @@ def write_state(folder: Path, name: str) -> None:
         (new / "deep" / name).write_text(name)
 
 
+def write_and_remove(folder: Path, text: str) -> None:
+    """One file, and old ones that it does not need any more are gone."""
+    with replaced_entries(folder, gone=["only old.txt", "a.txt", "absent"]) as new:
+        (new / "a.txt").write_text(text)
+
+
 def write_file(path: Path, text: str) -> None:
     with replaced_file(path) as partial_path:
         partial_path.write_text(text)

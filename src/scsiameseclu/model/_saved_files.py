@@ -124,9 +124,9 @@ class SavedModel:
             )
         if not allow_pickle:
             raise ValueError(
-                f"Expected {path.name} in {str(folder)!r}, found only {old.name}, the file of scvi-tools and of early versions. It "
-                "is a pickle, which can be made to run any code. If it is from someone you trust, read it once with "
-                "SCSiameseClu.load(folder, allow_pickle=True), and save the model again."
+                f"Expected {path.name} in {str(folder)!r}, found only {old.name}, the file of scvi-tools and of early "
+                "versions. It is a pickle, which can be made to run any code. If it is from someone you trust, read it "
+                "once with SCSiameseClu.load(folder, allow_pickle=True), and save the model again."
             )
         stored = read_torch_file(old, _compat.pickled_types())
         try:
@@ -211,14 +211,14 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
     bad = [key for key, value in weights.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
     if bad:
         raise ValueError(
-            f"Expected finite weights {where}, found NaN or infinite ones: {', '.join(bad[:3])}{', ...' if bad[3:] else ''}. Train "
-            "the model again."
+            f"Expected finite weights {where}, found NaN or infinite ones in {len(bad)} tensors, {', '.join(bad[:3])}. "
+            "Train the model again."
         )
 
 
 def _not_a_model(path: Path, error: Exception) -> ValueError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return ValueError(
-        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason}). Name the folder of a model that was "
-        "saved with model.save."
+        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason}). Name the folder of a "
+        "model that was saved with model.save."
     )
