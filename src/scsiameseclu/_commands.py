@@ -201,6 +201,7 @@ def _report(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str,
 
 
 def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
+    import numpy as np
     import pandas as pd
 
     groups = adata.obs.groupby(key, observed=False)
@@ -208,9 +209,11 @@ def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
     table["share"] = (table["cells"] / adata.n_obs).map("{:.1%}".format)
     table["confidence"] = groups[confidence_key(key)].mean().map("{:.3f}".format)
     if labels_key is not None:
-        overlap = pd.crosstab(adata.obs[key], adata.obs[labels_key].astype(str)).reindex(table.index, fill_value=0)
+        known = adata.obs[adata.obs[labels_key].notna()]
+        overlap = pd.crosstab(known[key], known[labels_key].astype(str)).reindex(table.index, fill_value=0)
         share = overlap.max(axis=1) / overlap.sum(axis=1).clip(lower=1)
-        table["most frequent label"] = [f"{name} ({share[row]:.0%})" for row, name in overlap.idxmax(axis=1).items()]
+        frequent = [f"{name} ({share[row]:.0%})" for row, name in overlap.idxmax(axis=1).items()]
+        table["most frequent label"] = np.where(share > 0, frequent, "none known")
     return table.rename_axis("cluster").reset_index().to_string(index=False)
 
 
@@ -255,6 +258,8 @@ def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:
     check_key(arguments.key_added, "--key-added")
     if key is not None and key not in adata.obs:
         raise KeyError(f"Expected --labels-key among {list(adata.obs.columns)}, found {key!r}.")
+    if key is not None and adata.obs[key].isna().all():
+        raise ValueError(f"Expected known types in obs[{key!r}], found none: leave out --labels-key.")
     if key == arguments.key_added:
         raise ValueError(f"Expected different --labels-key and --key-added, found {key!r} for both.")
     check_key_added(adata, arguments.key_added)

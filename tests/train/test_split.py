@@ -22,6 +22,12 @@ def made(n_clusters=2, n_obs=100):
     return SCSiameseClu(adata, n_clusters=n_clusters, n_latent=4, n_hidden=8)
 
 
+@pytest.mark.parametrize("batch_size", [0, -1, 10.5])
+def test_batches_have_a_whole_number_of_cells(batch_size):
+    with pytest.raises(ValueError, match="Expected batch_size as a whole number of at least 1"):
+        Split.of(100, 1.0, None, {}).check_batches(batch_size, False)
+
+
 def moved(model, before):
     return any(not torch.equal(value, before[key]) for key, value in model.module.named_parameters() if key in before)
 
