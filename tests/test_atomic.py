@@ -343,6 +343,7 @@ def test_killed_while_writing_the_results_of_a_fit(two, tmp_path, n_kills, monke
 def test_a_folder_that_a_killed_save_left_can_be_saved_to(two, tmp_path):
     step, saved_again = 0, 0
     while in_child(lambda step=step: two[50].save(tmp_path / str(step)), at_step=step) != 0:
+        finish(tmp_path / str(step))
         if not content(tmp_path / str(step)):
             two[50].save(tmp_path / str(step))
             saved_again += 1

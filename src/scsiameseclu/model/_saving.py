@@ -17,7 +17,7 @@ from scvi.model._utils import parse_device_args
 from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu._file_format import MALFORMED
-from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel
+from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel, check_graph
 from scsiameseclu.module import SiameseModule
 
 logger = logging.getLogger(__name__)
@@ -160,6 +160,7 @@ class SavingMixin:
     def _checked(cls, saved: SavedModel) -> Self:
         """The model without data: whatever fails now is the fault of the files."""
         try:
+            check_graph(saved.attributes["registry_"])
             with torch.random.fork_rng(devices=[]):
                 return cls._restored(saved, None)
         except MALFORMED as error:
