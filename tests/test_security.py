@@ -204,7 +204,7 @@ def test_coming_back_to_the_best_epoch_reads_no_pickle(tmp_path, monkeypatch):
 
 
 def test_attributes_and_setups_of_other_names_are_refused(model, tmp_path):
-    """What a file may set on a model, and call on its class, is fixed."""
+    """What a file may set on a model, and call on its class, is fixed, for classes derived from this one, too."""
     from scsiameseclu._file_format import Manifest, read_state, write_state
 
     for change in (
@@ -220,6 +220,10 @@ def test_attributes_and_setups_of_other_names_are_refused(model, tmp_path):
         write_state(folder, state)
         with pytest.raises(ValueError, match="Expected a model of scsiameseclu"):
             SCSiameseClu.load(folder, adata=model.adata, **CPU)
+        state["attributes"]["registry_"]["model_name"] = "Derived"
+        write_state(folder, state)
+        with pytest.raises(ValueError, match="Expected a model of scsiameseclu"):
+            type("Derived", (SCSiameseClu,), {}).load(folder, adata=model.adata, **CPU)
 
 
 # -- files of torch ---------------------------------------------------------------------------------------------------

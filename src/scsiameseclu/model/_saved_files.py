@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-__all__ = ["DATA_FILES", "SCVI_FILE", "SavedModel"]
+__all__ = ["DATA_FILES", "SCVI_FILE", "SavedModel", "check_graph"]
 
 SCVI_FILE = "model.pt"
 """File of a model in the format of scvi-tools, a pickle."""
@@ -146,9 +146,9 @@ class SavedModel:
             history: dict[str, pd.DataFrame] = {}
             fill_history(history, attributes.get("history_", {}))
             model = cls(path, dict(state["weights"]), state["var_names"], {**attributes, "history_": history}, manifest)
-            registry = model.attributes["registry_"]
-            if registry.get("model_name") == "SCSiameseClu":  # the caller refuses any other by name
-                _check_registry(registry)
+            method, arguments = _compat.setup_call(model.attributes["registry_"])
+            if method not in DATA_FILES or not arguments:
+                raise ValueError(f"the set-up {method!r}")
             names = model.var_names.values() if isinstance(model.var_names, dict) else [model.var_names]
             if not all(isinstance(each, np.ndarray) and each.ndim == 1 for each in names):
                 raise TypeError("names of genes that are no list")
@@ -189,11 +189,8 @@ class SavedModel:
         return mudata.read(path) if method == "setup_mudata" else anndata.read_h5ad(path)
 
 
-def _check_registry(registry: dict[str, Any]) -> None:
-    """Fail on a registry that is not one of this package."""
-    method, arguments = _compat.setup_call(registry)
-    if method not in DATA_FILES or not arguments:
-        raise ValueError(f"the set-up {method!r}")
+def check_graph(registry: dict[str, Any]) -> None:
+    """Fail, in one way or another, on a registry without all that new cells need to find their neighbours."""
     state = _compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)
     GraphSettings.from_state(state)
     landmarks = Landmarks.from_state(state["landmarks"])

@@ -16,7 +16,7 @@ from scvi.data import AnnDataManager
 from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu._file_format import MALFORMED
-from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel
+from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel, check_graph
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._knn import search_on
 
@@ -173,6 +173,7 @@ class SavingMixin:
     def _checked(cls, saved: SavedModel) -> Self:
         """The model without data: whatever fails now is the fault of the files."""
         try:
+            check_graph(saved.attributes["registry_"])
             with torch.random.fork_rng(devices=[]):
                 return cls._restored(saved, None)
         except MALFORMED as error:
