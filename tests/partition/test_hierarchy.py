@@ -191,6 +191,17 @@ def test_small_groups_by_definition(overlapping, monkeypatch, per_group):
     assert np.array_equal(np.unique(groups), np.arange(len(centers)))
 
 
+@pytest.mark.parametrize(("n_obs", "smallest"), [(400, 10), (2000, 10), (2600, 13)])
+def test_a_small_group_has_ten_cells_and_one_part_in_two_hundred(monkeypatch, n_obs, smallest):
+    points = np.random.default_rng(0).normal(size=(n_obs, 2)).astype(np.float32)
+    space = Space(points, points, 0)
+    space.__dict__["embedding_graph"] = None  # not looked at
+    for size, n_groups in ((smallest - 1, 1), (smallest, 2)):
+        monkeypatch.setattr(_hierarchy, "leiden", lambda *_, size=size: (np.arange(n_obs) < size).astype(int))
+        points[:size] = 9.0
+        assert len(small_groups(space, np.zeros(n_obs, dtype=int))[1]) == n_groups
+
+
 def test_a_tree_is_that_of_its_small_groups(overlapping):
     space, clusters = overlapping
     hierarchy, groups = grow(space, clusters)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.stats import norm, truncnorm
 
 from scsiameseclu.partition._tree import MergeTree, null_separability, separability
 
@@ -191,6 +192,14 @@ def test_cells_that_do_not_differ_have_a_finite_separability():
     assert separability(same, same) == 0.0
     assert np.isfinite(separability(same, same + 1.0)) and separability(same, same + 1.0) > 100
     assert np.isfinite(separability(same[:1], same[:1]))
+
+
+@pytest.mark.parametrize("share", [0.5, 0.03, 1e-3, 1.2e-4, 1e-4])
+def test_null_by_moments_of_truncated_normal_distributions(share):
+    cut = norm.isf(share)
+    upper, lower = truncnorm(cut, np.inf), truncnorm(-np.inf, cut)
+    expected = (upper.mean() - lower.mean()) / (upper.std() + lower.std())
+    assert null_separability(share) == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 1e-6, 1.0])

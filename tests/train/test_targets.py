@@ -11,7 +11,7 @@ from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.ot import sinkhorn, target_from_duals
 from scsiameseclu.partition import fit_discriminant
-from scsiameseclu.train import _plan
+from scsiameseclu.train import _first_partition
 from scsiameseclu.train._cells import sampled
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 64}
@@ -61,8 +61,8 @@ def trained():
     look, parts = Look(), []
     plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": 2, "marginal_momentum": MOMENTUM}
     with pytest.MonkeyPatch.context() as patch:
-        partition = _plan.partition_cells
-        patch.setattr(_plan, "partition_cells", lambda *args: parts.append(partition(*args)) or parts[-1])
+        partition = _first_partition.partition_cells
+        patch.setattr(_first_partition, "partition_cells", lambda *args: parts.append(partition(*args)) or parts[-1])
         model.train(max_epochs=5, train_size=0.8, plan_kwargs=plan, callbacks=[look], **QUICK)
     assert len(look.seen) == 4 and len(parts) == 1
     return model, look.seen, parts[0]

@@ -133,7 +133,7 @@ def test_discriminants_give_the_targets_while_warming_up(adata, monkeypatch, n_w
         return discriminant[0]
 
     discriminant, fitted, rep = [], [], SIAMESE_KEYS.GRAPH_REP
-    monkeypatch.setattr("scsiameseclu.train._plan.fit_discriminant", fit)
+    monkeypatch.setattr("scsiameseclu.train._first_partition.fit_discriminant", fit)
     monkeypatch.setattr(SiameseModule, "_clustering", spy)
     plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": n_warmup}
     model = make(adata)
@@ -151,7 +151,7 @@ def test_assignments_are_as_certain_as_the_targets(adata, monkeypatch):
         found.append(fit_discriminant(*args, **kwargs))
         return found[-1]
 
-    monkeypatch.setattr("scsiameseclu.train._plan.fit_discriminant", fit)
+    monkeypatch.setattr("scsiameseclu.train._first_partition.fit_discriminant", fit)
     model = make(adata)
     model.train(max_epochs=4, **QUICK)
     rep = torch.as_tensor(model.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP))
@@ -391,11 +391,13 @@ def test_early_stopping_of_a_trained_model_starts_at_once(adata):
 
 def test_large_data_are_sampled_for_the_targets(adata, monkeypatch):
     numbers = {"partition": [], "sinkhorn": [], "kept": []}
-    from scsiameseclu.train import _plan
+    from scsiameseclu.train import _first_partition, _plan
 
-    partition, sinkhorn, keep = _plan.partition_cells, _plan.sinkhorn, SiameseTrainingPlan._keep_targets
+    partition, sinkhorn, keep = _first_partition.partition_cells, _plan.sinkhorn, SiameseTrainingPlan._keep_targets
     monkeypatch.setattr(
-        _plan, "partition_cells", lambda space, *a: numbers["partition"].append(space.n_obs) or partition(space, *a)
+        _first_partition,
+        "partition_cells",
+        lambda space, *a: numbers["partition"].append(space.n_obs) or partition(space, *a),
     )
     monkeypatch.setattr(
         _plan, "sinkhorn", lambda s, *a, **k: numbers["sinkhorn"].append(len(s)) or sinkhorn(s, *a, **k)
@@ -459,7 +461,7 @@ def test_two_processes_end_with_one_model(run_script):
 def test_fewer_kinds_of_cells_than_clusters(adata, caplog, monkeypatch):
     """Clusters that k-means could not fill are named as such, and nothing is undone because of them."""
     parts = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
-    monkeypatch.setattr("scsiameseclu.train._plan.partition_cells", lambda *_: parts)
+    monkeypatch.setattr("scsiameseclu.train._first_partition.partition_cells", lambda *_: parts)
     make(adata, n_clusters=5).train(max_epochs=4, **QUICK)
     assert "Expected 5 clusters, found 3 groups of cells that differ" in caplog.text
     assert "lost theirs" not in caplog.text

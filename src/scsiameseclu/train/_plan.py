@@ -13,19 +13,8 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
-from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
-from scsiameseclu.partition import (
-    Discriminant,
-    NClustersResult,
-    Space,
-    choose_n_clusters,
-    fit_discriminant,
-    partition_cells,
-)
-from scsiameseclu.pp._graph_input import resolve_seed
-from scsiameseclu.train._cells import PlanCells
-from scsiameseclu.train._hooks import broadcast
-from scsiameseclu.train._inference import principal_components
+from scsiameseclu.ot import ema_marginals, sinkhorn
+from scsiameseclu.train._first_partition import PlanPartition, head_of, is_placed
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +24,7 @@ MIN_MASS = 0.5
 _MIN_SHARE = 1e-8  # mass of a cluster that new cells say nothing about: its logarithm has to exist
 
 
-class SiameseTrainingPlan(PlanCells):
+class SiameseTrainingPlan(PlanPartition):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
@@ -126,10 +115,9 @@ class SiameseTrainingPlan(PlanCells):
         self.n_warmup_epochs = n_warmup_epochs
         self.max_init_cells = max_init_cells
         self.max_target_cells = max_target_cells
-        self.n_clusters_result: NClustersResult | None = None
+        self.n_clusters_result = None
         self._partners: PartnerSampler | None = None
         self._clustering_since: int | None = None
-        self._discriminant: Discriminant | None = None
         self._warming_up = False
         self._targets: Tensor | None = None
         self._target_rows = torch.zeros(0, dtype=torch.long)
@@ -137,7 +125,6 @@ class SiameseTrainingPlan(PlanCells):
         self._clusters_before: Tensor | None = None
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
-        self._n_parts = 0
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
@@ -155,7 +142,7 @@ class SiameseTrainingPlan(PlanCells):
             self._draw_for_loader()
 
     def _enter_epoch(self) -> None:
-        if self.current_epoch < self.n_pretrain_epochs and not _is_placed(self.module):
+        if self.current_epoch < self.n_pretrain_epochs and not is_placed(self.module):
             return
         if self._clustering_since is None:
             error = self._start_clustering()
@@ -225,17 +212,17 @@ class SiameseTrainingPlan(PlanCells):
     def _start_clustering(self) -> float:
         """Place the centres unless they already are, renew the optimiser, make the first targets."""
         self._clustering_since = self.current_epoch
-        if _is_placed(self.module):
+        if is_placed(self.module):
             self._take_over_clusters()
             discriminant = self._fit_discriminant(*self._present_clusters())
         else:
             discriminant = self._place_centers()
             # The centres may be a new parameter, and moments of the first phase would distort the second.
             self.trainer.strategy.setup_optimizers(self.trainer)
-        self._first_masses = _head(self.module).marginals.clone()
+        self._first_masses = head_of(self.module).marginals.clone()
         self._warming_up = self._n_warmup() > 0
         error = discriminant.marginal_error if self._warming_up else self._refresh_targets()
-        self._n_occupied = min(self._count_occupied(), self._n_parts or _head(self.module).n_clusters)
+        self._n_occupied = min(self._count_occupied(), self._n_parts or head_of(self.module).n_clusters)
         self.module.clustering_active = True
         # An earlier copy has no centres.
         self.keep_weights()
@@ -245,7 +232,7 @@ class SiameseTrainingPlan(PlanCells):
     @torch.no_grad()
     def _take_over_clusters(self) -> None:
         """Remember who belongs to the clusters that are there, and estimate the masses these have among new cells."""
-        head = _head(self.module)
+        head = head_of(self.module)
         logits = head(self._embed_training_cells())
         self._clusters_before = logits.argmax(dim=1)
         if self.new_cells:
@@ -258,57 +245,6 @@ class SiameseTrainingPlan(PlanCells):
 
     def _warmup_is_over(self) -> bool:
         return self.current_epoch >= (self._clustering_since or 0) + self._n_warmup()
-
-    def _place_centers(self) -> Discriminant:
-        """Partition (a sample of) the training cells, and put one centre on each part."""
-        seed = resolve_seed(None)
-        rows = self._training_rows(self.max_init_cells)
-        z, expression = self._decode(rows)
-        self._check_finite(z)
-        self._check_finite(torch.as_tensor(expression))
-        # On the first process only, so that all processes of a distributed run share one partition, unless some are
-        # gone.
-        state: list[Any] = [None]
-        if self.global_rank == 0 or not self.shares_work:
-            space = Space(principal_components(expression, seed), z.float().cpu().numpy(), seed)
-            result = choose_n_clusters(space) if self.n_clusters is None else None
-            n_clusters = result.n_clusters if result is not None else self.n_clusters
-            state = [(result, n_clusters, partition_cells(space, int(n_clusters or 0)))]
-        self.n_clusters_result, n_clusters, parts = (broadcast(state) if self.shares_work else state)[0]
-        self._n_parts = len(np.unique(parts))
-        if self._n_parts < n_clusters:
-            logger.warning(
-                "Expected %d clusters, found %d groups of cells that differ: the other clusters stay empty.",
-                n_clusters,
-                self._n_parts,
-            )
-        if self.n_clusters_result is not None:
-            logger.info("Chose %d clusters: %s.", n_clusters, self.n_clusters_result.criterion)
-        head = self.module.head
-        if head is None or head.n_clusters != n_clusters:
-            head = self.module.build_head(n_clusters)
-        _place(head, z, torch.as_tensor(parts, device=z.device))
-        return self._fit_discriminant(rows, parts)
-
-    @torch.no_grad()
-    def _present_clusters(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of (a sample of) the training cells, and the clusters the head assigns them to."""
-        rows = self._training_rows(self.max_init_cells)
-        z = self._embed(rows)
-        self._check_finite(z)
-        return rows, _head(self.module)(z).argmax(dim=1).cpu().numpy()
-
-    def _fit_discriminant(self, rows: NDArray[np.int64], parts: NDArray[np.int64]) -> Discriminant:
-        """Describe these parts of the training cells by linear discriminants of the cells' own representation."""
-        discriminant = fit_discriminant(
-            self._representation(rows),
-            parts,
-            _head(self.module).n_clusters,
-            n_iter=self.sinkhorn_iterations,
-            marginal_relaxation=self.marginal_relaxation,
-        )
-        self._discriminant = discriminant
-        return discriminant
 
     def _keep_targets(self, rows: NDArray[np.int64], targets: Tensor) -> None:
         """Fix the targets of these cells until the next call.
@@ -323,7 +259,7 @@ class SiameseTrainingPlan(PlanCells):
     @torch.no_grad()
     def _refresh_targets(self) -> float:
         """Solve for the column duals on the training cells, store them in the head, return the marginal error."""
-        head = _head(self.module)
+        head = head_of(self.module)
         logits = head(self._embed_training_cells())
         scaled = head.sharpening * logits
         marginals = head.marginals
@@ -348,7 +284,7 @@ class SiameseTrainingPlan(PlanCells):
     @torch.no_grad()
     def _cluster_sizes(self) -> Tensor:
         """Training cells per cluster, ``(n_clusters,)``."""
-        head = _head(self.module)
+        head = head_of(self.module)
         return torch.bincount(head(self._embed_training_cells()).argmax(dim=1), minlength=head.n_clusters)
 
     def _count_occupied(self) -> int:
@@ -362,14 +298,14 @@ class SiameseTrainingPlan(PlanCells):
 
         Clusters that were there before this training keep the numbers they had.
         """
-        if not _is_placed(self.module):
+        if not is_placed(self.module):
             logger.warning(
                 "Training ended before the clustering phase: clusters are a partition of the decoded expression "
                 "after pretraining."
             )
             self._place_centers()
             self._clustering_since = self.current_epoch
-        head = _head(self.module)
+        head = head_of(self.module)
         if head.centers.requires_grad:
             self._undo_collapse()
             self._calibrate(head)
@@ -403,7 +339,7 @@ class SiameseTrainingPlan(PlanCells):
                 "start of the clustering phase are restored. %s",
                 self._n_occupied,
                 n_occupied,
-                self.likely_cause(_head(self.module).n_clusters),
+                self.likely_cause(head_of(self.module).n_clusters),
             )
             self.module.load_state_dict(self._first_clusters)
 
@@ -412,20 +348,3 @@ def floored(masses: Tensor, floor: Tensor) -> Tensor:
     """Raise masses ``(K,)``, total 1, to a floor with a total below 1, at the cost of what others have above theirs."""
     excess = (masses - floor).clamp_min(0.0)
     return floor + excess * ((1.0 - floor.sum()) / excess.sum())
-
-
-def _place(head: ClusterHead, z: Tensor, labels: Tensor) -> None:
-    """Put each centre on the mean of its cells, with the cell shares as marginals."""
-    one_hot = torch.nn.functional.one_hot(labels, head.n_clusters).to(z.dtype)
-    centers = (one_hot.T @ z) / one_hot.sum(dim=0).clamp_min(1.0).unsqueeze(1)
-    head.initialise(centers, estimate_marginals(labels, head.n_clusters), z.mean(dim=0))
-
-
-def _is_placed(module: SiameseModule) -> bool:
-    return module.head is not None and module.head.is_initialised
-
-
-def _head(module: SiameseModule) -> ClusterHead:
-    if module.head is None:
-        raise RuntimeError("Expected a clustering head, found none; this is a bug.")
-    return module.head
