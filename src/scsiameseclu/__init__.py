@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scsiameseclu import hub, losses, metrics, module, nn, ot, pl, pp, presets, tl, train
+    from scsiameseclu import hub, losses, metrics, module, nn, ot, pl, pp, presets, sklearn, tl, train
     from scsiameseclu.data import datasets
     from scsiameseclu.model import SCSiameseClu
 
@@ -25,6 +25,7 @@ __all__ = [
     "pl",
     "pp",
     "presets",
+    "sklearn",
     "tl",
     "train",
 ]

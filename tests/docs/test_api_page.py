@@ -13,6 +13,7 @@ MODULES = {
     "pl": "scsiameseclu.pl",
     "metrics": "scsiameseclu.metrics",
     "hub": "scsiameseclu.hub",
+    "sklearn": "scsiameseclu.sklearn",
     "presets": "scsiameseclu.presets",
     "~data.datasets": "scsiameseclu.data.datasets",
     "module": "scsiameseclu.module",

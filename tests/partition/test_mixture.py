@@ -56,6 +56,14 @@ def test_every_fit_is_the_mixture_by_definition(widths, spread):
     assert (labels != groups).any()
 
 
+@pytest.mark.parametrize("n_each", [20, 800])
+def test_the_width_of_a_group_without_spread_has_a_bound(n_each):
+    """Five cells of the width of all are mixed in, and no width is below a hundredth of that."""
+    points, groups = make([1.0, 0.0, 1.0], n_each)
+    likelihood, _ = fit_mixture(points, groups, "own", n_iter=1)
+    assert likelihood == pytest.approx(fitted(points, np.eye(3)[groups], "own")[0], rel=1e-6)
+
+
 @pytest.mark.parametrize("widths", ["equal", "own"])
 def test_fitting_ends_where_little_changes_and_gets_better_until_then(widths):
     points, groups = make([1.0, 2.0, 0.7])

@@ -26,6 +26,17 @@ def test_counts_of_any_kind_pass(kind, dtype):
         check_counts(kind(np.array([[0, 1], [3, 0]]).astype(dtype)))
 
 
+@pytest.mark.parametrize("dtype", [complex, object, "U3"])
+def test_other_types_are_no_counts(dtype):
+    with pytest.raises(ValueError, match="Expected real numbers, found dtype"):
+        check_counts(np.ones((3, 2)).astype(dtype))
+
+
+def test_masked_counts_are_refused():
+    with pytest.raises(ValueError, match="Expected a plain array of counts, found a masked one"):
+        check_counts(np.ma.masked_equal(np.arange(6.0).reshape(3, 2), 3.0))
+
+
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
 def test_the_first_offending_cell_and_gene_are_named(kind, bad, monkeypatch):
     monkeypatch.setattr(_counts, "CHUNK", 2)

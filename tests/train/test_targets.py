@@ -3,16 +3,19 @@
 import lightning.pytorch as pl
 import numpy as np
 import pytest
+import scvi
 import torch
 
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.ot import sinkhorn, target_from_duals
+from scsiameseclu.partition import fit_discriminant
+from scsiameseclu.train import _plan
 from scsiameseclu.train._cells import sampled
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 64}
-SHARPENING, SMOOTHING, MOMENTUM, N_CLUSTERS = 2.2, 0.3, 0.6, 3
+SHARPENING, MOMENTUM, N_CLUSTERS = 2.2, 0.6, 3
 
 
 class Look(pl.Callback):
@@ -26,15 +29,17 @@ class Look(pl.Callback):
         head = pl_module.module.head
         if batch_idx or head is None or not head.is_initialised:
             return
-        rows = {"train": trainer.datamodule.train_idx, "validation": trainer.datamodule.val_idx}
-        z = {name: pl_module._embed(np.sort(each)) for name, each in rows.items()}
+        rows = {"train": np.sort(trainer.datamodule.train_idx), "validation": np.sort(trainer.datamodule.val_idx)}
+        z = {name: pl_module._embed(each) for name, each in rows.items()}
+        rep = {name: torch.as_tensor(pl_module._representation(each)) for name, each in rows.items()}
         kept = {}
         for name, each in rows.items():
-            index = torch.as_tensor(np.sort(each))[:, None]
-            kept[name] = pl_module._with_targets({SIAMESE_KEYS.CELL_INDEX: index})[SIAMESE_KEYS.CLUSTER_TARGET]
+            cells = {SIAMESE_KEYS.CELL_INDEX: torch.as_tensor(each)[:, None], SIAMESE_KEYS.GRAPH_REP: rep[name]}
+            kept[name] = pl_module._with_targets(cells)[SIAMESE_KEYS.CLUSTER_TARGET]
         self.seen.append(
             {
                 "z": z,
+                "rep": rep,
                 "logits": {name: head(each) for name, each in z.items()},
                 "kept": kept,
                 "duals": head.log_duals.clone(),
@@ -48,61 +53,68 @@ class Look(pl.Callback):
 @pytest.fixture(scope="module")
 def trained():
     """A training of one epoch before clustering and four after it, two of these towards the first partition."""
-    import scvi
-
     scvi.settings.seed = 0
     adata = synthetic(n_obs=150, n_vars=50, n_types=3, proportions=[4, 2, 1], seed=0)
     SCSiameseClu.setup_anndata(adata)
-    options = {"sharpening": SHARPENING, "label_smoothing": SMOOTHING, "temperature": 0.3}
+    options = {"sharpening": SHARPENING, "temperature": 0.3}
     model = SCSiameseClu(adata, n_clusters=N_CLUSTERS, n_latent=6, n_hidden=16, **options)
-    look = Look()
+    look, parts = Look(), []
     plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": 2, "marginal_momentum": MOMENTUM}
-    model.train(max_epochs=5, train_size=0.8, plan_kwargs=plan, callbacks=[look], **QUICK)
-    assert len(look.seen) == 4
-    return model, look.seen
+    with pytest.MonkeyPatch.context() as patch:
+        partition = _plan.partition_cells
+        patch.setattr(_plan, "partition_cells", lambda *args: parts.append(partition(*args)) or parts[-1])
+        model.train(max_epochs=5, train_size=0.8, plan_kwargs=plan, callbacks=[look], **QUICK)
+    assert len(look.seen) == 4 and len(parts) == 1
+    return model, look.seen, parts[0]
 
 
 def test_centres_are_the_means_of_the_first_partition(trained):
-    first = trained[1][0]
-    labels = first["kept"]["train"].argmax(dim=1)
+    _, (first, *_), parts = trained
     z = first["z"]["train"]
     for cluster in range(N_CLUSTERS):
-        torch.testing.assert_close(first["centers"][cluster], z[labels == cluster].mean(dim=0))
+        torch.testing.assert_close(first["centers"][cluster], z[parts == cluster].mean(dim=0))
     torch.testing.assert_close(first["origin"], z.mean(dim=0))
-    sizes = torch.bincount(labels, minlength=N_CLUSTERS)
+    sizes = torch.bincount(torch.as_tensor(parts), minlength=N_CLUSTERS)
     torch.testing.assert_close(first["marginals"], (sizes + 1.0) / (sizes.sum() + N_CLUSTERS))
 
 
-def test_the_first_partition_is_the_target_while_warming_up(trained):
-    first, second = trained[1][:2]
-    for name in ("train", "validation"):
-        labels = first["kept"][name].argmax(dim=1)
-        one_hot = torch.nn.functional.one_hot(labels, N_CLUSTERS)
-        torch.testing.assert_close(first["kept"][name], (1 - SMOOTHING) * one_hot + SMOOTHING * first["marginals"])
-        assert torch.equal(first["kept"][name], second["kept"][name])
-    # Cells held out join the cluster of the nearest centre.
-    assert torch.equal(first["kept"]["validation"].argmax(dim=1), first["logits"]["validation"].argmax(dim=1))
+def test_discriminants_of_the_first_partition_are_the_target_while_warming_up(trained):
+    model, seen, parts = trained
+    discriminant = fit_discriminant(seen[0]["rep"]["train"].numpy(), parts, N_CLUSTERS)
+    for epoch in seen[:2]:
+        for name in ("train", "validation"):
+            torch.testing.assert_close(epoch["kept"][name], discriminant.probabilities(epoch["rep"][name]))
+    error = model.history["sinkhorn_marginal_error"].to_numpy(float).ravel()[0]
+    assert error == pytest.approx(discriminant.marginal_error, abs=1e-6)
 
 
-def test_targets_are_the_transport_of_sharpened_logits(trained):
+def test_the_assignments_are_as_certain_as_the_discriminants_in_the_end(trained):
+    model, seen, parts = trained
+    discriminant = fit_discriminant(seen[0]["rep"]["train"].numpy(), parts, N_CLUSTERS)
+    wanted = discriminant.probabilities(seen[0]["rep"]["train"]).amax(dim=1).mean().item()
+    found = model.predict(indices=np.sort(model.train_indices), soft=True).max(axis=1).mean()
+    assert found == pytest.approx(wanted, abs=1e-3)
+
+
+def test_targets_are_the_transport_of_sharpened_logits_after_that(trained):
     """Of the logits at the start of the epoch, times the sharpening, to the masses of that epoch."""
-    model, seen = trained
-    errors = model.history["sinkhorn_marginal_error"].to_numpy(float).ravel()
-    assert len(errors) == len(seen)
-    for epoch, error in zip(seen, errors, strict=True):
-        scaled = SHARPENING * epoch["logits"]["train"]
-        solved = sinkhorn(scaled, epoch["marginals"])
+    model, seen, _ = trained
+    errors = model.history["sinkhorn_marginal_error"].to_numpy(float).ravel()[1:]
+    assert len(errors) == 2  # none while warming up
+    for epoch, error in zip(seen[2:], errors, strict=True):
+        solved = sinkhorn(SHARPENING * epoch["logits"]["train"], epoch["marginals"])
         torch.testing.assert_close(epoch["duals"], solved.column_duals.float(), rtol=1e-3, atol=1e-3)
         assert error == pytest.approx(solved.marginal_error, abs=1e-5)
-    for epoch in seen[2:]:
         for name in ("train", "validation"):
             expected = target_from_duals(SHARPENING * epoch["logits"][name], epoch["duals"])
             torch.testing.assert_close(epoch["kept"][name], expected)
 
 
 def test_masses_follow_the_sharpened_assignments_by_the_momentum(trained):
+    """Not while warming up."""
     seen = trained[1]
-    for before, epoch in zip(seen, seen[1:], strict=False):
+    assert torch.equal(seen[0]["marginals"], seen[1]["marginals"])
+    for before, epoch in zip(seen[1:], seen[2:], strict=False):
         found = (SHARPENING * epoch["logits"]["train"]).softmax(dim=1).mean(dim=0)
         expected = MOMENTUM * before["marginals"] + (1 - MOMENTUM) * found
         assert (expected > 0.5 * seen[0]["marginals"]).all()  # above the floor
@@ -110,7 +122,7 @@ def test_masses_follow_the_sharpened_assignments_by_the_momentum(trained):
 
 
 def test_clusters_are_numbered_by_size_in_the_end(trained):
-    model, _ = trained
+    model = trained[0]
     sizes = model.predict(indices=model.train_indices).value_counts(sort=False)
     assert (sizes.diff().dropna() <= 0).all() and len(sizes) == N_CLUSTERS
 

@@ -282,8 +282,8 @@ def check_counts(
     Raises
     ------
     ValueError
-        If values are negative, NaN, infinite or not numeric (naming the first cell and gene), if all are 0, or if the
-        matrix has no cells or no genes.
+        If values are negative, NaN or infinite (naming the first cell and gene), complex, masked or no numbers, if all
+        are 0, or if the matrix has no cells or no genes.
 
     Warns
     -----
@@ -296,7 +296,7 @@ def check_counts(
 
 
 def check_shape(counts: Any) -> None:
-    """Refuse matrices without cells or genes, or that hold no numbers.
+    """Refuse matrices without cells or genes, masked ones, and matrices that hold no real numbers.
 
     Raises
     ------
@@ -305,8 +305,12 @@ def check_shape(counts: Any) -> None:
     """
     if 0 in counts.shape:
         raise ValueError(f"Expected counts of at least one cell and one gene, found shape {tuple(counts.shape)}.")
-    if not (np.issubdtype(counts.dtype, np.number) or np.issubdtype(counts.dtype, np.bool_)):
-        raise ValueError(f"Expected numeric counts, found dtype {counts.dtype}. Convert them, for instance to float32.")
+    if counts.dtype.kind not in "biuf":
+        raise ValueError(f"Expected real numbers, found dtype {counts.dtype}. Convert them, for instance to float32.")
+    if np.ma.isMaskedArray(counts):
+        raise ValueError(
+            "Expected a plain array of counts, found a masked one. Fill in what is masked, or leave it out."
+        )
 
 
 def check_block(

@@ -78,11 +78,9 @@ def knn(
         raise ValueError(f"`n_neighbors`: expected at least 1, found {n_neighbors}.")
     # Distances do not change, and the expansion |x|^2 - 2xy + |y|^2 used by the exact search loses fewer digits.
     points = centred(points, points)
-    if batch is None:
+    codes = None if batch is None else batch_codes(batch, len(points))
+    if codes is None or len(np.unique(codes)) == len(codes):  # no batches, or every batch is a single cell
         return _padded_graph(*_nearest_members(points, np.arange(len(points)), n_neighbors, random_state), n_neighbors)
-    codes = batch_codes(batch, len(points))
-    if len(np.unique(codes)) == len(codes):  # every batch is a single cell
-        codes = np.zeros_like(codes)
     return _padded_graph(*_batch_balanced(points, codes, n_neighbors, random_state), n_neighbors, codes)
 
 
