@@ -11,25 +11,23 @@ GRAPH_VERSION: Final = 4
 
 
 class _AnnDataKeys(NamedTuple):
-    """Slots of an AnnData written by set-up and by ``write_to_adata``."""
+    """Slots of an AnnData written by ``write_to_adata`` and ``pp.neighbor_graph``."""
 
     LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent)
     GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
-    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k); whole numbers as float64 in a MuData
+    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
     DIFFUSED_INDEX: str = (
         "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours, if asked for
     )
     DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k), if asked for
-    PROTEIN: str = "siamese_clu_protein"  # obsm of a MuData, float32 (n_obs, n_proteins): as measured, NaN where not
-    PROTEIN_REP: str = "siamese_clu_protein_rep"  # obsm of a MuData, float32 (n_obs, n_proteins): standardised
     CONNECTIVITIES: str = "siamese_clu_connectivities"  # obsp, scanpy format
     DISTANCES: str = "siamese_clu_distances"  # obsp, scanpy format
     NEIGHBORS: str = "siamese_clu_neighbors"  # uns, scanpy format, plus the fingerprint
 
 
 class _RegistryKeys(NamedTuple):
-    """Names under which set-up registers our fields with scvi-tools; also the keys of a mini-batch."""
+    """Name of our field in the registry of scvi-tools, and keys of a mini-batch."""
 
     CELL_GRAPH: str = "siamese_cell_graph"
     GRAPH_REP: str = "siamese_graph_rep"
