@@ -19,7 +19,7 @@ from scsiameseclu.data._device import DeviceSparseRows
 from scsiameseclu.data._proteins import read_proteins
 from scsiameseclu.data._rows import row_reader
 from scsiameseclu.data._statistics import ExpressionStatistics
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, name_order, row_chunks, totals
 from scsiameseclu.pp._neighbors import _obsm_rep

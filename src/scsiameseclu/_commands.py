@@ -31,7 +31,7 @@ PROGRAM = "scsiameseclu"
 # What unusable files and arguments raise in this package and in those that read files for it.
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
-_DEMO_DATA = "pbmc68k_reduced, bundled with scanpy"
+_DEMO_DATA = "pbmc3k, bundled with this package"
 _RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
 _TRAINED = ("model", "training.png")
 
@@ -46,9 +46,9 @@ def demo(arguments: argparse.Namespace) -> str:
     with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
-        from scsiameseclu.data import datasets
+        from scsiameseclu import datasets
 
-        return _fit_and_write(datasets.pbmc68k_reduced(), arguments, new, data=_DEMO_DATA)
+        return _fit_and_write(datasets.pbmc3k(), arguments, new, data=_DEMO_DATA)
 
 
 def fit(arguments: argparse.Namespace) -> str:

@@ -14,7 +14,7 @@ MODULES = {
     "metrics": "scsiameseclu.metrics",
     "hub": "scsiameseclu.hub",
     "presets": "scsiameseclu.presets",
-    "~data.datasets": "scsiameseclu.data.datasets",
+    "datasets": "scsiameseclu.datasets",
     "module": "scsiameseclu.module",
     "train": "scsiameseclu.train",
     "nn": "scsiameseclu.nn",

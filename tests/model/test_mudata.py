@@ -9,7 +9,7 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._joint import centred_log
 from scsiameseclu.pp._neighbors import DIFFUSED_KEYS

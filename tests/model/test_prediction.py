@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import scanpy as sc
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
 

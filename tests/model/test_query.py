@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._neighbors import DIFFUSED_KEYS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scvi
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pl import training_curves
 

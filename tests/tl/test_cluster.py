@@ -4,7 +4,7 @@ import scanpy as sc
 import scvi
 from anndata import AnnData, read_h5ad
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import cluster
 from scsiameseclu.tl._cluster import copy_results

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.ot import sinkhorn, target_from_duals
 from scsiameseclu.train._cells import sampled

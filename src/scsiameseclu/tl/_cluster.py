@@ -92,7 +92,7 @@ def cluster(
 
     Examples
     --------
-    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> adata = scsiameseclu.datasets.pbmc3k()
     >>> model = scsiameseclu.tl.cluster(adata)
     >>> adata.obs["siamese_clu"].value_counts()
     """
