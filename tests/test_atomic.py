@@ -31,7 +31,7 @@ from writers import (
 
 from scsiameseclu import _atomic, cli
 from scsiameseclu._atomic import content, finish, replaced_entries, replaced_file
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import read_mapped
 

@@ -10,7 +10,7 @@ from scipy.spatial.distance import pdist
 from sklearn.metrics import adjusted_rand_score
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 GETTERS = {
@@ -204,7 +204,7 @@ def test_copies_of_a_cell_stay_together():
 THREADS = """
 import sys
 import numpy as np, scvi, torch
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.tl import cluster
 
 torch.set_num_threads(int(sys.argv[1]))

@@ -13,7 +13,7 @@ from scvi.train import SaveCheckpoint
 
 from scsiameseclu import _torch_file, cli
 from scsiameseclu._torch_file import read_torch_file
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import ResumeCheckpoint
 

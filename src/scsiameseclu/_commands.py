@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu._atomic import finish, replaced_entries
-from scsiameseclu._keys import ADATA_KEYS, check_key, check_key_added, confidence_key, out_of_reference_key
+from scsiameseclu._keys import check_key, check_key_added, confidence_key, latent_key, out_of_reference_key
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +31,7 @@ PROGRAM = "scsiameseclu"
 # What unusable files and arguments raise in this package and in those that read files for it.
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
-_DEMO_DATA = "pbmc68k_reduced, bundled with scanpy"
+_DEMO_DATA = "pbmc3k, bundled with this package"
 _RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
 _TRAINED = ("model", "training.png")
 
@@ -46,9 +46,9 @@ def demo(arguments: argparse.Namespace) -> str:
     with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
-        from scsiameseclu.data import datasets
+        from scsiameseclu import datasets
 
-        return _fit_and_write(datasets.pbmc68k_reduced(), arguments, new, data=_DEMO_DATA)
+        return _fit_and_write(datasets.pbmc3k(), arguments, new, data=_DEMO_DATA)
 
 
 def fit(arguments: argparse.Namespace) -> str:
@@ -134,7 +134,7 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
     )
     seconds = time.perf_counter() - started
     model.save(new / "model")
-    pl.training_curves(model).savefig(new / "training.png", dpi=120)
+    pl.training_curves(model, save=new / "training.png", return_fig=True)
     facts = {
         "data": data,
         "n_clusters_requested": arguments.n_clusters,
@@ -171,10 +171,10 @@ def _write_results(
         table["out_of_reference"] = adata.obs[out_of_reference_key(key)]
     table.to_csv(new / "pred.csv", index_label="cell")
     np.save(new / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
-    np.save(new / "embedding.npy", adata.obsm[ADATA_KEYS.LATENT])
+    np.save(new / "embedding.npy", adata.obsm[latent_key(key)])
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
-    pl.embedding(adata, colors, key=key).savefig(new / "umap.png", dpi=120, bbox_inches="tight")
+    pl.embedding(adata, colors, key=key, save=new / "umap.png", return_fig=True)
     adata.write_h5ad(new / "clustered.h5ad", compression="gzip")
     return metrics
 

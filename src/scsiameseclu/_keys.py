@@ -13,7 +13,7 @@ GRAPH_VERSION: Final = 4
 class _AnnDataKeys(NamedTuple):
     """Slots of an AnnData written by ``write_to_adata`` and ``pp.neighbor_graph``."""
 
-    LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent)
+    LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent): the embedding of results named by DEFAULT_KEY
     GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
     NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
@@ -60,6 +60,11 @@ Only a graph set up with diffusion has the second.
 """
 
 
+def latent_key(key: str) -> str:
+    """``obsm`` entry with the embedding that the clusters of ``key`` were made in."""
+    return f"X_{key}"
+
+
 def confidence_key(key: str) -> str:
     """``obs`` column with the highest cluster probability of each cell."""
     return f"{key}_confidence"
@@ -82,6 +87,11 @@ UNASSIGNED: Final = "unassigned"
 def type_key(key: str) -> str:
     """``obs`` column, and ``uns`` entry, with the types that the clusters of ``key`` were named after."""
     return f"{key}_type"
+
+
+def markers_key(key: str) -> str:
+    """``uns`` entry with the ranked genes of the clusters of ``key``."""
+    return f"{key}_markers"
 
 
 def predicted_key(labels_key: str) -> str:
@@ -138,7 +148,7 @@ def check_key_added(data: Any, key: Any) -> None:
     params = record.get("params") if isinstance(record, Mapping) else None
     if isinstance(params, Mapping) and "n_clusters_requested" in params:  # earlier results
         return
-    places = {"obs": (key, confidence_key(key)), "obsm": (probs_key(key),), "uns": (key,)}
+    places = {"obs": (key, confidence_key(key)), "obsm": (latent_key(key), probs_key(key)), "uns": (key,)}
     taken = [f"{slot}[{name!r}]" for slot, names in places.items() for name in names if name in getattr(data, slot)]
     if taken:
         raise ValueError(

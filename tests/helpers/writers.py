@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 from scsiameseclu import cli, pl, tl
 from scsiameseclu._atomic import replaced_entries, replaced_file
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import write_mapped
 from scsiameseclu.train import ResumeCheckpoint

@@ -9,7 +9,7 @@ import scvi
 import torch
 from scvi.train import SaveCheckpoint
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import _counts, _knn

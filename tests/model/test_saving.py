@@ -12,7 +12,7 @@ from scvi.model.base._save_load import _load_saved_files
 
 from scsiameseclu import _file_format
 from scsiameseclu._file_format import Manifest, read_state, write_state
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 CPU = {"accelerator": "cpu"}

@@ -87,7 +87,7 @@ class SCSiameseClu(
 
     Examples
     --------
-    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> adata = scsiameseclu.datasets.pbmc3k()
     >>> SCSiameseClu.setup_anndata(adata)
     >>> model = SCSiameseClu(adata, n_clusters=8)
     >>> model.train()
