@@ -24,13 +24,14 @@ from writers import (
     overwritten,
     saved,
     train,
+    write_and_remove,
     write_file,
     write_state,
 )
 
 from scsiameseclu import _atomic, cli
 from scsiameseclu._atomic import content, finish, replaced_entries, replaced_file
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import read_mapped
 
@@ -75,6 +76,21 @@ def test_killed_at_every_step_the_old_or_the_new_entries_are_whole(tmp_path, bef
     assert step > 10
     assert set(seen) == {before, "new"}
     assert seen == sorted(seen, key=lambda state: state == "new")  # decided once
+
+
+def test_killed_at_every_step_removed_files_are_gone_with_the_new_entries(tmp_path):
+    seen, step, killed = set(), 0, True
+    while killed:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        for name in ("a.txt", "only old.txt", "foreign.txt"):
+            (folder / name).write_text("old")
+        killed = killed_at_step(step, partial, write_and_remove, folder, "new")
+        finish(folder)
+        seen.add((frozenset(content(folder)), (folder / "a.txt").read_text()))
+        step += 1
+    old, new = {"a.txt", "only old.txt", "foreign.txt"}, {"a.txt", "foreign.txt"}
+    assert seen == {(frozenset(old), "old"), (frozenset(new), "new")}
 
 
 def test_a_second_kill_while_finishing_changes_nothing(tmp_path):

@@ -18,7 +18,7 @@ from scsiameseclu.cli import main
 from scsiameseclu.data._device import DeviceSparseRows
 from scsiameseclu.data._rows import row_reader
 from scsiameseclu.data._statistics import ExpressionStatistics
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, name_order, row_chunks, totals
 from scsiameseclu.pp._graph_input import obsm_rep

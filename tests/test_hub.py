@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from scsiameseclu import hub
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 

@@ -2,7 +2,7 @@ import torch
 
 from scsiameseclu import presets, tl
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import _neighbors
 from scsiameseclu.pp._stored_graph import DIFFUSED_KEYS

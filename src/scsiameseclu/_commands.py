@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu._atomic import finish, replaced_entries
-from scsiameseclu._keys import ADATA_KEYS, check_key, check_key_added, confidence_key, out_of_reference_key
+from scsiameseclu._keys import check_key, check_key_added, confidence_key, latent_key, out_of_reference_key
 
 if TYPE_CHECKING:
     import argparse
@@ -31,7 +31,7 @@ PROGRAM = "scsiameseclu"
 # What unusable files and arguments raise in this package and in those that read files for it.
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
-_DEMO_DATA = "pbmc68k_reduced, bundled with scanpy"
+_DEMO_DATA = "pbmc3k, bundled with this package"
 _RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
 _TRAINED = ("model", "training.png")
 
@@ -46,9 +46,9 @@ def demo(arguments: argparse.Namespace) -> str:
     with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
-        from scsiameseclu.data import datasets
+        from scsiameseclu import datasets
 
-        return _fit_and_write(datasets.pbmc68k_reduced(), arguments, new, data=_DEMO_DATA)
+        return _fit_and_write(datasets.pbmc3k(), arguments, new, data=_DEMO_DATA)
 
 
 def fit(arguments: argparse.Namespace) -> str:
@@ -134,7 +134,7 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
     )
     seconds = time.perf_counter() - started
     model.save(new / "model")
-    pl.training_curves(model).savefig(new / "training.png", dpi=120)
+    pl.training_curves(model, save=new / "training.png", return_fig=True)
     facts = {
         "data": data,
         "n_clusters_requested": arguments.n_clusters,
@@ -171,10 +171,10 @@ def _write_results(
         table["out_of_reference"] = adata.obs[out_of_reference_key(key)]
     table.to_csv(new / "pred.csv", index_label="cell")
     np.save(new / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
-    np.save(new / "embedding.npy", adata.obsm[ADATA_KEYS.LATENT])
+    np.save(new / "embedding.npy", adata.obsm[latent_key(key)])
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
-    pl.embedding(adata, colors, key=key).savefig(new / "umap.png", dpi=120, bbox_inches="tight")
+    pl.embedding(adata, colors, key=key, save=new / "umap.png", return_fig=True)
     adata.write_h5ad(new / "clustered.h5ad", compression="gzip")
     return metrics
 
@@ -201,6 +201,7 @@ def _report(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str,
 
 
 def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
+    import numpy as np
     import pandas as pd
 
     groups = adata.obs.groupby(key, observed=False)
@@ -208,9 +209,11 @@ def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
     table["share"] = (table["cells"] / adata.n_obs).map("{:.1%}".format)
     table["confidence"] = groups[confidence_key(key)].mean().map("{:.3f}".format)
     if labels_key is not None:
-        overlap = pd.crosstab(adata.obs[key], adata.obs[labels_key].astype(str)).reindex(table.index, fill_value=0)
+        known = adata.obs[adata.obs[labels_key].notna()]
+        overlap = pd.crosstab(known[key], known[labels_key].astype(str)).reindex(table.index, fill_value=0)
         share = overlap.max(axis=1) / overlap.sum(axis=1).clip(lower=1)
-        table["most frequent label"] = [f"{name} ({share[row]:.0%})" for row, name in overlap.idxmax(axis=1).items()]
+        frequent = [f"{name} ({share[row]:.0%})" for row, name in overlap.idxmax(axis=1).items()]
+        table["most frequent label"] = np.where(share > 0, frequent, "none known")
     return table.rename_axis("cluster").reset_index().to_string(index=False)
 
 
@@ -255,6 +258,8 @@ def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:
     check_key(arguments.key_added, "--key-added")
     if key is not None and key not in adata.obs:
         raise KeyError(f"Expected --labels-key among {list(adata.obs.columns)}, found {key!r}.")
+    if key is not None and adata.obs[key].isna().all():
+        raise ValueError(f"Expected known types in obs[{key!r}], found none: leave out --labels-key.")
     if key == arguments.key_added:
         raise ValueError(f"Expected different --labels-key and --key-added, found {key!r} for both.")
     check_key_added(adata, arguments.key_added)

@@ -1,4 +1,4 @@
-"""Files of a saved model: nested values in JSON, their arrays in safetensors, and a manifest with a digest of each file.
+"""Files of a saved model: nested values in JSON, their arrays in safetensors, and a manifest with digests of both.
 
 Nothing in these files is code, and reading them runs none. The manifest makes a set of files of them: whatever is
 damaged, missing or from another model is found before anything is used.
@@ -130,8 +130,9 @@ class Manifest:
             raise _damaged(path, f"another content ({_reason(error)})") from error
         if number > VERSION:
             raise ValueError(
-                f"Expected a model in format {VERSION} or older, found format {number} in {str(path)!r}, written by scsiameseclu "
-                f"{writer}; this is scsiameseclu {package_version()}. Install that version or a newer one to load it."
+                f"Expected a model in format {VERSION} or older, found format {number} in {str(path)!r}, written by "
+                f"scsiameseclu {writer}; this is scsiameseclu {package_version()}. Install that version or a newer one "
+                "to load it."
             )
         return cls(folder, prefix, files)
 
@@ -234,8 +235,8 @@ def _compare(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> Non
 
 def _damaged(path: Path, found: str) -> ValueError:
     return ValueError(
-        f"Expected {str(path)!r} as it was saved with the model, found {found}. The file is damaged, incomplete or from another "
-        "model: copy the whole folder from where it came again, or save the model again."
+        f"Expected {str(path)!r} as it was saved with the model, found {found}. The file is damaged, incomplete or "
+        "from another model: copy the whole folder from where it came again, or save the model again."
     )
 
 
@@ -298,8 +299,8 @@ def _stored(tensor: torch.Tensor, arrays: dict[str, torch.Tensor], where: str) -
 def _not_storable(value: Any, where: str) -> TypeError:
     kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
     return TypeError(
-        f"Expected numbers, text, dates, arrays, tensors, and dictionaries, lists and tuples of these, to store with a model, "
-        f"found {kind} as {where!r}. Give the value in one of these types."
+        "Expected numbers, text, dates, arrays, tensors, and dictionaries, lists and tuples of these, to store with a "
+        f"model, found {kind} as {where!r}. Give the value in one of these types."
     )
 
 

@@ -75,14 +75,18 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 def _damaged(path: str | os.PathLike[str], found: str) -> ValueError:
     return ValueError(
-        f"Expected {str(path)!r} as torch wrote it, found {found}. Get the file from where it came again, or write it anew."
+        f"Expected {str(path)!r} as torch wrote it, found {found}. Get the file from where it came again, or "
+        "write it anew."
     )
 
 
 def _reason(error: Exception) -> str:
     """What an error of torch says happened, without its advice to run the file nevertheless."""
-    said = re.search(r"WeightsUnpickler error:\s*([^\n]+)", str(error))
-    return said[1].rstrip(". ") if said else " ".join(str(error).split())[:200] or type(error).__name__
+    text = str(error)
+    if called := re.search(r"GLOBAL (\S+)", text):
+        return f"a call of {called[1]}"
+    said = re.search(r"WeightsUnpickler error:\s*([^\n]+)", text)
+    return said[1].rstrip(". ") if said else " ".join(text.split())[:200] or type(error).__name__
 
 
 @contextmanager

@@ -194,8 +194,8 @@ def pull_hub_model(
 ) -> Any:
     """Download a model of this package from the Hugging Face Hub. No code in the files is run, now or on loading.
 
-    The method of that name in scvi-tools downloads ``model.pt`` alone, which is a pickle, and loads it with whatever class
-    the repository names.
+    The similar method of scvi-tools downloads ``model.pt``, which is a pickle, and loads it with whatever class the
+    repository names.
 
     Parameters
     ----------
@@ -241,6 +241,7 @@ def pull_hub_model(
         raise ValueError(f"Expected {_METADATA} of a model in {repo_name!r}, found none that can be read.") from error
     if found != (PARENT_MODULE, SCSiameseClu.__name__):
         raise ValueError(
-            f"Expected a model of class {PARENT_MODULE}.{SCSiameseClu.__name__} in {repo_name!r}, found {'.'.join(map(str, found))}."
+            f"Expected a model of class {PARENT_MODULE}.{SCSiameseClu.__name__} in {repo_name!r}, found "
+            f"{'.'.join(map(str, found))}."
         )
     return HubModel(folder, repo_name=repo_name)

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scsiameseclu import cli
+from scsiameseclu import _commands, cli, datasets
 from scsiameseclu.cli import main
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 
 FAST = ["--max-epochs", "4", "--accelerator", "cpu", "--n-neighbors", "8"]
 RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png"}
@@ -65,6 +65,20 @@ def test_report_shows_clusters_scores_and_paths(
     assert "150 cells, 2 clusters" in report and "ARI" in report
     for name in RESULTS:
         assert str(tmp_path / "out" / name) in report
+
+
+def test_missing_labels_are_no_type(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not in the table of the report either; only where no type is known there is nothing to score."""
+    obs = pd.DataFrame({"mine": pd.Categorical(["0"] * 4 + ["1"] * 2), "mine_confidence": 0.9})
+    obs["type"] = pd.Categorical([None, None, None, "T", None, None])
+    rows = _commands._cluster_table(ad.AnnData(np.ones((6, 2)), obs=obs), "mine", "type").splitlines()
+    assert rows[1].endswith("T (100%)") and rows[2].endswith("none known")
+
+    adata = ad.read_h5ad(cells)
+    adata.obs["type"] = pd.Categorical([None] * adata.n_obs)
+    adata.write_h5ad(tmp_path / "unknown.h5ad")
+    argv = ["fit", tmp_path / "unknown.h5ad", "--out", tmp_path / "out", "--labels-key", "type"]
+    assert "Expected known types in obs['type'], found none" in _error_line(capsys, argv)
 
 
 def test_labels_are_only_for_scoring(cells: Path, tmp_path: Path, fitted: Path) -> None:
@@ -138,11 +152,15 @@ def test_info_describes_the_model(fitted: Path, capsys: pytest.CaptureFixture[st
     assert "n_neighbors=8" in capsys.readouterr().out
 
 
-def test_demo_runs_and_may_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_and_may_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = datasets.pbmc3k()[::10].copy()
+    monkeypatch.setattr(datasets, "pbmc3k", some.copy)
     argv = ["demo", "--out", str(tmp_path / "demo"), "--n-clusters", "8", *FAST]
     assert main(argv) == 0
     first = np.load(tmp_path / "demo" / "embedding.npy")
-    assert "700 cells" in capsys.readouterr().out
+    assert "264 cells" in capsys.readouterr().out
     assert main(argv) == 0
     np.testing.assert_array_equal(first, np.load(tmp_path / "demo" / "embedding.npy"))
 
@@ -210,7 +228,7 @@ import sys, types
 package = types.ModuleType("scsiameseclu")
 package.__path__ = [sys.argv[1]]
 sys.modules["scsiameseclu"] = package
-from scsiameseclu import cli
+from scsiameseclu import _commands, cli, datasets
 try:
     cli.main(["--help"])
 finally:

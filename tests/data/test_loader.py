@@ -7,7 +7,7 @@ from scvi.dataloaders import AnnDataLoader
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 

@@ -5,7 +5,7 @@ from scvi import REGISTRY_KEYS
 
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._partners import PartnerSampler, draw_partners
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 

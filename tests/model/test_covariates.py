@@ -7,7 +7,7 @@ import pytest
 import scvi
 import torch
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.nn import CovariateScaler
 from scsiameseclu.train import SiameseTrainingPlan

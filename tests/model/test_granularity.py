@@ -7,7 +7,7 @@ import scvi
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.partition._hierarchy import from_state
 

@@ -10,7 +10,7 @@ from mudata import MuData
 from scipy import sparse
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._joint import centred_log
 

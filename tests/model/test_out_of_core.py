@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._rows import StoredRows
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import read_mapped
 from scsiameseclu.tl import cluster

@@ -5,7 +5,7 @@ import pytest
 import scanpy as sc
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
 

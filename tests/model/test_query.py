@@ -8,7 +8,7 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
 

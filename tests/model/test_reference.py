@@ -9,7 +9,7 @@ import scvi
 import torch
 from scvi.train import SaveCheckpoint
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import _counts, _knn
@@ -127,6 +127,17 @@ def test_a_saved_query_model_stays_frozen(reference, quick, tmp_path):
     again.train(max_epochs=2, batch_size=32, **quick)
     assert len(changed(start, again)) == 3  # a column each of the two encoders and the decoder
     assert np.allclose(again.predict(soft=True)[60:], expected[60:], atol=1e-4)
+
+
+def test_training_a_query_leaves_the_reference_as_it_was(reference, quick):
+    before = weights(reference), reference.reference.to_state(), {k: len(v) for k, v in reference.history.items()}
+    mapped = SCSiameseClu.load_query_data(bare(reference.adata, slice(0, 80)), reference, unfrozen=True, **CPU)
+    mapped.train(max_epochs=2, **quick)
+    mapped.rename({"0": "zero"})
+    assert not changed(before[0], reference)
+    assert {k: len(v) for k, v in reference.history.items()} == before[2]
+    after = reference.reference.to_state()
+    assert all(np.array_equal(after[name], value) for name, value in before[1].items())
 
 
 def test_an_unfrozen_query_model_stays_unfrozen(reference, quick, tmp_path):

@@ -28,7 +28,7 @@ def test_counts_of_any_kind_pass(kind, dtype):
 
 @pytest.mark.parametrize("dtype", [complex, object, "U3"])
 def test_other_types_are_no_counts(dtype):
-    with pytest.raises(ValueError, match="Expected real numbers, found dtype"):
+    with pytest.raises(ValueError, match="Expected real numeric counts, found dtype"):
         check_counts(np.ones((3, 2)).astype(dtype))
 
 

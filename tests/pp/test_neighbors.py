@@ -1,5 +1,6 @@
 import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 import scvi
@@ -176,6 +177,12 @@ def test_given_representation_is_used(counts_adata):
     assert graph_is_current(counts_adata, settings)
     counts_adata.obsm["X_mine"] = rep[::-1]
     assert not graph_is_current(counts_adata, settings)
+
+
+def test_a_representation_with_text_is_refused(counts_adata):
+    counts_adata.obsm["X_mine"] = pd.DataFrame({"type": ["a"] * 120}, index=counts_adata.obs_names)
+    with pytest.raises(ValueError, match=r"obsm\['X_mine'\]: expected numbers alone, found others"):
+        neighbor_graph(counts_adata, n_neighbors=4, use_rep="X_mine")
 
 
 def test_batches_are_connected(counts_adata):

@@ -1,10 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 import scvi
-from anndata import AnnData, read_h5ad
+from anndata import AnnData, concat, read_h5ad
+from scipy import sparse
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import cluster
 from scsiameseclu.tl._cluster import copy_results
@@ -58,6 +60,19 @@ def test_labels_have_no_influence(adata: AnnData) -> None:
     _fit(adata, n_top_genes=50)
     _fit(other, n_top_genes=50)
     np.testing.assert_array_equal(adata.obsm["X_siamese_clu"], other.obsm["X_siamese_clu"])
+
+
+def test_genes_without_counts_have_no_influence(adata: AnnData) -> None:
+    silent = AnnData(
+        sparse.csr_matrix((adata.n_obs, 4), dtype=adata.X.dtype),
+        obs=adata.obs,
+        var=pd.DataFrame(index=["a", "b", "y", "z"]),
+    )
+    wider = concat([silent[:, :2], adata, silent[:, 2:]], axis=1, merge="same")
+    for n_top_genes in (50, 80):
+        first, second = (_fit(cells.copy(), n_top_genes=n_top_genes) for cells in (adata, wider))
+        assert list(first.adata.var_names) == list(second.adata.var_names)
+        np.testing.assert_array_equal(first.get_latent_representation(), second.get_latent_representation())
 
 
 def test_counts_in_a_layer_give_the_same_result(adata: AnnData) -> None:

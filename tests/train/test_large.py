@@ -7,7 +7,7 @@ import pytest
 import scvi
 import torch
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, default_batch_size, learning_rate
 from scsiameseclu.train._metrics import EpochMeans

@@ -7,7 +7,7 @@ import pytest
 import scvi
 import torch
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import ResumeCheckpoint
 from scsiameseclu.train._resume import rng_state, set_rng_state
@@ -153,7 +153,7 @@ KILLED = """
 import os, signal, sys
 import lightning.pytorch as pl
 import scvi, torch
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import ResumeCheckpoint
 

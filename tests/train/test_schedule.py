@@ -41,6 +41,7 @@ def test_a_single_epoch_is_pretraining():
     assert Schedule.for_cells(2000, 1) == Schedule(1, 0)
 
 
-def test_no_epochs_are_refused():
-    with pytest.raises(ValueError, match="max_epochs"):
-        Schedule.for_cells(100, 0)
+@pytest.mark.parametrize("max_epochs", [0, -3, 2.5, 4.0])
+def test_epochs_are_whole_and_at_least_one(max_epochs):
+    with pytest.raises(ValueError, match="Expected max_epochs as a whole number of at least 1"):
+        Schedule.for_cells(100, max_epochs)

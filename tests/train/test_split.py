@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 from scvi.dataloaders import DataSplitter
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.model._split import Split
 
@@ -20,6 +20,12 @@ def made(n_clusters=2, n_obs=100):
     adata = synthetic(n_obs=n_obs, n_vars=30, n_types=2, seed=0)
     SCSiameseClu.setup_anndata(adata, n_neighbors=5)
     return SCSiameseClu(adata, n_clusters=n_clusters, n_latent=4, n_hidden=8)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 10.5])
+def test_batches_have_a_whole_number_of_cells(batch_size):
+    with pytest.raises(ValueError, match="Expected batch_size as a whole number of at least 1"):
+        Split.of(100, 1.0, None, {}).check_batches(batch_size, False)
 
 
 def moved(model, before):

@@ -7,7 +7,7 @@ import scvi
 import torch
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.ot import sinkhorn, target_from_duals
 from scsiameseclu.partition import fit_discriminant

@@ -7,7 +7,7 @@ import scvi
 import torch
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.ot import sinkhorn
@@ -433,7 +433,7 @@ def test_auto_needs_one_process(adata):
 
 DISTRIBUTED = """
 import scvi
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scvi import settings
 
 from scsiameseclu import _compat
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, probs_key
+from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.model._setup import check_finite
@@ -294,9 +294,10 @@ class PredictionMixin:
         Writes
 
         * ``obs[key_added]``: categorical of strings, clusters without a cell left out;
-        * ``obs[f"{key_added}_confidence"]``: float32, probability of the assigned cluster;
+        * ``obs[f"{key_added}_confidence"]``: float32, probability of the assigned cluster, which says
+          how sure the model is of the cluster, not that the cluster is one cell type;
         * ``obsm[f"{key_added}_probs"]``: float32 ``(n_obs, n_clusters)``;
-        * ``obsm["X_siamese_clu"]``: float32 ``(n_obs, n_latent)``;
+        * ``obsm[f"X_{key_added}"]``: embedding, float32 ``(n_obs, n_latent)``;
         * ``uns[key_added]``: ``"params"`` and quality numbers, plain scalars;
         * if ``adata`` are the cells of the reference, their graph, as :func:`scsiameseclu.pp.neighbor_graph` does.
 
@@ -318,7 +319,7 @@ class PredictionMixin:
         adata.obs[key_added] = labels
         adata.obs[confidence_key(key_added)] = confidence
         adata.obsm[probs_key(key_added)] = probs
-        adata.obsm[ADATA_KEYS.LATENT] = latent
+        adata.obsm[latent_key(key_added)] = latent
         adata.uns[key_added] = {
             "params": self._params(),  # type: ignore[attr-defined]
             "n_clusters": len(labels.categories),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, Self
@@ -34,6 +35,7 @@ class QueryMixin(ArchesMixin):
 
     module: SiameseModule
     is_query_: bool
+    history_: dict[str, pd.DataFrame] | None
     freeze_: dict[str, Any] | None
 
     @classmethod
@@ -107,6 +109,7 @@ class QueryMixin(ArchesMixin):
         with search_on(accelerator):
             model = super().load_query_data(adata, reference, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
+        model.history_ = deepcopy(model.history_)  # training adds to it, and that of the reference stays as it is
         model.freeze_ = None
         if not unfrozen:
             model.freeze_ = {"options": freeze_options, "new_columns": new_columns}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from mudata import MuData
 
-__all__ = ["DATA_FILES", "SCVI_FILE", "SavedModel"]
+__all__ = ["DATA_FILES", "SCVI_FILE", "SavedModel", "check_graph"]
 
 SCVI_FILE = "model.pt"
 """File of a model in the format of scvi-tools, a pickle."""
@@ -124,9 +124,9 @@ class SavedModel:
             )
         if not allow_pickle:
             raise ValueError(
-                f"Expected {path.name} in {str(folder)!r}, found only {old.name}, the file of scvi-tools and of early versions. It "
-                "is a pickle, which can be made to run any code. If it is from someone you trust, read it once with "
-                "SCSiameseClu.load(folder, allow_pickle=True), and save the model again."
+                f"Expected {path.name} in {str(folder)!r}, found only {old.name}, the file of scvi-tools and of early "
+                "versions. It is a pickle, which can be made to run any code. If it is from someone you trust, read it "
+                "once with SCSiameseClu.load(folder, allow_pickle=True), and save the model again."
             )
         stored = read_torch_file(old, _compat.pickled_types())
         try:
@@ -146,9 +146,9 @@ class SavedModel:
             history: dict[str, pd.DataFrame] = {}
             fill_history(history, attributes.get("history_", {}))
             model = cls(path, dict(state["weights"]), state["var_names"], {**attributes, "history_": history}, manifest)
-            registry = model.attributes["registry_"]
-            if registry.get("model_name") == "SCSiameseClu":  # the caller refuses any other by name
-                _check_registry(registry)
+            method, arguments = _compat.setup_call(model.attributes["registry_"])
+            if method not in DATA_FILES or not arguments:
+                raise ValueError(f"the set-up {method!r}")
             names = model.var_names.values() if isinstance(model.var_names, dict) else [model.var_names]
             if not all(isinstance(each, np.ndarray) and each.ndim == 1 for each in names):
                 raise TypeError("names of genes that are no list")
@@ -189,11 +189,8 @@ class SavedModel:
         return mudata.read(path) if method == "setup_mudata" else anndata.read_h5ad(path)
 
 
-def _check_registry(registry: dict[str, Any]) -> None:
-    """Fail on a registry that is not one of this package."""
-    method, arguments = _compat.setup_call(registry)
-    if method not in DATA_FILES or not arguments:
-        raise ValueError(f"the set-up {method!r}")
+def check_graph(registry: dict[str, Any]) -> None:
+    """Fail, in one way or another, on a registry without all that new cells need to find their neighbours."""
     state = _compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)
     GraphSettings.from_state(state)
     landmarks = Landmarks.from_state(state["landmarks"])
@@ -211,14 +208,14 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
     bad = [key for key, value in weights.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
     if bad:
         raise ValueError(
-            f"Expected finite weights {where}, found NaN or infinite ones: {', '.join(bad[:3])}{', ...' if bad[3:] else ''}. Train "
-            "the model again."
+            f"Expected finite weights {where}, found NaN or infinite ones in {len(bad)} tensors, {', '.join(bad[:3])}. "
+            "Train the model again."
         )
 
 
 def _not_a_model(path: Path, error: Exception) -> ValueError:
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return ValueError(
-        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason}). Name the folder of a model that was "
-        "saved with model.save."
+        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason}). Name the folder of a "
+        "model that was saved with model.save."
     )

@@ -16,7 +16,7 @@ from scvi.data import AnnDataManager
 from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu._file_format import MALFORMED
-from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel
+from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel, check_graph
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._knn import search_on
 
@@ -43,9 +43,9 @@ class SavingMixin:
     ) -> None:
         """Save the model, also in the middle of a training (checkpoints).
 
-        Weights and arrays are written to ``model.safetensors``, everything else to ``model.json``, and the digests of all
-        files to ``manifest.json``. Whatever happens meanwhile, the folder has the whole old model or the whole new one,
-        and so has the file with the data.
+        Weights and arrays are written to ``model.safetensors``, everything else to ``model.json``, and the digests of
+        all files to ``manifest.json``. Whatever happens meanwhile, the folder has the whole old model or the whole new
+        one, and so has the file with the data.
 
         Parameters
         ----------
@@ -58,8 +58,8 @@ class SavingMixin:
         save_anndata
             Write the data as well, to ``adata.h5ad`` or ``mdata.h5mu``.
         also_scvi_tools
-            Write ``model.pt`` as well, the file that functions of scvi-tools read. It is a pickle, and :meth:`load` does
-            not read it.
+            Write ``model.pt`` as well, the file that functions of scvi-tools read. It is a pickle, and :meth:`load`
+            does not read it.
         landmarks
             Landmarks to write, at most. A landmark is a cell of the reference: its components (or other representation),
             its batch and its embedding, no counts. All by default, up to 20,000. With fewer, neighbours of new cells
@@ -86,12 +86,13 @@ class SavingMixin:
         finish(folder)
         if folder.is_file() or (content(folder) and not overwrite):
             raise ValueError(
-                f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or replace the "
-                "model in a folder with overwrite=True."
+                f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or "
+                "replace the model in a folder with overwrite=True."
             )
         if anndata_write_kwargs and not save_anndata:
             raise TypeError(
-                f"Expected arguments of AnnData.write_h5ad with save_anndata=True only, found {sorted(anndata_write_kwargs)}."
+                "Expected arguments of AnnData.write_h5ad with save_anndata=True only, found "
+                f"{sorted(anndata_write_kwargs)}."
             )
         if save_anndata and self.adata is None:
             raise ValueError("Expected data to save, found a model without; leave out save_anndata.")
@@ -122,25 +123,25 @@ class SavingMixin:
         dir_path
             Folder of the model.
         adata
-            Data of the model, by default those saved with it. An AnnData with further genes, or with the genes in another
-            order, is not changed: the model works on a copy with its own genes in their order.
+            Data of the model, by default those saved with it. An AnnData with further genes, or with the genes in
+            another order, is not changed: the model works on a copy with its own genes in their order.
             :func:`scsiameseclu.tl.cluster` leaves such data. ``False``: load without data.
         accelerator, device
             As in scvi-tools.
         prefix
             What the names of the files begin with.
         allow_pickle
-            Read ``model.pt`` where there is nothing else: the file of scvi-tools and of early versions of this package. It
-            is a pickle, which is made to be run. Only functions that build tensors, arrays and tables are called, and a
-            file that names any other is refused; yet read such files only if you trust who made them.
+            Read ``model.pt`` where there is nothing else: the file of scvi-tools and of early versions of this package.
+            It is a pickle, which is made to be run. Only functions that build tensors, arrays and tables are called,
+            and a file that names any other is refused; yet read such files only if you trust who made them.
 
         Raises
         ------
         OSError
             If a file cannot be read.
         ValueError
-            If there is no model, its files are damaged, incomplete or from a newer version, it is a model of another class,
-            or a ``model.pt`` that ``allow_pickle`` does not allow.
+            If there is no model, its files are damaged, incomplete or from a newer version, it is a model of another
+            class, or a ``model.pt`` that ``allow_pickle`` does not allow.
         """
         _, _, torch_device = _compat.parse_device_args(
             accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
@@ -172,6 +173,7 @@ class SavingMixin:
     def _checked(cls, saved: SavedModel) -> Self:
         """The model without data: whatever fails now is the fault of the files."""
         try:
+            check_graph(saved.attributes["registry_"])
             with torch.random.fork_rng(devices=[]):
                 return cls._restored(saved, None)
         except MALFORMED as error:

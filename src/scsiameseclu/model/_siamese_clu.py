@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
+from scsiameseclu._file_format import check_storable
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._loader import NeighborDataManager
@@ -86,7 +87,7 @@ class SCSiameseClu(
 
     Examples
     --------
-    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> adata = scsiameseclu.datasets.pbmc3k()
     >>> SCSiameseClu.setup_anndata(adata)
     >>> model = SCSiameseClu(adata, n_clusters=8)
     >>> model.train()
@@ -157,6 +158,7 @@ class SCSiameseClu(
         self.is_query_ = False
         self.init_params_ = self._get_init_params(locals())
         if sets_up:  # otherwise all of it comes with the weights
+            check_storable(self.registry_, "registry_")
             self._fit_input()
 
     # -- set-up --------------------------------------------------------------------------------------------------

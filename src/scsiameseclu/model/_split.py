@@ -79,8 +79,10 @@ class Split:
         Raises
         ------
         ValueError
-            If there would be none.
+            If there would be none, or ``batch_size`` is not a whole number of at least 1.
         """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"Expected batch_size as a whole number of at least 1, found {batch_size!r}.")
         if self.batch_size is not None and self.drop_last is not None:
             batch_size, drop_last = self.batch_size, self.drop_last
         if self.n_train == 0 or (drop_last and self.n_train < batch_size):

@@ -306,7 +306,9 @@ def check_shape(counts: Any) -> None:
     if 0 in counts.shape:
         raise ValueError(f"Expected counts of at least one cell and one gene, found shape {tuple(counts.shape)}.")
     if counts.dtype.kind not in "biuf":
-        raise ValueError(f"Expected real numbers, found dtype {counts.dtype}. Convert them, for instance to float32.")
+        raise ValueError(
+            f"Expected real numeric counts, found dtype {counts.dtype}. Convert them, for instance to float32."
+        )
     if np.ma.isMaskedArray(counts):
         raise ValueError(
             "Expected a plain array of counts, found a masked one. Fill in what is masked, or leave it out."

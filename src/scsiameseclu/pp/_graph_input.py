@@ -48,7 +48,10 @@ def obsm_rep(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
     if use_rep not in adata.obsm:
         raise KeyError(f"`use_rep`: expected a key of adata.obsm, found {use_rep!r}. Available: {list(adata.obsm)}.")
     rep = adata.obsm[use_rep]
-    values = np.ascontiguousarray(canonical(rep).toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
+    try:
+        values = np.ascontiguousarray(canonical(rep).toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"obsm[{use_rep!r}]: expected numbers alone, found others ({error}).") from error
     check_rep(values, use_rep, adata.obs_names)
     return values
 

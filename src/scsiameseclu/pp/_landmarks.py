@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,7 @@ class Landmarks:
     batch: NDArray[np.int64]
     batches: tuple[str, ...]
     quotas: NDArray[np.int64]
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
     def choose(
@@ -111,7 +111,7 @@ class Landmarks:
     def of_points(cls, points: NDArray[np.float32], n_neighbors: int) -> Landmarks:
         """All points as landmarks, without batches; the table is not copied."""
         quotas = batch_quotas(np.array([len(points)]), n_neighbors)
-        return cls(points, np.zeros(len(points), dtype=np.int64), (), quotas, np.zeros(0, dtype=np.int64))
+        return cls(points, np.zeros(len(points), dtype=np.int64), (), quotas)
 
     def thinned(self, limit: int, random_state: int = 0) -> tuple[Landmarks, NDArray[np.int64]]:
         """Keep ``limit`` landmarks, as :meth:`choose` chooses them; also their numbers among these, int64 ``(limit,)``."""

@@ -216,6 +216,7 @@ def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_
     """The most variable genes by binned normalised dispersion (Satija et al. 2015; scanpy's ``flavor="seurat"``).
 
     Log dispersion (variance / mean) is standardised within 20 bins of log1p mean; a gene alone in its bin gets score 1.
+    Genes without counts are in no bin, where scanpy lets them stretch the first one: they do not change the choice.
 
     Parameters
     ----------
@@ -230,7 +231,7 @@ def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         dispersion = np.log(np.where(variance > 0, variance / np.where(mean > 0, mean, 1e-12), np.nan))
-    bins = pd.Series(pd.cut(np.log1p(mean), bins=_N_BINS, labels=False))
+    bins = pd.Series(pd.cut(np.where(mean > 0, np.log1p(mean), np.nan), bins=_N_BINS, labels=False))
     grouped = pd.Series(dispersion).groupby(bins)
     bin_mean, bin_sd = grouped.transform("mean").to_numpy(), grouped.transform("std").to_numpy()
     alone = np.isnan(bin_sd)

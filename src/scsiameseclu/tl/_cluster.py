@@ -10,9 +10,9 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confidence_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import canonical, canonical_copy, get_counts
+from scsiameseclu.pp._counts import canonical, get_counts, totals
 from scsiameseclu.pp._preprocess import mark_variable_genes
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def cluster(
 
     Examples
     --------
-    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> adata = scsiameseclu.datasets.pbmc3k()
     >>> model = scsiameseclu.tl.cluster(adata)
     >>> adata.obs["siamese_clu"].value_counts()
     """
@@ -147,7 +147,7 @@ def copy_results(source: AnnData, target: AnnData, key: str) -> None:
         raise ValueError(f"Expected the same cells in the same order, found {source.n_obs} and {target.n_obs} others.")
     for name in (key, confidence_key(key)):
         target.obs[name] = source.obs[name].array.copy()  # by position: names of cells need not be unique
-    for name in (ADATA_KEYS.LATENT, probs_key(key)):
+    for name in (latent_key(key), probs_key(key)):
         target.obsm[name] = source.obsm[name].copy()
     for name in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
         if name in source.obsp:
@@ -172,24 +172,31 @@ def _check_keys(adata: AnnData, batch_key: str | None, use_rep: str | None, neig
 def _highly_variable_genes(
     adata: AnnData, layer: str | None, batch_key: str | None, n_top_genes: int
 ) -> NDArray[np.bool_]:
-    """Mask of the highly variable genes; ``adata`` is not changed."""
-    cells = AnnData(
-        canonical_copy(get_counts(adata, layer)), obs=adata.obs[[] if batch_key is None else [batch_key]].copy()
-    )
+    """Mask of the highly variable genes; ``adata`` is not changed, and genes without counts do not change the choice."""
+    counts = get_counts(adata, layer)
+    present = totals(counts)[1] > 0
+    if present.sum() <= n_top_genes:
+        return present
+    cells = AnnData(_of_genes(counts, present), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
     if cells.X.dtype.kind != "f":
         cells.X = cells.X.astype(np.float32)
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
     mark_variable_genes(cells, batch_key, n_top_genes=n_top_genes, flavor="seurat")
-    return cells.var["highly_variable"].to_numpy()
+    present[present] = cells.var["highly_variable"].to_numpy()
+    return present
+
+
+def _of_genes(counts: Any, genes: NDArray[np.bool_]) -> Any:
+    """A copy of the counts of some genes."""
+    return (canonical(counts) if sparse.issparse(counts) else counts)[:, genes]
 
 
 def _restricted_copy(
     adata: AnnData, genes: NDArray[np.bool_], layer: str | None, use_rep: str | None, neighbors_key: str | None
 ) -> AnnData:
     """Counts of some genes with all that set-up can ask for, and nothing else of what may be a large object."""
-    counts = get_counts(adata, layer)
-    counts = (canonical(counts) if sparse.issparse(counts) else counts)[:, genes]
+    counts = _of_genes(get_counts(adata, layer), genes)
     cells = AnnData(counts, obs=adata.obs.copy(), var=adata.var.loc[genes, []].copy())
     if layer is not None:
         cells.layers[layer] = counts

@@ -84,14 +84,14 @@ class Schedule:
         Raises
         ------
         ValueError
-            If ``max_epochs`` is below 1.
+            If ``max_epochs`` is no whole number, or below 1.
         """
         pretrain = _clipped(PRETRAIN_CELLS, n_obs, _PRETRAIN_RANGE)
         cluster = _clipped(CLUSTER_CELLS, n_obs, _CLUSTER_RANGE)
         if max_epochs is None:
             return cls(pretrain, cluster)
-        if max_epochs < 1:
-            raise ValueError(f"Expected max_epochs of at least 1, found {max_epochs}.")
+        if not isinstance(max_epochs, int) or max_epochs < 1:
+            raise ValueError(f"Expected max_epochs as a whole number of at least 1, found {max_epochs}.")
         if max_epochs == 1:
             return cls(1, 0)
         share = round(max_epochs * pretrain / (pretrain + cluster))
