@@ -64,6 +64,7 @@ def labels_of(mdata: Any, method: str, n_clusters: int | str, seed: int, setting
     import scvi
 
     from scsiameseclu import SCSiameseClu
+    from scsiameseclu._keys import SIAMESE_KEYS
 
     scvi.settings.seed = seed
     if method == "rna":
@@ -72,12 +73,12 @@ def labels_of(mdata: Any, method: str, n_clusters: int | str, seed: int, setting
     else:
         data = mdata
         SCSiameseClu.setup_mudata(data, **settings.get("setup_kwargs", {}))
+    model = SCSiameseClu(data, n_clusters=n_clusters, **settings.get("model_kwargs", {}))
     if method == "joint_kmeans":
         from sklearn.cluster import KMeans
 
-        rep = data.obsm["siamese_clu_graph_rep"]
+        rep = model.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
         return KMeans(n_clusters, n_init=10, random_state=seed).fit_predict(rep)
-    model = SCSiameseClu(data, n_clusters=n_clusters, **settings.get("model_kwargs", {}))
     model.train(enable_progress_bar=False, **settings.get("train_kwargs", {}))
     return model.predict().to_numpy()
 

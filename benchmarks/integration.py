@@ -43,7 +43,7 @@ def load(name: str, args: argparse.Namespace, seed: int) -> AnnData:
     import anndata as ad
 
     if name in SIMULATED:
-        from scsiameseclu.data import datasets
+        from scsiameseclu import datasets
 
         adata = datasets.synthetic(**SIMULATED[name], seed=seed)
     else:

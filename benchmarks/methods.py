@@ -141,6 +141,8 @@ FAMILIES = {
 
 METHODS = {
     "siamese_k": Method("siamese_k", None, ours=True),
+    "siamese_k_kmeans": Method("siamese_k", partitions.kmeans, ours=True),
+    "siamese_k_leiden_k": Method("siamese_k", partitions.leiden_k, ours=True),
     "siamese_auto": Method("siamese_auto", None, knows_k=False, ours=True),
     "siamese_paper": Method("siamese_paper", None, ours=True),
     "pca_kmeans": Method("pca", partitions.kmeans),

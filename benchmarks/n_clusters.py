@@ -67,7 +67,7 @@ def load(name: str, args: argparse.Namespace, seed: int) -> tuple[Any, NDArray[A
     """Counts without labels, and the labels."""
     import anndata as ad
 
-    from scsiameseclu.data import datasets
+    from scsiameseclu import datasets
 
     if name in SIMULATED:
         adata, label = datasets.synthetic(**{**_COMMON, **SIMULATED[name]}, seed=seed), "cell_type"

@@ -220,7 +220,7 @@ def new_batch_scvi(path: Path, batch: str, args: argparse.Namespace) -> dict[str
 
 def speed(seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Map many simulated cells."""
-    from scsiameseclu.data.datasets import synthetic
+    from scsiameseclu.datasets import synthetic
 
     n_reference, n_query = min(5000, args.n_query), args.n_query
     cells = synthetic(n_obs=n_reference + n_query, n_vars=1000, n_types=8, seed=seed)

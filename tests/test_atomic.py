@@ -24,13 +24,14 @@ from writers import (
     overwritten,
     saved,
     train,
+    write_and_remove,
     write_file,
     write_state,
 )
 
 from scsiameseclu import _atomic, cli
 from scsiameseclu._atomic import content, finish, replaced_entries, replaced_file
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import read_mapped
 
@@ -38,6 +39,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs os.fork")
 
 N_KILLS = 3
 N_KILLS_SLOW = 200
+MODEL_FILES = {"manifest.json", "model.json", "model.safetensors"}
 
 
 # -- the rule, at every single step -----------------------------------------------------------------------------------
@@ -74,6 +76,21 @@ def test_killed_at_every_step_the_old_or_the_new_entries_are_whole(tmp_path, bef
     assert step > 10
     assert set(seen) == {before, "new"}
     assert seen == sorted(seen, key=lambda state: state == "new")  # decided once
+
+
+def test_killed_at_every_step_removed_files_are_gone_with_the_new_entries(tmp_path):
+    seen, step, killed = set(), 0, True
+    while killed:
+        folder = tmp_path / str(step)
+        folder.mkdir()
+        for name in ("a.txt", "only old.txt", "foreign.txt"):
+            (folder / name).write_text("old")
+        killed = killed_at_step(step, partial, write_and_remove, folder, "new")
+        finish(folder)
+        seen.add((frozenset(content(folder)), (folder / "a.txt").read_text()))
+        step += 1
+    old, new = {"a.txt", "only old.txt", "foreign.txt"}, {"a.txt", "foreign.txt"}
+    assert seen == {(frozenset(old), "old"), (frozenset(new), "new")}
 
 
 def test_a_second_kill_while_finishing_changes_nothing(tmp_path):
@@ -233,9 +250,7 @@ def test_killed_while_overwriting_a_model(two, stored, tmp_path, n_kills, with_d
 
     assert kill_repeatedly(check, n_kills, 0.4, overwritten, stored, folder, with_data) == []
     two[50].save(folder, overwrite=True, save_anndata=with_data)
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"} - (
-        set() if with_data else {"adata.h5ad"}
-    )
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | ({"adata.h5ad"} if with_data else set())
 
 
 @often
@@ -293,6 +308,7 @@ def test_killed_while_writing_the_results_of_a_fit(two, stored, files, tmp_path,
 def test_a_folder_that_a_killed_save_left_can_be_saved_to(two, stored, tmp_path):
     step, saved_again = 0, 0
     while killed_at_step(step, saved, stored[50], tmp_path / str(step)):
+        finish(tmp_path / str(step))  # files that count already go to their places
         if not content(tmp_path / str(step)):
             two[50].save(tmp_path / str(step))
             saved_again += 1
@@ -308,10 +324,11 @@ def test_other_files_of_a_model_folder_stay(two, tmp_path):
     two[50].save(folder, prefix="first_")
     (folder / "notes.txt").write_text("mine")
     two[60].save(folder, prefix="second_", overwrite=True)
-    assert {path.name for path in folder.iterdir()} == {"first_model.pt", "second_model.pt", "notes.txt"}
+    models = {f"{prefix}_{name}" for prefix in ("first", "second") for name in MODEL_FILES}
+    assert {path.name for path in folder.iterdir()} == models | {"notes.txt"}
 
 
-@pytest.mark.parametrize("failing", ["torch.save", "anndata.AnnData.write"])
+@pytest.mark.parametrize("failing", ["pathlib.Path.write_bytes", "anndata.AnnData.write"])
 def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing):
     folder = tmp_path / "model"
     two[50].save(folder, save_anndata=True)
@@ -324,7 +341,7 @@ def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing
         with pytest.raises(OSError, match="found it full"):
             two[60].save(folder, overwrite=True, save_anndata=True)
     assert check_model(folder, two, True) == 50
-    assert {path.name for path in folder.iterdir()} == {"model.pt", "adata.h5ad"}
+    assert {path.name for path in folder.iterdir()} == MODEL_FILES | {"adata.h5ad"}
 
 
 @pytest.fixture

@@ -13,16 +13,16 @@ from mudata import MuData
 from scipy import sparse
 
 import scsiameseclu as ssc
-from scsiameseclu._keys import ADATA_KEYS
+from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
 from scsiameseclu.cli import main
 from scsiameseclu.data._device import DeviceSparseRows
-from scsiameseclu.data._joint import read_proteins
 from scsiameseclu.data._rows import row_reader
 from scsiameseclu.data._statistics import ExpressionStatistics
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, name_order, row_chunks, totals
-from scsiameseclu.pp._neighbors import _obsm_rep
+from scsiameseclu.pp._graph_input import obsm_rep
+from scsiameseclu.reference._sources import read_proteins
 
 TRAIN = {"max_epochs": 2, "batch_size": 64, "accelerator": "cpu", "enable_progress_bar": False}
 SIZE = {"n_clusters": 3, "n_latent": 4, "n_hidden": 16}
@@ -344,7 +344,8 @@ def test_graph_of_scanpy_and_sparse_representation(form):
     with Unchanged(adata.obsp["connectivities"], adata.obsm["sparse"]):
         mine = ssc.pp.neighbor_graph(adata.copy(), 5, neighbors_key="neighbors")
         SCSiameseClu.setup_anndata(adata, use_rep="sparse", neighbors_key="neighbors", n_neighbors=5)
-    np.testing.assert_array_equal(adata.obsm["siamese_clu_neighbor_index"], mine.indices)
+    found = SCSiameseClu(adata, n_clusters=2).adata_manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX)
+    np.testing.assert_array_equal(found, mine.indices)
 
 
 @some_forms
@@ -477,7 +478,7 @@ def test_parts_of_a_narrow_type_on_disk_and_in_tables(dtype, tmp_path):
     np.testing.assert_array_equal(mapped.X.toarray(), truth)
     np.testing.assert_array_equal(read_proteins(adata, None)[0], truth)
     adata.obsm["sparse"] = three_hundred(dtype)
-    np.testing.assert_array_equal(_obsm_rep(adata, "sparse"), truth)
+    np.testing.assert_array_equal(obsm_rep(adata, "sparse"), truth)
 
 
 def test_edges_of_scanpy_in_parts_are_their_sum():
@@ -557,7 +558,7 @@ def test_representation_is_computed_in_the_order_of_names(joint):
         protein.obs_names = rna.obs_names
         mdata = MuData({"rna": rna, "protein": protein})
         SCSiameseClu.setup_mudata(mdata, modalities={"rna_layer": "rna", "protein_layer": "protein"}, n_neighbors=6)
-        return mdata.obsm[ADATA_KEYS.GRAPH_REP]
+        return SCSiameseClu(mdata, n_clusters=2).adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
 
     permuted = np.random.default_rng(3).permutation(50)
     np.testing.assert_array_equal(representation(permuted), representation(np.arange(50)))

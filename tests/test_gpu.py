@@ -8,7 +8,7 @@ import torch
 
 from scsiameseclu import SCSiameseClu, losses
 from scsiameseclu.data._device import fits_on
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.pp import _knn
 from scsiameseclu.train import ResumeCheckpoint
 

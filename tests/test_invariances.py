@@ -9,7 +9,8 @@ from scipy import sparse
 from scipy.spatial.distance import pdist
 from sklearn.metrics import adjusted_rand_score
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 GETTERS = {
@@ -167,13 +168,13 @@ def test_a_gene_without_counts_changes_nothing_before_training(model):
     )
     wider = concat([adata, silent], axis=1, merge="same")
     SCSiameseClu.setup_anndata(wider, batch_key="batch", n_neighbors=6)
-    first, second = wider.obsm, model.adata.obsm
-    # Axes of about equal length may change places, which distances do not.
-    apart = [pdist(tables["siamese_clu_graph_rep"]) for tables in (first, second)]
-    assert np.allclose(*apart, atol=1e-3)
-    assert (first["siamese_clu_neighbor_index"] == second["siamese_clu_neighbor_index"]).mean() > 0.99
-    assert np.allclose(first["siamese_clu_neighbor_weight"], second["siamese_clu_neighbor_weight"], atol=1e-2)
     untrained = SCSiameseClu(wider, n_clusters=3, n_embedding_genes=40)
+    found, expected = (each.adata_manager.blocks.tables for each in (untrained, model))
+    # Axes of about equal length may change places, which distances do not.
+    apart = [pdist(tables[SIAMESE_KEYS.GRAPH_REP]) for tables in (found, expected)]
+    assert np.allclose(*apart, atol=1e-3)
+    assert (found[SIAMESE_KEYS.NEIGHBOR_INDEX] == expected[SIAMESE_KEYS.NEIGHBOR_INDEX]).mean() > 0.99
+    assert np.allclose(found[SIAMESE_KEYS.NEIGHBOR_WEIGHT], expected[SIAMESE_KEYS.NEIGHBOR_WEIGHT], atol=1e-2)
     chosen = untrained.module.embedding_genes.numpy()
     assert list(wider.var_names[chosen]) == list(model.adata.var_names[model.module.embedding_genes.numpy()])
 
@@ -184,8 +185,9 @@ def test_order_of_the_cells(model):
     order = np.random.default_rng(0).permutation(adata.n_obs)
     back = np.argsort(order)
     other = trained(adata[order].copy(), max_epochs=20)
-    for key in ("siamese_clu_neighbor_index", "siamese_clu_neighbor_weight"):
-        expected, found = model.adata.obsm[key], other.adata.obsm[key][back]
+    tables, of_other = (each.adata_manager.blocks.tables for each in (model, other))
+    for key in (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_WEIGHT):
+        expected, found = tables[key], of_other[key][back]
         found = order[found] if key.endswith("index") else found
         assert np.allclose(np.sort(found, axis=1), np.sort(expected, axis=1), atol=1e-3), key
     first, second = trained(adata, max_epochs=20).predict(), other.predict().to_numpy()[back]
@@ -202,7 +204,7 @@ def test_copies_of_a_cell_stay_together():
 THREADS = """
 import sys
 import numpy as np, scvi, torch
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.tl import cluster
 
 torch.set_num_threads(int(sys.argv[1]))

@@ -1,11 +1,11 @@
 import torch
 
 from scsiameseclu import presets, tl
-from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp import _neighbors
-from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
+from scsiameseclu.pp._stored_graph import DIFFUSED_KEYS
 
 
 def test_paper_runs_with_the_terms_of_the_paper():
@@ -63,9 +63,9 @@ def test_the_default_never_diffuses_and_reads_the_neighbours_of_the_partner(monk
 
     monkeypatch.setattr(_neighbors, "ppr_diffusion", refuse)
     model, seen = second_blocks(monkeypatch, synthetic(n_obs=60, n_vars=30, n_types=2, seed=0), {})
-    obsm = model.adata.obsm
-    assert not set(DIFFUSED_KEYS) & set(obsm)
-    rep, index = torch.as_tensor(obsm[ADATA_KEYS.GRAPH_REP]), torch.as_tensor(obsm[ADATA_KEYS.NEIGHBOR_INDEX])
+    tables = model.adata_manager.blocks.tables
+    assert SIAMESE_KEYS.DIFFUSED_INDEX not in tables and not set(DIFFUSED_KEYS) & set(model.adata.obsm)
+    rep, index = torch.as_tensor(tables[SIAMESE_KEYS.GRAPH_REP]), torch.as_tensor(tables[SIAMESE_KEYS.NEIGHBOR_INDEX])
     for tensors, second in seen:
         rows = tensors[SIAMESE_KEYS.PARTNER][SIAMESE_KEYS.CELL_INDEX].squeeze(1)
         assert not torch.equal(rows, tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1))
@@ -79,8 +79,8 @@ def test_the_paper_diffuses_and_reads_the_diffused_block(monkeypatch):
     model, seen = second_blocks(monkeypatch, synthetic(n_obs=60, n_vars=30, n_types=2, seed=0), presets.paper())
     assert len(calls) == 1
     assert set(DIFFUSED_KEYS) < set(model.adata.obsm)
-    rep = torch.as_tensor(model.adata.obsm[ADATA_KEYS.GRAPH_REP])
-    index = torch.as_tensor(model.adata.obsm[ADATA_KEYS.DIFFUSED_INDEX])
+    rep = torch.as_tensor(model.adata_manager.blocks.tables[SIAMESE_KEYS.GRAPH_REP])
+    index = torch.as_tensor(model.adata_manager.blocks.tables[SIAMESE_KEYS.DIFFUSED_INDEX])
     for tensors, second in seen:
         assert torch.equal(second, rep[index[tensors[SIAMESE_KEYS.CELL_INDEX].squeeze(1)]])
         assert not torch.equal(second, tensors[SIAMESE_KEYS.NEIGHBOR_REP])

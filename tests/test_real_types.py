@@ -13,6 +13,15 @@ pytestmark = pytest.mark.slow
 SILENT = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
+def check_apart(clusters, types):
+    """Types of blood that a person expects apart have a cluster each, made mostly of them."""
+    shares = pd.crosstab(clusters, types, normalize="index")
+    main = pd.crosstab(types, clusters).idxmax(axis=1)
+    apart = ["NK", "CD8 T", "B", "CD14+ Mono", "FCGR3A+ Mono", "DC", "Platelet"]
+    assert main[apart].nunique() == len(apart)
+    assert all(shares.loc[main[name], name] > 0.7 for name in apart)
+
+
 @pytest.fixture
 def fitted(data_dir):
     """Clusters and types of the cells of a labelled set that have a type."""
@@ -28,6 +37,15 @@ def fitted(data_dir):
     return fit
 
 
+def test_types_of_the_demo_are_apart():
+    adata = ssc.datasets.pbmc3k()
+    types = adata.obs.pop("cell_type").astype(str).to_numpy()
+    scvi.settings.seed = 0
+    ssc.tl.cluster(adata, n_clusters=9, train_kwargs=SILENT)
+    clusters = adata.obs["siamese_clu"].astype(str).to_numpy()
+    check_apart(clusters, types)
+
+
 def test_narrow_types_of_the_human_pancreas_are_apart(fitted):
     clusters, types = fitted("baron_human_pancreas_3607", 14)
     assert adjusted_rand_score(types, clusters) > 0.9
@@ -38,9 +56,5 @@ def test_narrow_types_of_the_human_pancreas_are_apart(fitted):
 
 def test_types_of_blood_are_apart_without_a_given_number(fitted):
     clusters, types = fitted("pbmc3k_seurat_labels", "auto")
-    shares = pd.crosstab(clusters, types, normalize="index")
-    main = pd.crosstab(types, clusters).idxmax(axis=1)
-    apart = ["NK", "CD8 T", "B", "CD14+ Mono", "FCGR3A+ Mono", "DC", "Platelet"]
-    assert main[apart].nunique() == len(apart)
-    assert all(shares.loc[main[name], name] > 0.7 for name in apart)
+    check_apart(clusters, types)
     assert 6 <= len(np.unique(clusters)) <= 12

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from scsiameseclu import tl
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.sklearn import SiameseCluster
 
 FAST = {"n_neighbors": 5, "n_latent": 4, "n_hidden": 8, "max_epochs": 2, "accelerator": "cpu"}

@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scsiameseclu import hub, losses, metrics, module, nn, ot, pl, pp, presets, sklearn, tl, train
-    from scsiameseclu.data import datasets
+    from scsiameseclu import datasets, hub, losses, metrics, module, nn, ot, pl, pp, presets, sklearn, tl, train
     from scsiameseclu.model import SCSiameseClu
 
 __all__ = [
@@ -39,8 +38,6 @@ except PackageNotFoundError:  # a source folder that is not installed
 def __getattr__(name: str) -> Any:
     if name == "SCSiameseClu":
         return import_module("scsiameseclu.model").SCSiameseClu
-    if name == "datasets":
-        return import_module("scsiameseclu.data.datasets")
     if name in __all__:
         return import_module(f"scsiameseclu.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

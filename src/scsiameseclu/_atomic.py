@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["content", "finish", "replaced_entries", "replaced_file"]
 
@@ -31,6 +31,7 @@ _PARTIAL = f"{_PREFIX}.partial"  # new results that are not complete
 _COMPLETE = f"{_PREFIX}.complete"  # new results that count, not all of them in their places
 _OLD = f"{_PREFIX}.old"  # folders that new ones replaced
 _LOCK = f"{_PREFIX}.lock"
+_GONE = f"{_PREFIX}.gone"  # within the new results: names of old ones to remove
 _OURS = {_PARTIAL, _COMPLETE, _OLD, _LOCK}
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT) -> Iterator[Path]:
+def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT, gone: Sequence[str] = ()) -> Iterator[Path]:
     """Write files and folders that replace those of the same names in ``folder`` together, unless the block fails.
 
     What else there is in ``folder`` stays as it is.
@@ -84,6 +85,8 @@ def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT) -> Iter
         Folder for the results; it is made.
     wait
         Seconds to wait for another process that writes to this folder.
+    gone
+        Names of files in ``folder`` that are removed if they are not replaced.
 
     Yields
     ------
@@ -107,7 +110,9 @@ def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT) -> Iter
             try:
                 with _explained(target):
                     yield partial
-                    _commit(target)
+                    _commit(
+                        target, [name for name in gone if (target / name).is_file() and not (partial / name).exists()]
+                    )
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     finally:
@@ -136,13 +141,15 @@ def content(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} - _OURS if folder.is_dir() else set()
 
 
-def _commit(target: Path) -> None:
+def _commit(target: Path, gone: Sequence[str]) -> None:
     """Bring the new results to the disk, let them count, and move them to their places."""
     partial = target / _PARTIAL
+    if gone:
+        (partial / _GONE).write_text("\n".join(gone), encoding="utf-8")
     entries = sorted(partial.iterdir())
     for path in sorted(partial.rglob("*")):
         _sync(path)
-    if len(entries) == 1 and entries[0].is_file() and not (target / entries[0].name).is_dir():
+    if len(entries) == 1 and entries[0].is_file() and not gone and not (target / entries[0].name).is_dir():
         os.replace(entries[0], target / entries[0].name)
     elif entries:
         _sync(partial)
@@ -154,7 +161,11 @@ def _commit(target: Path) -> None:
 
 def _move(target: Path) -> None:
     """Move results that count to their places; may be broken off and repeated at any point."""
-    complete, old = target / _COMPLETE, target / _OLD
+    complete, old, gone = target / _COMPLETE, target / _OLD, target / _COMPLETE / _GONE
+    if gone.exists():
+        for name in gone.read_text(encoding="utf-8").splitlines():
+            (target / name).unlink(missing_ok=True)
+        gone.unlink()
     for source in sorted(complete.iterdir()):
         place = target / source.name
         if os.path.lexists(place) and (source.is_dir() or place.is_dir()):  # a folder cannot be renamed onto another

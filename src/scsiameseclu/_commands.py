@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 import sys
 import time
 import warnings
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu._atomic import finish, replaced_entries
-from scsiameseclu._keys import ADATA_KEYS, check_key, check_key_added, confidence_key, out_of_reference_key
+from scsiameseclu._keys import check_key, check_key_added, confidence_key, latent_key, out_of_reference_key
 
 if TYPE_CHECKING:
     import argparse
@@ -30,9 +29,9 @@ if TYPE_CHECKING:
 
 PROGRAM = "scsiameseclu"
 # What unusable files and arguments raise in this package and in those that read files for it.
-BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError, pickle.UnpicklingError)
+BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
-_DEMO_DATA = "pbmc68k_reduced, bundled with scanpy"
+_DEMO_DATA = "pbmc3k, bundled with this package"
 _RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
 _TRAINED = ("model", "training.png")
 
@@ -47,9 +46,9 @@ def demo(arguments: argparse.Namespace) -> str:
     with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
-        from scsiameseclu.data import datasets
+        from scsiameseclu import datasets
 
-        return _fit_and_write(datasets.pbmc68k_reduced(), arguments, new, data=_DEMO_DATA)
+        return _fit_and_write(datasets.pbmc3k(), arguments, new, data=_DEMO_DATA)
 
 
 def fit(arguments: argparse.Namespace) -> str:
@@ -66,7 +65,7 @@ def fit(arguments: argparse.Namespace) -> str:
 def predict(arguments: argparse.Namespace) -> str:
     """Apply a saved model to the cells of a file and write labels, embedding and picture."""
     _check_file(arguments.input)
-    _check_file(arguments.model / "model.pt")
+    _check_model(arguments.model)
     with _output(arguments, _RESULTS) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
@@ -87,7 +86,7 @@ def predict(arguments: argparse.Namespace) -> str:
 
 def info(arguments: argparse.Namespace) -> str:
     """Describe a saved model."""
-    _check_file(arguments.model / "model.pt")
+    _check_model(arguments.model)
     _quieten(arguments)
     facts = _describe(_load(arguments.model))
     if arguments.json:
@@ -135,7 +134,7 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
     )
     seconds = time.perf_counter() - started
     model.save(new / "model")
-    pl.training_curves(model).savefig(new / "training.png", dpi=120)
+    pl.training_curves(model, save=new / "training.png", return_fig=True)
     facts = {
         "data": data,
         "n_clusters_requested": arguments.n_clusters,
@@ -172,10 +171,10 @@ def _write_results(
         table["out_of_reference"] = adata.obs[out_of_reference_key(key)]
     table.to_csv(new / "pred.csv", index_label="cell")
     np.save(new / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
-    np.save(new / "embedding.npy", adata.obsm[ADATA_KEYS.LATENT])
+    np.save(new / "embedding.npy", adata.obsm[latent_key(key)])
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
-    pl.embedding(adata, colors, key=key).savefig(new / "umap.png", dpi=120, bbox_inches="tight")
+    pl.embedding(adata, colors, key=key, save=new / "umap.png", return_fig=True)
     adata.write_h5ad(new / "clustered.h5ad", compression="gzip")
     return metrics
 
@@ -225,6 +224,12 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"Expected a file at {path}, found none.")
 
 
+def _check_model(folder: Path) -> None:
+    """Refuse a folder without a model; one of scvi-tools is refused when it is loaded, with what to do about it."""
+    if not (folder / "model.pt").is_file():
+        _check_file(folder / "manifest.json")
+
+
 def _read(path: Path) -> AnnData:
     import anndata
 
@@ -240,10 +245,8 @@ def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") 
 
     try:
         model = SCSiameseClu.load(str(folder), adata=False, accelerator=accelerator)
-    except (*BAD_INPUT, AttributeError) as error:
-        raise ValueError(
-            f"Expected a model of this package, could not load {folder / 'model.pt'}: {one_line(error)}"
-        ) from error
+    except BAD_INPUT as error:
+        raise ValueError(f"Expected a model of this package, could not load {folder}: {one_line(error)}") from error
     if query is None:
         return model
     return SCSiameseClu.load_query_data(query, model, accelerator=accelerator)

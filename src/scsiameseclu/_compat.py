@@ -1,14 +1,12 @@
 """The only place that touches names scvi-tools keeps to itself."""
 
-from copy import deepcopy
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
 from anndata import AnnData
-from numpy.typing import NDArray
-from scvi.data import AnnDataManager
 from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY,
     _SCVI_UUID_KEY,
@@ -16,24 +14,26 @@ from scvi.data._constants import (
     _SETUP_METHOD_NAME,
     _STATE_REGISTRY_KEY,
 )
-from scvi.data.fields import MuDataWrapper, ObsmField
-from scvi.model.base import BaseModelClass
-from scvi.model.base._archesmixin import _pad_and_sort_query_anndata
+from scvi.model._utils import parse_device_args
+from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi.model.base._archesmixin import _pad_and_sort_query_anndata, _set_params_online_update
+from scvi.model.base._save_load import _initialize_model, _validate_var_names
+from scvi.module.base import BaseModuleClass
 
 __all__ = [
-    "MuDataTableField",
-    "TableField",
     "batch_codes",
+    "check_var_names",
     "field_state",
     "forget_borrowed_identity",
+    "freeze_as_query",
+    "initialised",
     "is_registered",
-    "is_transferred",
     "pad_and_sort",
-    "reregister",
+    "parse_device_args",
+    "pickled_types",
     "setup_call",
+    "stored_attributes",
 ]
-
-_OWN_GRAPH = "own_graph"  # keyword of CellGraphField.transfer_field
 
 
 def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
@@ -54,24 +54,6 @@ def is_registered(model: BaseModelClass, adata: AnnData) -> bool:
     return manager is not None and manager.adata is adata
 
 
-def is_transferred(manager: AnnDataManager) -> bool:
-    """Whether the data were registered with another data set's registry (loading, query), not on their own."""
-    kwargs = getattr(manager, "_transfer_kwargs", None) or {}
-    return getattr(manager, "_source_registry", None) is not None and not kwargs.get(_OWN_GRAPH)
-
-
-def reregister(manager: AnnDataManager) -> None:
-    """Register every field again, with what is known from the first time (categories, projection) kept.
-
-    Data that were set up on their own stay so: the cell graph is built among them.
-    """
-    if manager._source_registry is None:
-        manager._source_registry = deepcopy(manager.registry)
-        manager._transfer_kwargs = {_OWN_GRAPH: True}
-    adata, manager.adata = manager.adata, None
-    manager.register_fields(adata, manager._source_registry, **manager._transfer_kwargs)
-
-
 def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:
     """State that a field left in a registry; empty if there is no such field."""
     return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
@@ -80,6 +62,14 @@ def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:
 def setup_call(registry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and arguments of the set-up method that a registry comes from."""
     return registry.get(_SETUP_METHOD_NAME, "setup_anndata"), dict(registry.get(_SETUP_ARGS_KEY) or {})
+
+
+def freeze_as_query(module: BaseModuleClass, **options: bool) -> None:
+    """Freeze the weights of a module as :meth:`scvi.model.base.ArchesMixin.load_query_data` does with these options."""
+    accepted = signature(_set_params_online_update).parameters
+    defaults = signature(ArchesMixin.load_query_data).parameters
+    named = {name: options.get(name, defaults[name].default) for name in accepted if name != "module"}
+    _set_params_online_update(module, **named)
 
 
 def pad_and_sort(adata: AnnData, names: pd.Index) -> AnnData:
@@ -102,12 +92,46 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
     return [known.index(batch) for batch in batches]
 
 
-class TableField(ObsmField):
-    """An entry of ``obsm`` whose columns have no names, and no message that says so for every one of our tables."""
-
-    def _setup_column_names(self, adata: AnnData) -> NDArray[np.int64]:
-        return np.arange(self.get_field_data(adata).shape[1])
+def stored_attributes(model: BaseModelClass) -> dict[str, Any]:
+    """Attributes of a model that are saved with it: those whose names end in ``_``."""
+    return {name: value for name, value in model._get_user_attributes() if name.endswith("_")}
 
 
-MuDataTableField = MuDataWrapper(TableField)
-"""The same for a :class:`~mudata.MuData`."""
+def initialised(cls: type[BaseModelClass], adata: Any, registry: dict[str, Any], attributes: dict[str, Any]) -> Any:
+    """A model made from its saved attributes; ``adata`` None for one without data."""
+    return _initialize_model(cls, adata, registry, attributes, None)
+
+
+def check_var_names(adata: Any, names: Any) -> None:
+    """Warn if the genes of the data are not those of a saved model."""
+    _validate_var_names(adata, names)
+
+
+def pickled_types() -> list[Any]:
+    """What builds the values in a ``model.pt`` of scvi-tools: arrays of numpy, tables of pandas 2 and 3."""
+    internals = pd._libs  # type: ignore[attr-defined]
+    manager = pd.DataFrame()._mgr  # type: ignore[attr-defined]
+    new_index = pd.Index([0]).__reduce__()[0]
+    named = {
+        "collections.defaultdict": _plain_dict,  # which the restricted unpickler does not fill
+        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # of numpy 1
+        "pandas.DataFrame": pd.DataFrame,
+        "pandas.core.frame.DataFrame": pd.DataFrame,
+        "pandas.Index": pd.Index,
+        "pandas.core.indexes.base.Index": pd.Index,
+        "pandas.RangeIndex": pd.RangeIndex,
+        "pandas.core.indexes.range.RangeIndex": pd.RangeIndex,
+        "pandas.core.indexes.base._new_Index": new_index,
+        "pandas.core.internals.managers.BlockManager": type(manager),
+        "pandas._libs.internals._unpickle_block": internals.internals._unpickle_block,
+        "pandas._libs.arrays.__pyx_unpickle_NDArrayBacked": internals.arrays.__pyx_unpickle_NDArrayBacked,
+        "pandas.StringDtype": pd.StringDtype,
+        "pandas.arrays.StringArray": pd.arrays.StringArray,
+    }
+    numpy_types = [type(np.dtype(code)) for code in "?bBhHiIlLqQefdgOSUMm"]
+    plain = [np.ndarray, np.dtype, np.empty(0).__reduce__()[0], *numpy_types, dict, bytes, slice]
+    return [*plain, *((value, name) for name, value in named.items())]
+
+
+def _plain_dict(*_: Any) -> dict[Any, Any]:
+    return {}

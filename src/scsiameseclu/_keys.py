@@ -11,25 +11,23 @@ GRAPH_VERSION: Final = 4
 
 
 class _AnnDataKeys(NamedTuple):
-    """Slots of an AnnData written by set-up and by ``write_to_adata``."""
+    """Slots of an AnnData written by ``write_to_adata`` and ``pp.neighbor_graph``."""
 
-    LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent)
+    LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent): the embedding of results named by DEFAULT_KEY
     GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
-    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k); whole numbers as float64 in a MuData
+    NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
     DIFFUSED_INDEX: str = (
         "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours, if asked for
     )
     DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k), if asked for
-    PROTEIN: str = "siamese_clu_protein"  # obsm of a MuData, float32 (n_obs, n_proteins): as measured, NaN where not
-    PROTEIN_REP: str = "siamese_clu_protein_rep"  # obsm of a MuData, float32 (n_obs, n_proteins): standardised
     CONNECTIVITIES: str = "siamese_clu_connectivities"  # obsp, scanpy format
     DISTANCES: str = "siamese_clu_distances"  # obsp, scanpy format
     NEIGHBORS: str = "siamese_clu_neighbors"  # uns, scanpy format, plus the fingerprint
 
 
 class _RegistryKeys(NamedTuple):
-    """Names under which set-up registers our fields with scvi-tools; also the keys of a mini-batch."""
+    """Name of our field in the registry of scvi-tools, and keys of a mini-batch."""
 
     CELL_GRAPH: str = "siamese_cell_graph"
     GRAPH_REP: str = "siamese_graph_rep"
@@ -62,6 +60,11 @@ Only a graph set up with diffusion has the second.
 """
 
 
+def latent_key(key: str) -> str:
+    """``obsm`` entry with the embedding that the clusters of ``key`` were made in."""
+    return f"X_{key}"
+
+
 def confidence_key(key: str) -> str:
     """``obs`` column with the highest cluster probability of each cell."""
     return f"{key}_confidence"
@@ -84,6 +87,11 @@ UNASSIGNED: Final = "unassigned"
 def type_key(key: str) -> str:
     """``obs`` column, and ``uns`` entry, with the types that the clusters of ``key`` were named after."""
     return f"{key}_type"
+
+
+def markers_key(key: str) -> str:
+    """``uns`` entry with the ranked genes of the clusters of ``key``."""
+    return f"{key}_markers"
 
 
 def predicted_key(labels_key: str) -> str:
@@ -140,7 +148,7 @@ def check_key_added(data: Any, key: Any) -> None:
     params = record.get("params") if isinstance(record, Mapping) else None
     if isinstance(params, Mapping) and "n_clusters_requested" in params:  # earlier results
         return
-    places = {"obs": (key, confidence_key(key)), "obsm": (probs_key(key),), "uns": (key,)}
+    places = {"obs": (key, confidence_key(key)), "obsm": (latent_key(key), probs_key(key)), "uns": (key,)}
     taken = [f"{slot}[{name!r}]" for slot, names in places.items() for name in names if name in getattr(data, slot)]
     if taken:
         raise ValueError(

@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     scoring = argparse.ArgumentParser(add_help=False)
     scoring.add_argument("--labels-key", metavar="KEY", help="obs column of known types, used for scoring only")
 
-    demo = commands.add_parser("demo", parents=[training], help="cluster 700 real blood cells, offline")
+    demo = commands.add_parser("demo", parents=[training], help="cluster 2,638 real blood cells, offline")
     demo.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="output folder (%(default)s)")
     demo.set_defaults(run=_commands.demo)
 

@@ -13,9 +13,11 @@ from scsiameseclu._keys import SIAMESE_KEYS
 if TYPE_CHECKING:
     from os import PathLike
 
-__all__ = ["model_card", "prepare_hub_model"]
+__all__ = ["model_card", "prepare_hub_model", "pull_hub_model"]
 
 PARENT_MODULE = "scsiameseclu"
+
+_METADATA = "_scvi_required_metadata.json"  # the name that scvi-tools gives it
 
 _CARD = """\
 ---
@@ -45,14 +47,16 @@ model = ssc.SCSiameseClu.load_query_data(query, "folder of this repository")
 model.predict()
 ```
 
-Loading executes the pickle in `model.pt`: only load models of people you trust.
+`ssc.hub.pull_hub_model` downloads the folder. The model is made of `model.safetensors` and `model.json`, with their
+digests in `manifest.json`; loading it runs no code from these files.
 
 ## Training data
 
 {n_cells} cells, {n_genes} genes, {n_batches} batch(es). Source: {training_data}.
 
-`model.pt` holds {n_landmarks} cells of it as their principal components (or other representation of the cell graph),
-among which new cells look for neighbours.
+The model holds {n_landmarks} single cells of it: of each the principal components (or other representation of the cell
+graph), the batch and the embedding, among which new cells look for neighbours. It holds no counts of single cells, and no
+weight of the network belongs to one. `model.save(..., landmarks=n)` writes fewer of them, or none.
 
 ## Set-up
 
@@ -157,6 +161,8 @@ def prepare_hub_model(
     ValueError
         If the folder holds no model of this package.
     """
+    from scsiameseclu.model import SCSiameseClu
+
     text = model_card(folder, license_info, description, training_data)
     try:
         from huggingface_hub import ModelCard
@@ -164,8 +170,13 @@ def prepare_hub_model(
     except ImportError as error:
         raise ImportError("Expected the package huggingface_hub, found none: pip install huggingface_hub.") from error
     path = str(Path(folder))
-    metadata = HubMetadata.from_dir(
-        path, anndata_version=version("anndata"), model_parent_module=PARENT_MODULE, training_data_url=training_data_url
+    registry = SCSiameseClu.load_registry(path)
+    metadata = HubMetadata(
+        scvi_version=registry["scvi_version"],
+        anndata_version=version("anndata"),
+        model_cls_name=SCSiameseClu.__name__,
+        training_data_url=training_data_url,
+        model_parent_module=PARENT_MODULE,
     )
     card = ModelCard(text)
     with replaced_entries(folder) as new:
@@ -176,3 +187,61 @@ def prepare_hub_model(
                 f"Expected no {' or '.join(present)} in {path!r}; add overwrite=True to replace them."
             )
     return HubModel(path, metadata=metadata, model_card=card)
+
+
+def pull_hub_model(
+    repo_name: str, revision: str | None = None, pull_anndata: bool = True, cache_dir: str | None = None, **kwargs: Any
+) -> Any:
+    """Download a model of this package from the Hugging Face Hub. No code in the files is run, now or on loading.
+
+    The similar method of scvi-tools downloads ``model.pt``, which is a pickle, and loads it with whatever class the
+    repository names.
+
+    Parameters
+    ----------
+    repo_name
+        Repository, ``"owner/name"``.
+    revision
+        Branch, tag or commit; the newest by default. A commit stays what it is.
+    pull_anndata
+        Download the data as well, if they are there.
+    cache_dir
+        Folder for downloads; that of ``huggingface_hub`` by default.
+    **kwargs
+        Further arguments of :func:`huggingface_hub.snapshot_download`.
+
+    Returns
+    -------
+    :class:`scvi.hub.HubModel`; its ``load_model`` loads the model, ``SCSiameseClu.load(hub_model.local_dir)`` as well.
+
+    Raises
+    ------
+    ImportError
+        If ``huggingface_hub`` is not installed.
+    ValueError
+        If the repository holds no model of this package.
+    """
+    from scsiameseclu._file_format import ARRAYS, MANIFEST, VALUES
+    from scsiameseclu.model import SCSiameseClu
+    from scsiameseclu.model._saved_files import DATA_FILES
+
+    try:
+        from huggingface_hub import snapshot_download
+        from scvi.hub import HubModel
+    except ImportError as error:
+        raise ImportError("Expected the package huggingface_hub, found none: pip install huggingface_hub.") from error
+    data = list(DATA_FILES.values()) if pull_anndata else []
+    wanted = [MANIFEST, VALUES, ARRAYS, _METADATA, "README.md", *data]
+    folder = snapshot_download(repo_name, allow_patterns=wanted, revision=revision, cache_dir=cache_dir, **kwargs)
+    SCSiameseClu.load_registry(folder)
+    try:
+        metadata = json.loads((Path(folder) / _METADATA).read_text(encoding="utf-8"))
+        found = metadata["model_parent_module"], metadata["model_cls_name"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"Expected {_METADATA} of a model in {repo_name!r}, found none that can be read.") from error
+    if found != (PARENT_MODULE, SCSiameseClu.__name__):
+        raise ValueError(
+            f"Expected a model of class {PARENT_MODULE}.{SCSiameseClu.__name__} in {repo_name!r}, found "
+            f"{'.'.join(map(str, found))}."
+        )
+    return HubModel(folder, repo_name=repo_name)

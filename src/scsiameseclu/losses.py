@@ -23,6 +23,11 @@ __all__ = [
 _VARIANCE_EPS = 1e-6
 _NORM_EPS = 1e-8
 
+MAX_LOG_DISPERSION = 20.0
+"""Dispersions of counts are held between exp(-20) and exp(20)."""
+
+_STIRLING = 10.0
+
 
 def latent_correlation_loss(u: Tensor, v: Tensor, off_diagonal_weight: float = 0.05) -> Tensor:
     r"""Latent-level cross-correlation refinement: one dimension, one signal.
@@ -140,6 +145,7 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor, columns: Tensor |
     """
     index = index.reshape(-1)
     n_cells = index.shape[0]
+    listing = index if columns is None else columns.reshape(-1)
     if neighbor_index.ndim != 2 or neighbor_index.shape[0] != n_cells:
         raise ValueError(
             f"Expected neighbor_index of shape ({n_cells}, k), found {tuple(neighbor_index.shape)}; "
@@ -147,18 +153,14 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor, columns: Tensor |
         )
     if n_cells == 0:
         return torch.zeros((0, 0), dtype=torch.bool, device=index.device)
-    if columns is not None:
-        columns = columns.reshape(-1)
-        return (index[:, None] == columns) | (neighbor_index.unsqueeze(2) == columns).any(dim=1)
     # A look-up in the sorted row numbers: comparing every neighbour with every cell would need B * B * k memory.
-    rows, position = index.unique(return_inverse=True)
+    rows, position = listing.unique(return_inverse=True)
     found = torch.searchsorted(rows, neighbor_index.contiguous()).clamp(max=len(rows) - 1)
     found = torch.where(rows[found] == neighbor_index, found, len(rows))
     listed = torch.zeros((n_cells, len(rows) + 1), dtype=torch.bool, device=index.device)
     listed.scatter_(1, found, True)
-    mask = listed[:, position]
-    mask = mask | mask.T | (position[:, None] == position[None, :])
-    return mask.fill_diagonal_(False)
+    mask = listed[:, position] | (index[:, None] == listing)
+    return mask if columns is not None else (mask | mask.T).fill_diagonal_(False)
 
 
 def propagation_loss(z: Tensor, z_propagated: Tensor) -> Tensor:
@@ -243,6 +245,11 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
     Most counts are 0, and the gamma functions, the dearest part by far on a CPU, are there only evaluated where they
     are not. On a GPU finding these places costs more than the functions.
 
+    From :math:`\theta = 10` on, :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta)` is the difference of two Stirling
+    series, in which the large terms cancel before they are rounded; :math:`\log\theta` is held within 20 of 0, where the
+    distribution is a Poisson distribution, or all but certainly 0, for any practical purpose. The result is then finite
+    and not negative in single precision, too.
+
     Parameters
     ----------
     x
@@ -257,20 +264,19 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
     Tensor
         Shape ``(B, G)``, in nats; the same as ``-scvi.distributions.NegativeBinomial(mu, theta=theta).log_prob(x)``.
     """
-    theta = log_dispersion.exp()
-    log_ratio = log_rate - log_dispersion
-    softplus = torch.nn.functional.softplus(log_ratio)  # log(1 + mu / theta)
+    log_theta = log_dispersion.clamp(-MAX_LOG_DISPERSION, MAX_LOG_DISPERSION)
+    theta = log_theta.exp()
+    softplus = torch.nn.functional.softplus(log_rate - log_theta)  # log(1 + mu / theta)
     nll = theta * softplus
     if x.is_cuda:
-        gammas = torch.lgamma(x + theta) - torch.lgamma(theta) - torch.lgamma(x + 1.0)
-        return nll - gammas - x * (log_ratio - softplus)
+        return nll - _log_rising(x, theta, log_theta) + torch.lgamma(x + 1.0) - x * (log_rate - softplus)
     where = x.flatten().nonzero().squeeze(1)
     if not where.numel():
         return nll
     counts = x.flatten()[where]
     at = where % x.shape[1] if theta.ndim == 1 else where
-    gammas = torch.lgamma(counts + _pick(theta, at)) - _pick(torch.lgamma(theta), at) - torch.lgamma(counts + 1.0)
-    present = gammas + counts * _pick(log_ratio - softplus, where)
+    gammas = _log_rising(counts, _pick(theta, at), _pick(log_theta, at)) - torch.lgamma(counts + 1.0)
+    present = gammas + counts * _pick(log_rate - softplus, where)
     return nll.flatten().index_add(0, where, present, alpha=-1).view_as(nll)
 
 
@@ -292,6 +298,20 @@ def poisson_nll(x: Tensor, log_rate: Tensor) -> Tensor:
         Shape ``(B, G)``, in nats.
     """
     return log_rate.exp() - x * log_rate + torch.lgamma(x + 1.0)
+
+
+def _log_rising(x: Tensor, theta: Tensor, log_theta: Tensor) -> Tensor:
+    r"""The logarithm of :math:`\Gamma(x + \theta) / (\Gamma(\theta)\, \theta^x)`, entry by entry."""
+    small, large = theta.clamp_max(_STIRLING), theta.clamp_min(_STIRLING)
+    exact = torch.lgamma(x + small) - torch.lgamma(small) - x * log_theta
+    series = (large + x - 0.5) * torch.log1p(x / large) - x + _stirling_rest(x + large) - _stirling_rest(large)
+    return torch.where(theta < _STIRLING, exact, series)
+
+
+def _stirling_rest(a: Tensor) -> Tensor:
+    """What Stirling's formula leaves of the logarithm of the gamma function, for arguments from 10 on."""
+    inverse = a.reciprocal()
+    return inverse / 12.0 - inverse**3 / 360.0
 
 
 def _pick(values: Tensor, where: Tensor) -> Tensor:

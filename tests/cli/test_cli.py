@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scsiameseclu import _commands, cli
+from scsiameseclu import _commands, cli, datasets
 from scsiameseclu.cli import main
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 
 FAST = ["--max-epochs", "4", "--accelerator", "cpu", "--n-neighbors", "8"]
 RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png"}
@@ -152,11 +152,15 @@ def test_info_describes_the_model(fitted: Path, capsys: pytest.CaptureFixture[st
     assert "n_neighbors=8" in capsys.readouterr().out
 
 
-def test_demo_runs_and_may_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_runs_and_may_be_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = datasets.pbmc3k()[::10].copy()
+    monkeypatch.setattr(datasets, "pbmc3k", some.copy)
     argv = ["demo", "--out", str(tmp_path / "demo"), "--n-clusters", "8", *FAST]
     assert main(argv) == 0
     first = np.load(tmp_path / "demo" / "embedding.npy")
-    assert "700 cells" in capsys.readouterr().out
+    assert "264 cells" in capsys.readouterr().out
     assert main(argv) == 0
     np.testing.assert_array_equal(first, np.load(tmp_path / "demo" / "embedding.npy"))
 
@@ -179,10 +183,11 @@ def test_bad_input_ends_with_one_line(
     assert "Expected different" in _error_line(capsys, ["fit", cells, *out, *same])
     assert "add --overwrite" in _error_line(capsys, ["fit", cells, "--out", fitted])
     assert "found the file" in _error_line(capsys, ["fit", cells, "--out", cells])
-    assert "model.pt" in _error_line(capsys, ["info", tmp_path])
-    assert "model.pt" in _error_line(capsys, ["predict", cells, "--model", tmp_path, *out])
+    assert "manifest.json" in _error_line(capsys, ["info", tmp_path])
+    assert "manifest.json" in _error_line(capsys, ["predict", cells, "--model", tmp_path, *out])
     (tmp_path / "model.pt").write_text("no model")
-    assert "could not load" in _error_line(capsys, ["info", tmp_path])
+    assert "is a pickle" in _error_line(capsys, ["info", tmp_path])
+    assert "is a pickle" in _error_line(capsys, ["predict", cells, "--model", tmp_path, *out])
     negative = synthetic(n_obs=30, n_vars=20, n_types=2)
     negative.X.data[0] = -2
     negative.write_h5ad(tmp_path / "negative.h5ad")
@@ -223,7 +228,7 @@ import sys, types
 package = types.ModuleType("scsiameseclu")
 package.__path__ = [sys.argv[1]]
 sys.modules["scsiameseclu"] = package
-from scsiameseclu import _commands, cli
+from scsiameseclu import _commands, cli, datasets
 try:
     cli.main(["--help"])
 finally:

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._device import DeviceSparseRows, device_row_reader, fits_on
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 CPU = torch.device("cpu")

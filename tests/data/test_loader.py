@@ -4,10 +4,10 @@ import torch
 from scvi.data import AnnTorchDataset
 from scvi.dataloaders import AnnDataLoader
 
-from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
+from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 
@@ -34,14 +34,15 @@ def test_batches_carry_the_rows_and_their_neighbors(diffused, workers):
     options = {"num_workers": workers, "persistent_workers": False}
     (batch,) = AnnDataLoader(model.adata_manager, indices=rows, batch_size=10, **options)
     adata = model.adata
-    rep = adata.obsm[ADATA_KEYS.GRAPH_REP]
+    tables = model.adata_manager.blocks.tables
+    rep = tables[SIAMESE_KEYS.GRAPH_REP]
     assert batch[SIAMESE_KEYS.CELL_INDEX].tolist() == rows[:, None].tolist()
     assert np.allclose(batch["X"], adata.X[rows].toarray())
-    for index_key, column, rep_key in (
-        (SIAMESE_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_REP),
-        (SIAMESE_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_REP),
+    for index_key, rep_key in (
+        (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_REP),
+        (SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_REP),
     ):
-        index = adata.obsm[column][rows]
+        index = tables[index_key][rows]
         assert batch[index_key].dtype == torch.int64
         assert np.array_equal(batch[index_key], index)
         assert batch[rep_key].dtype == torch.float32
@@ -117,9 +118,11 @@ def test_neighbors_of_a_query_are_landmarks_and_its_partners_itself(diffusion):
     manager = model.adata_manager.transfer_fields(query)
     rows = [3, 30]
     batch = {key: torch.as_tensor(value) for key, value in manager.create_torch_dataset()[rows].items()}
-    index = query.obsm[ADATA_KEYS.NEIGHBOR_INDEX][rows]
+    index = manager.blocks.tables[SIAMESE_KEYS.NEIGHBOR_INDEX][rows]
     assert index.min() >= 40
-    assert np.allclose(batch[SIAMESE_KEYS.NEIGHBOR_REP], model.adata.obsm[ADATA_KEYS.GRAPH_REP][index - 40])
+    assert np.allclose(
+        batch[SIAMESE_KEYS.NEIGHBOR_REP], model.adata_manager.blocks.tables[SIAMESE_KEYS.GRAPH_REP][index - 40]
+    )
     assert (SIAMESE_KEYS.DIFFUSED_REP in batch) == diffusion
     if diffusion:
         assert np.allclose(batch[SIAMESE_KEYS.DIFFUSED_REP], batch[SIAMESE_KEYS.NEIGHBOR_REP])

@@ -3,9 +3,9 @@ import pytest
 import torch
 from scvi import REGISTRY_KEYS
 
-from scsiameseclu._keys import ADATA_KEYS, SIAMESE_KEYS
+from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._partners import PartnerSampler, draw_partners
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 
@@ -41,8 +41,8 @@ def test_partners_carry_their_own_rows(manager):
     assert all(row in batch[SIAMESE_KEYS.NEIGHBOR_INDEX][i] for i, row in enumerate(rows))
     counts = torch.as_tensor(manager.adata.X.toarray())
     assert torch.equal(partners[REGISTRY_KEYS.X_KEY], counts[rows])
-    rep = torch.as_tensor(manager.adata.obsm[ADATA_KEYS.GRAPH_REP])
-    index = torch.as_tensor(manager.adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX])
+    rep = torch.as_tensor(manager.blocks.tables[SIAMESE_KEYS.GRAPH_REP])
+    index = torch.as_tensor(manager.blocks.tables[SIAMESE_KEYS.NEIGHBOR_INDEX])
     assert torch.equal(partners[SIAMESE_KEYS.NEIGHBOR_REP], rep[index[rows]])
     assert SIAMESE_KEYS.DIFFUSED_REP not in partners
 

@@ -15,7 +15,7 @@ MODULES = {
     "hub": "scsiameseclu.hub",
     "sklearn": "scsiameseclu.sklearn",
     "presets": "scsiameseclu.presets",
-    "~data.datasets": "scsiameseclu.data.datasets",
+    "datasets": "scsiameseclu.datasets",
     "module": "scsiameseclu.module",
     "train": "scsiameseclu.train",
     "nn": "scsiameseclu.nn",

@@ -12,7 +12,7 @@ from matplotlib import pyplot as plt
 
 from scsiameseclu import cli, pl, tl
 from scsiameseclu._atomic import replaced_entries, replaced_file
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import write_mapped
 from scsiameseclu.train import ResumeCheckpoint
@@ -40,6 +40,12 @@ def write_state(folder: Path, name: str) -> None:
         (new / "b.txt").write_text(name)
         (new / "deep").mkdir()
         (new / "deep" / name).write_text(name)
+
+
+def write_and_remove(folder: Path, text: str) -> None:
+    """One file, and old ones that it does not need any more are gone."""
+    with replaced_entries(folder, gone=["only old.txt", "a.txt", "absent"]) as new:
+        (new / "a.txt").write_text(text)
 
 
 def write_file(path: Path, text: str) -> None:

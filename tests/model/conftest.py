@@ -3,7 +3,7 @@
 import pytest
 import scvi
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False}

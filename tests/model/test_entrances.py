@@ -6,7 +6,7 @@ import pytest
 import scvi
 import torch
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 SETUP = {

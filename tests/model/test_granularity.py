@@ -7,7 +7,7 @@ import scvi
 from anndata import AnnData
 from sklearn.metrics import adjusted_rand_score
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.partition._hierarchy import from_state
 
@@ -34,10 +34,10 @@ def model(folder):
 
 def groups_of(model):
     hierarchy = from_state(model.cluster_tree_)
-    z = model.reference_latent_
+    z = model.reference.latent
     import torch
 
-    return hierarchy, hierarchy.assign(z, model._trained_clusters(torch.as_tensor(z)))
+    return hierarchy, hierarchy.assign(z, model._trained_probabilities(torch.as_tensor(z)).argmax(axis=1))
 
 
 def builtins_only(value):
@@ -180,7 +180,7 @@ def test_names_follow_further_training(model, quick):
 
 
 def test_models_saved_before_there_were_trees(model):
-    model.cluster_tree_ = model.reference_latent_ = None
+    model.cluster_tree_ = None
     model.cut(n_clusters=2)
     assert model.n_clusters == 2 and len(model.cluster_tree_["splits"]) > 3
 

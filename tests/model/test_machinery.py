@@ -11,7 +11,7 @@ import torch
 from scvi.dataloaders import DataSplitter
 from scvi.train import SaveCheckpoint, ScibCallback
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 

@@ -9,10 +9,10 @@ from anndata import AnnData
 from mudata import MuData
 from scipy import sparse
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp._joint import centred_log
-from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 PROTEINS = [f"CD{i}" for i in range(1, 7)]
 
@@ -70,21 +70,23 @@ def soft(model):
 
 def test_shares_of_the_joint_space(mdata):
     SCSiameseClu.setup_mudata(mdata, protein_weight=0.3)
-    rep = mdata.obsm["siamese_clu_graph_rep"]
-    state = SCSiameseClu(mdata).registry["field_registries"]["siamese_cell_graph"]["state_registry"]
+    model = SCSiameseClu(mdata)
+    rep = model.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
+    state = model.registry["field_registries"]["siamese_cell_graph"]["state_registry"]
     n_rna = state["joint"]["rna"]["components"].shape[1]
     assert rep.shape == (120, n_rna + 6)
     assert rep[:, :n_rna].var(axis=0).sum() == pytest.approx(0.7, rel=1e-3)
     assert rep[:, n_rna:].var(axis=0).sum() == pytest.approx(0.3, rel=1e-3)
     logs = centred_log(mdata["protein"].X)
     expected = (logs - logs.mean(axis=0)) / logs.std(axis=0)
-    assert np.allclose(mdata.obsm["siamese_clu_protein_rep"], expected, atol=1e-3)
+    assert np.allclose(model.adata_manager.get_from_registry(SIAMESE_KEYS.PROTEIN_REP), expected, atol=1e-3)
 
 
 def test_neighbors_agree_in_what_only_proteins_tell(mdata):
     def agreement(data):
         half = mdata.obs["half"].to_numpy()
-        return (half[data.obsm["siamese_clu_neighbor_index"].astype(int)] == half[:, None]).mean()
+        index = SCSiameseClu(data, n_clusters=2).adata_manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX)
+        return (half[index] == half[:, None]).mean()
 
     SCSiameseClu.setup_mudata(mdata)
     SCSiameseClu.setup_anndata(mdata["rna"])
@@ -143,8 +145,9 @@ def test_query_with_missing_and_shuffled_features(reference, held_out, quick):
     ready = SCSiameseClu.prepare_query_mudata(reduced, reference, inplace=False)
     mapped = SCSiameseClu.load_query_data(ready, reference, accelerator="cpu")
     # CD6 is the one left out: not measured in any cell of the query.
-    assert np.isnan(ready.obsm["siamese_clu_protein"][:, 5]).all()
-    assert not np.isnan(ready.obsm["siamese_clu_protein"][:, :5]).any()
+    values = mapped.adata_manager.get_from_registry(SIAMESE_KEYS.PROTEIN)
+    assert np.isnan(values[:, 5]).all()
+    assert not np.isnan(values[:, :5]).any()
     assert (mapped.predict().to_numpy() == full).mean() > 0.8
     mapped.train(max_epochs=1, **quick)
     assert np.isfinite(mapped.history["protein_train"].iloc[-1, 0])
@@ -176,6 +179,54 @@ def test_a_cell_is_mapped_the_same_in_any_company(reference, held_out):
     assert np.abs(few - together[5:8]).max() < 1e-5
 
 
+def test_a_protein_that_is_0_means_the_same_in_any_company(reference, held_out):
+    """Cells in which a protein is 0, among themselves and next to others in which it is not; and few of them."""
+    silent = held_out["protein"].X[:, 1] == 0
+    held_out["protein"].X[:30, 1] = 0.0
+    rows = np.flatnonzero(silent | (np.arange(60) < 30))
+    assert len(rows) >= 30
+    for batch in ("new", held_out.obs["batch"].iloc[0]):
+        held_out.obs["batch"] = batch
+        together, alone, few = (
+            SCSiameseClu.load_query_data(
+                held_out[part].copy(), reference, accelerator="cpu"
+            ).get_latent_representation()
+            for part in (np.arange(60), rows, rows[:5])
+        )
+        assert np.abs(alone - together[rows]).max() < 1e-5
+        assert np.abs(few - together[rows[:5]]).max() < 1e-5
+
+
+def test_a_protein_that_a_query_lacks_was_not_measured_in_it(reference, held_out):
+    names = held_out["protein"].var_names
+    without = MuData({"rna": held_out["rna"].copy(), "protein": held_out["protein"][:, names != names[2]].copy()})
+    without.obs["batch"] = held_out.obs["batch"]
+    mapped = SCSiameseClu.load_query_data(without, reference, accelerator="cpu")
+    held_out["protein"].X[:, 2] = np.nan
+    expected = SCSiameseClu.load_query_data(held_out, reference, accelerator="cpu")
+    assert np.allclose(mapped.predict(soft=True), expected.predict(soft=True), atol=1e-5)
+    assert np.isnan(mapped.adata["protein"].X[:, 2]).all()
+
+
+def test_proteins_a_batch_of_the_reference_lacks_are_known_later(small, quick):
+    mdata = make_mdata()
+    first = (mdata.obs["batch"] == mdata.obs["batch"].iloc[0]).to_numpy()
+    mdata["protein"].X[first, 4] = 0.0
+    SCSiameseClu.setup_mudata(mdata, batch_key="batch")
+    model = SCSiameseClu(mdata, n_clusters=3, **small)
+    model.train(max_epochs=1, **quick)
+    names = model.reference.measured_proteins.batches
+    expected = np.ones((2, 6), dtype=bool)
+    expected[names.index(mdata.obs["batch"].iloc[0]), 4] = False
+    assert np.array_equal(model.reference.measured_proteins.measured, expected)
+    few = SCSiameseClu.load_query_data(mdata[np.flatnonzero(first)[:3]].copy(), model, accelerator="cpu")
+    assert np.isnan(few.adata_manager.get_from_registry(SIAMESE_KEYS.PROTEIN)[:, 4]).all()
+    assert (
+        np.abs(few.get_latent_representation() - model.get_latent_representation()[np.flatnonzero(first)[:3]]).max()
+        < 1e-3
+    )
+
+
 def test_adapting_a_query_leaves_the_reference_known(reference, held_out, quick):
     query = held_out.copy()
     query.obs["batch"] = "new"
@@ -183,7 +234,7 @@ def test_adapting_a_query_leaves_the_reference_known(reference, held_out, quick)
     assert mapped.summary_stats.n_batch == 3
     mapped.train(max_epochs=1, **quick)
     assert len(mapped.predict()) == 60
-    assert np.array_equal(mapped.reference_latent_, reference.reference_latent_)
+    assert np.array_equal(mapped.reference.latent, reference.reference.latent)
 
 
 def test_queries_that_cannot_be_mapped(model):
@@ -224,12 +275,14 @@ def test_proteins_not_measured_in_a_batch(mdata, small, quick):
     mdata["protein"].X[first, 4] = 0.0
     mdata["protein"].X[3, 0] = np.nan
     SCSiameseClu.setup_mudata(mdata, batch_key="batch")
-    values, scores = mdata.obsm["siamese_clu_protein"], mdata.obsm["siamese_clu_protein_rep"]
+    model = SCSiameseClu(mdata, n_clusters=3, **small)
+    values, scores = (
+        model.adata_manager.get_from_registry(key) for key in (SIAMESE_KEYS.PROTEIN, SIAMESE_KEYS.PROTEIN_REP)
+    )
     assert np.array_equal(np.isnan(values[:, 4]), first)
     assert np.isnan(values[3, 0])
     assert (scores[first, 4] == 0).all()
     assert scores[3, 0] == 0
-    model = SCSiameseClu(mdata, n_clusters=3, **small)
     model.train(max_epochs=2, **quick)
     assert np.isfinite(model.predict(soft=True)).all(axis=None)
 
@@ -273,8 +326,8 @@ def test_columns_of_a_modality_and_size_factors(mdata, small):
 def test_graph_on_a_given_representation(mdata, small):
     mdata.obsm["X_totalVI"] = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
     SCSiameseClu.setup_mudata(mdata, use_rep="X_totalVI")
-    assert np.array_equal(mdata.obsm["siamese_clu_graph_rep"], mdata.obsm["X_totalVI"])
     model = SCSiameseClu(mdata, n_clusters=3, **small)
+    assert np.array_equal(model.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP), mdata.obsm["X_totalVI"])
     with pytest.raises(KeyError, match="X_totalVI"):
         SCSiameseClu.load_query_data(make_mdata(seed=2), model, accelerator="cpu")
 
@@ -282,13 +335,13 @@ def test_graph_on_a_given_representation(mdata, small):
 def test_diffusion_only_if_asked_for(small, quick):
     data = make_mdata(n_obs=90)
     mdata, query = data[:60].copy(), data[60:].copy()
-    for diffusion in (True, False):  # the second set-up removes what the first wrote
+    for diffusion in (True, False):
         SCSiameseClu.setup_mudata(mdata, diffusion=diffusion)
-        assert [key in mdata.obsm for key in DIFFUSED_KEYS] == [diffusion, diffusion]
         model = SCSiameseClu(mdata, n_clusters=2, **small)
+        assert (SIAMESE_KEYS.DIFFUSED_INDEX in model.adata_manager.data_registry) == diffusion
         model.train(max_epochs=1, **quick)
         mapped = SCSiameseClu.load_query_data(query.copy(), model, accelerator="cpu")
-        assert [key in mapped.adata.obsm for key in DIFFUSED_KEYS] == [diffusion, diffusion]
+        assert (SIAMESE_KEYS.DIFFUSED_INDEX in mapped.adata_manager.data_registry) == diffusion
         assert len(mapped.predict()) == 30
         mapped.train(max_epochs=1, **quick)
 

@@ -6,7 +6,7 @@ import pytest
 
 import scsiameseclu as ssc
 from scsiameseclu.cli import main
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 QUICK = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False, "batch_size": 64}

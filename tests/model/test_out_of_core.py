@@ -10,7 +10,7 @@ from scipy import sparse
 
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._rows import StoredRows
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pp import read_mapped
 from scsiameseclu.tl import cluster
@@ -56,7 +56,7 @@ def test_same_model_from_a_collection_as_from_memory(tmp_path):
         anndata.io.write_elem(store, f"dataset_{number}", adata[rows].copy())
     models = [fitted(adata)]
     for rebuild in (True, False):
-        models.append(fitted(SCSiameseClu.setup_annbatch(tmp_path / "cells.zarr", rebuild=rebuild, n_neighbors=15)))
+        models.append(fitted(SCSiameseClu.setup_mapped(tmp_path / "cells.zarr", rebuild=rebuild, n_neighbors=15)))
     first, *others = (model.module.state_dict() for model in models)
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
     assert (tmp_path / "cells.zarr.mapped").is_dir()
@@ -73,10 +73,19 @@ def test_a_collection_written_by_annbatch(tmp_path):
     annbatch.DatasetCollection(tmp_path / "cells.zarr").add_adatas(
         [tmp_path / "cells.h5ad"], shuffle=True, dataset_size=50, shuffle_chunk_size=10, n_obs_per_chunk=10
     )
-    found = SCSiameseClu.setup_annbatch(tmp_path / "cells.zarr", tmp_path / "rows", genes=list(adata.var_names[:30]))
+    found = SCSiameseClu.setup_mapped(tmp_path / "cells.zarr", tmp_path / "rows", genes=list(adata.var_names[:30]))
     assert found.shape == (120, 30)
     assert sorted(found.obs_names) == sorted(adata.obs_names)
     assert np.array_equal(found.X.toarray(), adata[found.obs_names, found.var_names].X.toarray())
+
+
+def test_the_former_name_still_works(tmp_path):
+    adata = synthetic(n_obs=60, n_vars=20, n_types=2, seed=0)
+    adata.write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.warns(FutureWarning, match="setup_mapped"):
+        found = SCSiameseClu.setup_annbatch(tmp_path / "cells.h5ad", n_neighbors=5)
+    assert found.shape == (60, 20)
+    assert SCSiameseClu(found, n_clusters=2).adata is found
 
 
 def test_stored_rows_are_read_once_and_in_order():

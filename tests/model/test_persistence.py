@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import scvi
-import torch
 
 from scsiameseclu.model import SCSiameseClu
 
@@ -73,27 +72,8 @@ def test_existing_folder_is_not_overwritten(trained, saved):
 def test_file_of_another_class(adata, tmp_path):
     scvi.model.SCVI.setup_anndata(adata)
     scvi.model.SCVI(adata).save(tmp_path / "scvi")
-    with pytest.raises(ValueError, match="different class"):
-        SCSiameseClu.load(tmp_path / "scvi", adata=adata, accelerator="cpu")
-
-
-def test_missing_and_corrupt_files(trained, tmp_path):
-    with pytest.raises(ValueError, match="Failed to load"):
-        SCSiameseClu.load(tmp_path / "nothing", adata=trained.adata, accelerator="cpu")
-    (tmp_path / "model.pt").write_bytes(b"not a model")
-    with pytest.raises(ValueError, match=r"unreadable model\.pt"):
-        SCSiameseClu.load(tmp_path, adata=trained.adata, accelerator="cpu")
-    trained.save(tmp_path / "cut")
-    content = (tmp_path / "cut" / "model.pt").read_bytes()
-    (tmp_path / "cut" / "model.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"damaged model\.pt"):
-        SCSiameseClu.load(tmp_path / "cut", adata=trained.adata, accelerator="cpu")
-
-
-def test_saved_attributes_are_plain(saved):
-    attributes = torch.load(saved / "model.pt", weights_only=False)["attr_dict"]
-    assert attributes["init_params_"]["non_kwargs"]["n_clusters"] == 3
-    assert "labels_" not in attributes
+    with pytest.raises(ValueError, match="different class, 'SCVI'"):
+        SCSiameseClu.load(tmp_path / "scvi", adata=adata, accelerator="cpu", allow_pickle=True)
 
 
 def test_works_beside_scvi_on_the_same_data(adata, small, quick):

@@ -1,9 +1,11 @@
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
 
@@ -83,7 +85,7 @@ def test_permuted_cells_give_permuted_predictions(trained, soft):
 def test_a_view_is_a_subset_with_neighbors_in_the_reference(trained, soft):
     view = trained.adata[:80]
     probs = trained.predict(view, soft=True)
-    assert view.obsm["siamese_clu_neighbor_index"].min() >= 80
+    assert trained.get_anndata_manager(view).get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX).min() >= 80
     assert np.allclose(probs, soft[:80], atol=1e-4)
 
 
@@ -142,23 +144,51 @@ def test_labels_are_not_needed_in_new_cells(adata, small, quick, tmp_path, label
     assert (mapped.predict().to_numpy() == expected).all()
 
 
+@pytest.mark.parametrize("indices", [[0.9], np.array([1.0, 2.0]), ["a"], [None]])
+def test_rows_must_be_whole_numbers(trained, indices):
+    for getter in (trained.predict, trained.get_latent_representation, trained.get_normalized_expression):
+        with pytest.raises(TypeError, match="whole row numbers or a boolean mask"):
+            getter(indices=indices)
+
+
+def test_masks_are_rows(trained, hard):
+    mask = np.arange(200) % 7 == 3
+    expected = hard[mask]
+    for indices in (mask, list(mask), pd.Series(mask), np.flatnonzero(mask), np.flatnonzero(mask).astype(np.uint8)):
+        assert (trained.predict(indices=indices) == expected).all()
+    assert len(trained.predict(indices=[])) == 0
+    with pytest.raises(ValueError, match="mask of 200 cells"):
+        trained.predict(indices=mask[:50])
+
+
 def test_duplicate_names_are_kept(trained, hard):
     twins = trained.adata.copy()
     twins.obs_names = ["cell"] * 200
     assert (trained.predict(twins).to_numpy() == hard.to_numpy()).all()
 
 
-def test_data_changed_in_place_get_a_new_graph(adata, small, quick):
+def test_data_changed_in_place_are_new_cells_to_a_trained_model(adata, small, quick):
     SCSiameseClu.setup_anndata(adata, batch_key="batch")
     model = SCSiameseClu(adata, n_clusters=3, **small)
     model.train(max_epochs=2, **quick)
     adata._inplace_subset_obs(np.arange(0, 200, 2))
     labels = model.predict()
     assert len(labels) == 100
-    assert adata.obsm["siamese_clu_neighbor_index"].max() < 100
+    assert model.adata_manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX).min() >= 100
     fresh = model.predict(adata.copy())
     assert (labels == fresh).all()
-    assert len(model.registry["field_registries"]["siamese_cell_graph"]["state_registry"]["landmarks"]["rep"]) == 100
+    assert len(model.reference.landmarks) == 200
+    assert model.is_query_
+
+
+def test_data_changed_in_place_before_training_are_the_reference(adata, small, quick):
+    SCSiameseClu.setup_anndata(adata, batch_key="batch")
+    model = SCSiameseClu(adata, n_clusters=3, **small)
+    adata._inplace_subset_obs(np.arange(0, 200, 2))
+    model.train(max_epochs=2, **quick)
+    assert model.adata_manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX).max() < 100
+    assert len(model.reference.landmarks) == len(model.reference.latent) == 100
+    assert not model.is_query_
 
 
 def test_all_zero_cells_and_genes(adata, small, quick):

@@ -7,10 +7,10 @@ import torch
 from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.metrics import clustering_metrics
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.pp._neighbors import DIFFUSED_KEYS
 
 CPU = {"accelerator": "cpu"}
 
@@ -107,7 +107,7 @@ def test_a_query_is_diffused_as_its_reference_was(quick, small, tmp_path):
     assert reference.uns["siamese_clu"]["params"]["diffusion"]
     model.save(tmp_path / "model")
     mapped = SCSiameseClu.load_query_data(query, tmp_path / "model", **CPU)
-    assert set(DIFFUSED_KEYS) < set(query.obsm)
+    assert SIAMESE_KEYS.DIFFUSED_INDEX in mapped.adata_manager.data_registry
     mapped.train(max_epochs=1, **quick)
     assert len(mapped.predict()) == 30
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scvi
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 
@@ -54,15 +55,15 @@ def test_data_and_setup_are_those_of_the_scvi_model(scvi_model, model):
 def test_diffusion_is_asked_for(scvi_model, model, small):
     assert model.registry["setup_args"]["diffusion"] is False
     other = SCSiameseClu.from_scvi_model(scvi_model, n_clusters=3, n_neighbors=6, diffusion=True, **small)
-    assert "siamese_clu_diffused_index" in other.adata.obsm
+    assert SIAMESE_KEYS.DIFFUSED_INDEX in other.adata_manager.data_registry
     model.predict()
-    assert "siamese_clu_diffused_index" not in other.adata.obsm
+    assert SIAMESE_KEYS.DIFFUSED_INDEX not in model.adata_manager.data_registry
 
 
 def test_graph_is_in_the_latent_space_of_the_scvi_model(scvi_model, model):
     latent = scvi_model.get_latent_representation()
     assert np.array_equal(model.adata.obsm["X_scVI"], latent)
-    assert np.array_equal(model.adata.obsm["siamese_clu_graph_rep"], latent)
+    assert np.array_equal(model.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP), latent)
     assert model.module.graph_encoder.scaler.mean.shape == (4,)
 
 

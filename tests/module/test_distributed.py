@@ -11,7 +11,7 @@ SCRIPT = """
 import datetime, sys
 import torch
 import torch.distributed as dist
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
 import numpy as np

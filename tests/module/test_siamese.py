@@ -203,10 +203,6 @@ def test_targets_carried_by_the_batch_are_used():
     assert module(batch)[2].extra_metrics["clustering"].item() == pytest.approx(0.0, abs=1e-5)
 
 
-def test_label_smoothing_reaches_the_head():
-    assert make_module(label_smoothing=0.3).head.label_smoothing == 0.3
-
-
 def test_no_tensor_has_the_size_of_the_data():
     shapes = {name: tuple(value.shape) for name, value in make_module().state_dict().items()}
     small = SiameseModule(10, 4, 3, n_latent=5, n_hidden=16).state_dict()

@@ -76,8 +76,32 @@ def test_bad_options_are_refused(options, message):
         ClusterHead(3, 4, **options)
 
 
-def test_hard_clusters_become_targets_smoothed_towards_the_marginals(head):
-    targets = head.smoothed_one_hot(torch.tensor([0, 2]))
-    assert torch.allclose(targets.sum(dim=1), torch.ones(2))
-    assert targets[0].tolist() == pytest.approx([0.9 + 0.05, 0.03, 0.02])
-    assert targets[1].tolist() == pytest.approx([0.05, 0.03, 0.9 + 0.02])
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.99])
+def test_the_assignments_become_as_certain_as_asked(head, points, confidence):
+    before = head(points).argmax(dim=1)
+    head.calibrate(points, confidence)
+    assert head(points).softmax(dim=1).amax(dim=1).mean().item() == pytest.approx(confidence, abs=1e-3)
+    assert torch.equal(head(points).argmax(dim=1), before)
+    weights = torch.linspace(0.0, 1.0, len(points))
+    head.calibrate(points, confidence, weights)
+    sure = head(points).softmax(dim=1).amax(dim=1)
+    assert (sure @ weights / weights.sum()).item() == pytest.approx(confidence, abs=1e-3)
+
+
+def test_only_cosine_kernels_of_several_clusters_have_a_temperature_to_set(points):
+    for head in (ClusterHead(3, 4, kernel="student_t"), ClusterHead(1, 4)):
+        head.initialise(points[: head.n_clusters], torch.ones(head.n_clusters) / head.n_clusters, points.mean(dim=0))
+        before = head(points)
+        head.calibrate(points, 0.7)
+        assert torch.equal(head(points), before)
+
+
+def test_the_temperature_is_part_of_the_state(head, points):
+    head.calibrate(points, 0.6)
+    other = ClusterHead(3, 4)
+    other.load_state_dict(head.state_dict())
+    assert torch.equal(other(points), head(points))
+    early = {key: value for key, value in head.state_dict().items() if key != "temperature"}
+    other = ClusterHead(3, 4, temperature=0.2)
+    other.load_state_dict(early)
+    assert other.temperature.item() == pytest.approx(0.2)

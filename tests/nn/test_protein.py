@@ -66,3 +66,17 @@ def test_starts_as_an_even_mixture(branch):
 def test_unknown_likelihood():
     with pytest.raises(ValueError, match="'nb' or 'normal'"):
         ProteinBranch(4, 3, likelihood="poisson")
+
+
+def test_a_normalised_protein_that_is_known_for_certain_has_a_bounded_likelihood():
+    branch = ProteinBranch(4, 3, n_hidden=8, likelihood="normal")
+    with torch.no_grad():
+        branch.output.weight.zero_()
+        branch.output.bias.zero_()
+    values = scores = torch.zeros(5, 4)
+    found = []
+    for log_spread in (0.0, -5.0, -50.0):
+        branch.log_spread.data.fill_(log_spread)
+        found.append(branch.negative_log_likelihood(values, scores, torch.randn(5, 3)).item())
+    assert found[0] > found[1] > -3.0
+    assert found[2] > -3.0

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.stats import norm
 from sklearn.metrics import adjusted_rand_score
 
-from scsiameseclu.partition import Space
+from scsiameseclu.partition import Space, _hierarchy
+from scsiameseclu.partition._candidates import leiden
 from scsiameseclu.partition._hierarchy import (
     Hierarchy,
     carriers,
@@ -14,9 +16,10 @@ from scsiameseclu.partition._hierarchy import (
     grow,
     measure,
     p_value_of,
+    small_groups,
     to_state,
 )
-from scsiameseclu.partition._tree import MergeTree
+from scsiameseclu.partition._tree import MergeTree, null_separability, separability
 
 
 def blobs(centers, n_each=150, seed=0, n_dims=6):
@@ -150,3 +153,185 @@ def test_few_cells_are_one_group():
     assert hierarchy.n_groups == 1 and (groups == 0).all()
     assert describe(hierarchy, groups, space) == []
     assert from_state(to_state(hierarchy)).cut(1).tolist() == [0]
+
+
+@pytest.fixture(scope="module")
+def overlapping():
+    """Overlapping groups of uneven size in both spaces, and clusters that cut across the communities."""
+    rng = np.random.default_rng(1)
+    truth = rng.permutation(np.repeat(np.arange(5), [200, 120, 60, 30, 6]))
+    spaces = [rng.normal(size=(416, 4)) + 3 * rng.normal(size=(5, 4))[truth] for _ in range(2)]
+    return Space(*(each.astype(np.float32) for each in spaces), random_state=2), np.where(truth == 1, 0, truth)
+
+
+def nearest_of_own(points, clusters, centers, owners):
+    """Nearest centre of a cell's own cluster, by definition."""
+    distances = np.square(points[:, None] - centers).sum(axis=2)
+    return np.where(clusters[:, None] == owners, distances, np.inf).argmin(axis=1)
+
+
+@pytest.mark.parametrize("per_group", [200, 20], ids=["ten cells", "one part in twenty"])
+def test_small_groups_by_definition(overlapping, monkeypatch, per_group):
+    """Communities at resolution 3 within each cluster; pieces too small are no groups of their own."""
+    monkeypatch.setattr(_hierarchy, "_MAX_GROUPS", per_group)
+    space, clusters = overlapping
+    groups, centers = small_groups(space, clusters)
+    fine = leiden(space.embedding_graph, 3.0, 2)
+    at_least = max(10, 416 // per_group)
+    expected, owners = [], []
+    for cluster in np.unique(clusters):
+        pieces = [(clusters == cluster) & (fine == piece) for piece in np.unique(fine)]
+        pieces = [piece for piece in pieces if piece.sum() >= at_least] or [clusters == cluster]
+        expected += [space.embedding[piece].mean(axis=0) for piece in pieces]
+        owners += [cluster] * len(pieces)
+    assert len(expected) > len(np.unique(clusters)) and owners.count(4) == 1
+    nearest = nearest_of_own(space.embedding, clusters, np.array(expected), np.array(owners))
+    assert np.array_equal(nearest, np.unique(nearest)[groups])
+    np.testing.assert_allclose(centers, np.array(expected)[np.unique(nearest)], rtol=1e-5)
+    assert np.array_equal(np.unique(groups), np.arange(len(centers)))
+
+
+@pytest.mark.parametrize(("n_obs", "smallest"), [(400, 10), (2000, 10), (2600, 13)])
+def test_a_small_group_has_ten_cells_and_one_part_in_two_hundred(monkeypatch, n_obs, smallest):
+    points = np.random.default_rng(0).normal(size=(n_obs, 2)).astype(np.float32)
+    space = Space(points, points, 0)
+    space.__dict__["embedding_graph"] = None  # not looked at
+    for size, n_groups in ((smallest - 1, 1), (smallest, 2)):
+        monkeypatch.setattr(_hierarchy, "leiden", lambda *_, size=size: (np.arange(n_obs) < size).astype(int))
+        points[:size] = 9.0
+        assert len(small_groups(space, np.zeros(n_obs, dtype=int))[1]) == n_groups
+
+
+def test_a_tree_is_that_of_its_small_groups(overlapping):
+    space, clusters = overlapping
+    hierarchy, groups = grow(space, clusters)
+    again, centers = small_groups(space, clusters)
+    assert np.array_equal(groups, again) and np.array_equal(hierarchy.centers, centers)
+    assert np.array_equal(hierarchy.sizes, np.bincount(groups))
+    assert np.array_equal(hierarchy.clusters[groups], clusters)
+    tree = MergeTree(space.embedding, groups, space.embedding_graph, 0.15, 2, within=hierarchy.clusters)
+    for n_clusters in range(1, hierarchy.n_groups + 1):
+        assert np.array_equal(hierarchy.cut(n_clusters), tree.cut(n_clusters))
+    assert np.array_equal(np.unique(hierarchy.children), np.arange(2 * hierarchy.n_groups - 2))
+
+
+def test_cells_of_a_cluster_without_a_small_group_go_to_the_nearest_of_all(grown):
+    hierarchy = grown[2]
+    points = np.array([[16.2, 7.9, 0, 0, 0, 0], [0.1, 0.2, 0, 0, 0, 0]])
+    nearest = np.square(points[:, None] - hierarchy.centers).sum(axis=2).argmin(axis=1)
+    assert hierarchy.assign(points, np.array([7, 7])).tolist() == nearest.tolist()
+    found = hierarchy.assign(points, np.array([0, 1]))  # against the nearest cluster of either
+    assert hierarchy.clusters[found].tolist() == [0, 1]
+
+
+def test_a_split_is_described_by_what_is_on_its_sides(overlapping):
+    space, clusters = overlapping
+    hierarchy, groups = grow(space, clusters)
+    expression = np.random.default_rng(0).normal(size=(416, 14))
+    names = [f"g{at}" for at in range(12)]  # of the first columns
+    splits = describe(hierarchy, groups, space, expression, names, n_draws=9)
+    order = np.random.default_rng(2).permutation(416)
+    nodes = {split["node"]: split for split in splits}
+    root = 2 * hierarchy.n_groups - 2
+    assert [split["node"] for split in splits] == list(range(root, hierarchy.n_groups - 1, -1))
+    for split in splits:
+        sides = [order[np.isin(groups[order], hierarchy.members(split[side]))] for side in ("left", "right")]
+        assert (split["n_left"], split["n_right"]) == tuple(map(len, sides))
+        assert (split["separability"], split["p_value"]) == measure(space, *sides, 9)
+        assert split["genes"] == carriers(expression, *sides, names)
+        if split["node"] == root:
+            assert split["parent"] is None
+        else:
+            assert split["node"] in (nodes[split["parent"]]["left"], nodes[split["parent"]]["right"])
+    assert all(split["genes"] == {} for split in describe(hierarchy, groups, space, n_draws=1))
+
+
+@pytest.mark.parametrize(("n_first", "n_second"), [(60, 300), (250, 450), (500, 40)])
+def test_separability_and_p_value_of_a_split_by_definition(n_first, n_second):
+    """The first 400 cells of a side count for the separability, the first 200 for the p value, and the worse space."""
+    rng = np.random.default_rng(n_first)
+    sides = np.arange(n_first), n_first + np.arange(n_second)
+    spaces = [rng.normal(size=(n_first + n_second, 3)) for _ in range(2)]
+    spaces[0][sides[1], 0] += 2.0
+    spaces[1][sides[1], 1] += 2.5
+    space = Space(*(each.astype(np.float32) for each in spaces), random_state=4)
+    share = n_first / (n_first + n_second)
+    points = [each.astype(np.float64) for each in (space.expression, space.embedding)]
+    apart = [separability(each[sides[0][:400]], each[sides[1][:400]]) for each in points]
+    p_values = [p_value_of(each[sides[0][:200]], each[sides[1][:200]], share, 19, 4) for each in points]
+    found, p_value = measure(space, *sides, 19)
+    assert found == pytest.approx(min(apart) / null_separability(share), rel=1e-6)
+    assert p_value == max(p_values)
+
+
+def test_drawing_ends_at_the_fifth_draw_above(monkeypatch):
+    """Then the p value is 5 over the draws made; otherwise what was found counts as one more draw."""
+    drawn = []
+    monkeypatch.setattr(_hierarchy, "separability", lambda *_: drawn.pop(0))
+    first = second = np.random.default_rng(0).normal(size=(10, 2))
+
+    def p_value(found, draws):
+        drawn[:] = [found, *draws]
+        return p_value_of(first, second, 0.5, len(draws), 0)
+
+    # A draw counts times 1.6: 0.625 is as separable as 1.
+    assert p_value(1.0, [0.62] * 99) == 0.01
+    assert p_value(1.0, [0.625] * 2 + [0.62] * 97) == 0.03
+    assert p_value(1.0, [0.7] * 4 + [0.1] * 95) == 0.05
+    assert p_value(1.0, [0.7, 0.1] * 5 + [0.1] * 89) == pytest.approx(5 / 9)
+    assert len(drawn) == 90
+    assert p_value(1.0, [0.7] * 99) == 1.0
+
+
+def test_the_population_of_the_draws_has_the_covariance_of_both_groups():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(300, 3)) @ np.diag([1.0, 2.0, 0.5]) + [3, 0, 0]
+    second = rng.normal(size=(100, 3)) @ np.array([[1.0, 0.5, 0], [0, 1.0, 0], [0, 0, 1.0]]) - [1, 1, 0]
+    joint = np.cov(np.concatenate([first, second]).T, ddof=0)
+    expected = np.sqrt(np.linalg.eigvalsh(joint)[::-1])
+    np.testing.assert_allclose(_hierarchy._spreads(first, second, 0.75), expected, rtol=1e-6)
+    # Groups are samples: their shares count, not how many cells of each are there.
+    np.testing.assert_allclose(_hierarchy._spreads(first, second[:100], 0.75), expected, rtol=1e-6)
+    assert _hierarchy._spreads(first[:, :1], second[:, :1], 0.75).shape == (1,)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_draws_are_one_population_cut_across_its_longest_axis(share):
+    spreads = np.array([3.0, 1.0, 0.5])
+    rng = np.random.default_rng(0)
+    upper, lower = _hierarchy._one_population(spreads, 4000, 6000, share, rng)
+    assert upper.shape == (4000, 3) and lower.shape == (6000, 3)
+    cut = 3.0 * norm.ppf(1 - share)
+    assert upper[:, 0].min() >= cut >= lower[:, 0].max()
+    assert min(abs(upper[:, 0].min() - cut), abs(lower[:, 0].max() - cut)) < 0.05
+    # Together, in their shares, they are normal with these spreads.
+    weights = np.repeat([share / 4000, (1 - share) / 6000], [4000, 6000])
+    both = np.concatenate([upper, lower])
+    np.testing.assert_allclose(weights @ both, 0.0, atol=0.1)
+    np.testing.assert_allclose(np.sqrt(weights @ np.square(both)), spreads, rtol=0.05)
+    for side in (upper, lower):
+        np.testing.assert_allclose(side[:, 1:].std(axis=0), spreads[1:], rtol=0.05)
+
+
+def test_carriers_by_definition():
+    rng = np.random.default_rng(0)
+    expression = rng.normal(size=(900, 15)) * np.linspace(0.2, 2, 15)
+    expression[450:] += rng.normal(size=15)
+    first, second = rng.permutation(450), 450 + rng.permutation(450)
+    names = [f"g{at}" for at in range(13)]
+    one, other = expression[first[:400], :13], expression[second[:400], :13]
+    spread = np.sqrt((one.var(axis=0) + other.var(axis=0)) / 2) + 0.1
+    difference = (one.mean(axis=0) - other.mean(axis=0)) / spread
+    order = np.argsort(-np.abs(difference))[:10]
+    found = carriers(expression, first, second, names)
+    assert list(found) == [names[at] for at in order]
+    np.testing.assert_allclose(list(found.values()), difference[order])
+
+
+def test_the_topmost_split_of_groups_that_are_no_node():
+    """Groups that a merge put together may lie in different parts of the tree."""
+    children = np.array([[0, 1], [2, 3], [5, 4], [6, 7]])
+    tree = Hierarchy(np.zeros((5, 2), np.float32), np.zeros(5, int), np.ones(5, int), children)
+    for groups, expected in (([0, 1], ([0], [1])), ([1, 4], ([1], [4])), ([1, 3, 4], ([3], [1, 4])), ([2], None)):
+        found = tree.topmost_split(np.array(groups))
+        assert found is None if expected is None else tuple(side.tolist() for side in found) == expected

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from scsiameseclu.partition import NClustersResult, Space, choose_n_clusters
+from scsiameseclu.partition import NClustersResult, Space, _n_clusters, choose_n_clusters
 from scsiameseclu.partition._n_clusters import farthest
+from scsiameseclu.partition._tree import null_separability, separability
 
 
 def space(points):
@@ -57,3 +58,81 @@ def test_distance_of_the_farthest_group_is_that_to_its_nearest():
     assert farthest(space(points), np.zeros(300, dtype=int)) == 0.0
     halves = (points[:, 4] > 0).astype(int)  # a direction in which nothing differs
     assert farthest(space(points), halves) < 1.5
+
+
+COMMUNITIES = {0.03: 1, 0.07: 2, 0.14: 4, 0.2: 5, 0.3: 6, 0.5: 8, 1.0: 12}
+
+
+def with_communities(monkeypatch, numbers, apart):
+    """Leiden finds these numbers of communities, and ``farthest`` this separability; what both were asked."""
+    asked = {"leiden": [], "farthest": []}
+
+    def leiden(graph, resolution, seed):
+        asked["leiden"].append((graph, seed))
+        return np.arange(graph.shape[0]) % numbers[resolution]
+
+    def found_apart(cells, groups):
+        asked["farthest"].append((cells, groups))
+        return apart
+
+    monkeypatch.setattr(_n_clusters, "leiden", leiden)
+    monkeypatch.setattr(_n_clusters, "farthest", found_apart)
+    return asked
+
+
+@pytest.mark.parametrize(("apart", "expected"), [(0.0, 1), (1.799, 1), (1.801, 4), (9.0, 4)])
+def test_the_rule(monkeypatch, apart, expected):
+    """The communities of the embedding at resolution 0.14, or one cluster if none is 1.8 apart from its nearest."""
+    rng = np.random.default_rng(0)
+    cells = Space(rng.normal(size=(60, 5)).astype(np.float32), rng.normal(size=(60, 3)).astype(np.float32), 7)
+    asked = with_communities(monkeypatch, COMMUNITIES, apart)
+    result = choose_n_clusters(cells)
+    assert (result.n_clusters, result.values, result.separability) == (expected, COMMUNITIES, apart)
+    assert ("one population" in result.criterion) == (expected == 1)
+    assert all((graph != cells.embedding_graph).nnz == 0 and seed == 7 for graph, seed in asked["leiden"])
+    ((seen, groups),) = asked["farthest"]
+    assert np.array_equal(seen.embedding, cells.embedding) and groups.tolist() == [at % 4 for at in range(60)]
+
+
+def test_one_community_is_one_cluster_whatever_its_separability(monkeypatch):
+    with_communities(monkeypatch, dict.fromkeys(COMMUNITIES, 1), 0.0)
+    result = choose_n_clusters(space(groups_of(40)))
+    assert result.n_clusters == 1 and "one population" not in result.criterion
+
+
+@pytest.mark.parametrize(("n_cells", "expected"), [(100, 50), (60, 50), (51, 50), (20, 19)])
+def test_at_most_fifty_clusters_and_fewer_than_cells(monkeypatch, n_cells, expected):
+    with_communities(monkeypatch, dict.fromkeys(COMMUNITIES, 80), 5.0)
+    monkeypatch.setattr(_n_clusters, "_MAX_CELLS", n_cells)
+    result = choose_n_clusters(space(groups_of(max(n_cells, 100))))
+    assert result.n_clusters == expected
+
+
+def test_more_than_two_thousand_cells_are_sampled(monkeypatch):
+    cells = space(groups_of(2300))
+    asked = with_communities(monkeypatch, COMMUNITIES, 5.0)
+    choose_n_clusters(cells)
+    ((seen, _),) = asked["farthest"]
+    rows = cells.sample(2000)
+    assert len(np.unique(rows)) == 2000 and (np.diff(rows) > 0).all()
+    assert np.array_equal(seen.expression, cells.expression[rows])
+    assert np.array_equal(seen.embedding, cells.embedding[rows])
+
+
+@pytest.mark.parametrize(("sizes", "n_large"), [([40, 30, 20, 11, 9], 4), ([60, 9, 10], 2), ([12, 9, 10, 1, 5], 3)])
+def test_the_farthest_group_by_definition(sizes, n_large):
+    """Groups of 10 cells or more, below 40 cells of a quarter of them or more, in the less separate space."""
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+    points = [rng.normal(size=(len(groups), 3)) + 3 * rng.normal(size=(len(sizes), 3))[groups] for _ in range(2)]
+    cells = Space(*(each.astype(np.float32) for each in points), random_state=5)
+    order = np.random.default_rng(5).permutation(len(groups))
+    large = sorted(np.argsort(sizes)[-n_large:])
+    rows = [order[groups[order] == group] for group in large]
+
+    def apart(one, other):
+        null = null_separability(len(one) / (len(one) + len(other)))
+        return min(separability(each[one], each[other]) for each in (cells.expression, cells.embedding)) / null
+
+    nearest = [min(apart(one, other) for other in rows if other is not one) for one in rows]
+    assert farthest(cells, groups) == pytest.approx(max(nearest), rel=1e-5)

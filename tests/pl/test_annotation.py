@@ -19,7 +19,7 @@ def adata() -> AnnData:
 
 
 def test_shares_of_each_cluster_lie_along_the_diagonal(adata: AnnData) -> None:
-    ax = annotation_overlap(adata, "type").axes[0]
+    ax = annotation_overlap(adata, "type", return_fig=True).axes[0]
     np.testing.assert_allclose(ax.images[0].get_array(), [[0.75, 0, 0.25], [0, 1, 0], [0, 0, 1]])
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["B", "A", "T"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0 (4)", "1 (4)", "2 (1)"]

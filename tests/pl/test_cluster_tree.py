@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from scsiameseclu.pl import cluster_tree
@@ -5,7 +7,8 @@ from scsiameseclu.pl import cluster_tree
 
 class Model:
     def __init__(self, tree, names=None):
-        self.cluster_tree_, self.cluster_names_ = tree, names
+        self.cluster_tree_ = tree
+        self.reference = None if names is None else SimpleNamespace(cluster_names=names)
 
 
 def split(node, parent, left, right, p_value):
@@ -33,14 +36,14 @@ def texts(figure):
 
 
 def test_clusters_sizes_and_significance_are_shown():
-    figure = cluster_tree(Model(TREE), n_below=0, genes=1)
+    figure = cluster_tree(Model(TREE), n_below=0, genes=1, return_fig=True)
     assert texts(figure) == ["2.50, p = 0.01\n+up", "0\n30", "1\n70"]
     assert figure.axes[0].texts[0].get_fontweight() == "bold"
     assert figure.axes[0].get_title().startswith("2 clusters")
 
 
 def test_the_cut_lies_between_what_is_split_and_what_is_not():
-    ax = cluster_tree(Model(TREE, ["a", "b"])).axes[0]
+    ax = cluster_tree(Model(TREE, ["a", "b"]), return_fig=True).axes[0]
     *splits, cut = ax.lines
     heights = {line.get_color(): [] for line in splits}
     for line in splits:
@@ -51,11 +54,11 @@ def test_the_cut_lies_between_what_is_split_and_what_is_not():
 
 def test_one_cluster_can_be_drawn():
     lonely = {"current": [0], "sizes": [10], "children": [], "splits": []}
-    assert texts(cluster_tree(Model(lonely))) == ["0\n10"]
+    assert texts(cluster_tree(Model(lonely), return_fig=True)) == ["0\n10"]
 
 
 def test_clusters_merged_across_the_tree_are_not_taken_for_whole():
-    assert "(0)\n10" in texts(cluster_tree(Model({**TREE, "current": [0, 1, 0, 1]})))
+    assert "(0)\n10" in texts(cluster_tree(Model({**TREE, "current": [0, 1, 0, 1]}), return_fig=True))
 
 
 def test_nothing_to_draw():

@@ -22,9 +22,9 @@ def clustered() -> AnnData:
 
 
 def test_umap_is_of_the_embedding_and_leaves_the_users_own_alone(clustered: AnnData) -> None:
-    figure = embedding(clustered)
+    figure = embedding(clustered, return_fig=True)
     titles = [ax.get_title() for ax in figure.axes]
-    assert titles[:2] == ["siamese_clu", "siamese_clu_confidence"]
+    assert titles[:2] == ["siamese_clu", "confidence of the cluster"]
     np.testing.assert_array_equal(clustered.obsm["X_umap"], 0)
     assert not clustered.obsp and "neighbors" not in clustered.uns
     coordinates = clustered.obsm["X_siamese_clu_umap"]
@@ -41,7 +41,7 @@ def test_same_seed_same_picture(clustered: AnnData) -> None:
 
 
 def test_given_basis_is_used_as_it_is(clustered: AnnData) -> None:
-    figure = embedding(clustered, color="siamese_clu", basis="X_umap")
+    figure = embedding(clustered, color="siamese_clu", basis="X_umap", return_fig=True)
     np.testing.assert_array_equal(np.asarray(figure.axes[0].collections[0].get_offsets()), 0)
     assert "X_siamese_clu_umap" not in clustered.obsm
 
@@ -66,10 +66,10 @@ def test_missing_pieces_are_named(clustered: AnnData) -> None:
 
 def test_confidence_has_a_box_per_cluster_and_the_share_below(clustered: AnnData) -> None:
     clustered.obs["siamese_clu_confidence"] = np.where(clustered.obs["siamese_clu"] == "2", 0.3, 0.9)
-    ax = confidence(clustered).axes[0]
+    ax = confidence(clustered, return_fig=True).axes[0]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0\n40", "1\n30", "2\n10"]
     assert ax.get_title() == "12.5% of cells below 0.5"
-    assert confidence(clustered, threshold=None).axes[0].get_title() == ""
+    assert confidence(clustered, threshold=None, return_fig=True).axes[0].get_title() == ""
 
 
 def test_confidence_names_what_is_missing(clustered: AnnData) -> None:

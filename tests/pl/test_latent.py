@@ -18,26 +18,26 @@ def adata() -> AnnData:
 
 
 def test_dimensions_are_numpys_correlations(adata: AnnData) -> None:
-    shown = np.asarray(latent_correlation(adata).axes[0].images[0].get_array())
+    shown = np.asarray(latent_correlation(adata, return_fig=True).axes[0].images[0].get_array())
     expected = np.corrcoef(adata.obsm["X_siamese_clu"][:, :5].T)
     np.testing.assert_allclose(shown[:5, :5], expected)
     np.testing.assert_array_equal(shown[5], [0, 0, 0, 0, 0, 1])  # constant
 
 
 def test_cells_of_a_cluster_form_a_block(adata: AnnData) -> None:
-    ax = latent_correlation(adata, between="cells", max_cells=30).axes[0]
+    ax = latent_correlation(adata, between="cells", max_cells=30, return_fig=True).axes[0]
     shown = np.asarray(ax.images[0].get_array())
     assert shown.shape == (30, 30)
     assert shown[:20, :20].min() > 0.9 and shown[20:, 20:].min() > 0.9 and shown[:20, 20:].max() < 0.5
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0", "1"]
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), 19.5)
-    again = latent_correlation(adata, between="cells", max_cells=30).axes[0].images[0].get_array()
+    again = latent_correlation(adata, between="cells", max_cells=30, return_fig=True).axes[0].images[0].get_array()
     np.testing.assert_array_equal(shown, again)
 
 
 def test_all_cells_when_there_are_few_and_none_without_a_cluster(adata: AnnData) -> None:
     adata.obs.loc[adata.obs_names[:4], "siamese_clu"] = np.nan
-    assert latent_correlation(adata, between="cells").axes[0].images[0].get_array().shape == (86, 86)
+    assert latent_correlation(adata, between="cells", return_fig=True).axes[0].images[0].get_array().shape == (86, 86)
 
 
 def test_bad_arguments_are_refused(adata: AnnData) -> None:

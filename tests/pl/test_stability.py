@@ -13,7 +13,7 @@ def test_panels_show_agreement_and_stability() -> None:
     result = judge(
         adata, key="k", labels=pd.DataFrame({"r0": list("xxxxyyyyyy"), "r1": list("xxxyyyyyyy")}, index=names)
     )
-    left, right, *_ = stability(result).axes
+    left, right, *_ = stability(result, return_fig=True).axes
     np.testing.assert_array_equal(left.images[0].get_array(), result.ari)
     assert left.get_title() == f"mean agreement of two runs {result.ari.iloc[0, 1]:.2f}"
     np.testing.assert_allclose([bar.get_height() for bar in right.patches], result.cluster_stability)

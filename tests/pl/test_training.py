@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.pl import training_curves
 
@@ -25,7 +25,7 @@ def history() -> dict[str, pd.DataFrame]:
 
 
 def test_training_and_validation_share_a_panel(history: dict[str, pd.DataFrame]) -> None:
-    figure = training_curves(history)
+    figure = training_curves(history, return_fig=True)
     panels = {ax.get_title(): ax for ax in figure.axes}
     assert set(panels) == {"loss", "clustering"}
     train, validation = panels["loss"].get_lines()
@@ -35,9 +35,9 @@ def test_training_and_validation_share_a_panel(history: dict[str, pd.DataFrame])
 
 
 def test_metrics_choose_and_order_panels(history: dict[str, pd.DataFrame]) -> None:
-    figure = training_curves(history, ["clustering", "loss"], n_cols=1)
+    figure = training_curves(history, ["clustering", "loss"], n_cols=1, return_fig=True)
     assert [ax.get_title() for ax in figure.axes] == ["clustering", "loss"]
-    assert [ax.get_title() for ax in training_curves(history, ["elbo"]).axes] == ["elbo"]
+    assert [ax.get_title() for ax in training_curves(history, ["elbo"], return_fig=True).axes] == ["elbo"]
     with pytest.raises(KeyError, match=r"among \['clustering', 'elbo', 'loss'\], found \['nothing'\]"):
         training_curves(history, ["nothing"])
 
@@ -47,7 +47,7 @@ def test_takes_a_model_and_wants_it_trained(history: dict[str, pd.DataFrame]) ->
         def __init__(self, history: dict[str, pd.DataFrame] | None) -> None:
             self.history = history
 
-    assert len(training_curves(Model(history)).axes) == 2
+    assert len(training_curves(Model(history), return_fig=True).axes) == 2
     with pytest.raises(ValueError, match="call train"):
         training_curves(Model(None))
     with pytest.raises(ValueError, match="n_cols of at least 1, found 0"):
@@ -56,7 +56,7 @@ def test_takes_a_model_and_wants_it_trained(history: dict[str, pd.DataFrame]) ->
 
 def test_unused_panels_are_blank(history: dict[str, pd.DataFrame]) -> None:
     history |= {"a_train": _frame("a_train", [1.0])}
-    figure = training_curves(history, n_cols=2)
+    figure = training_curves(history, n_cols=2, return_fig=True)
     assert [ax.axison for ax in figure.axes] == [True, True, True, False]
 
 

@@ -66,11 +66,6 @@ def test_nothing_to_count(kind):
         check_counts(kind(np.zeros((0, 2))))
 
 
-def test_text_is_refused():
-    with pytest.raises(ValueError, match="numeric"):
-        check_counts(np.array([["1", "2"]]))
-
-
 def test_totals_agree_between_kinds(kind):
     counts = np.arange(12).reshape(4, 3)
     by_cell, by_gene = _counts.totals(kind(counts))

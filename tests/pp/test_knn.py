@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
 from scsiameseclu.pp import _knn, fuzzy_weights, knn
@@ -95,13 +96,67 @@ def test_one_batch_is_the_plain_graph(points):
         ([10, 10], 5, [3, 2]),
         ([10, 30], 5, [2, 3]),
         ([2, 30], 6, [1, 5]),  # the small batch hands its share on
-        ([5, 5, 5, 9], 2, [1, 0, 0, 1]),  # more batches than neighbours: the largest are asked
         ([3, 3], 9, [2, 2]),
         ([1, 1], 3, [0, 0]),
     ],
 )
 def test_batch_quotas(sizes, k, expected):
-    np.testing.assert_array_equal(_knn.batch_quotas(np.array(sizes), k), expected)
+    np.testing.assert_array_equal(_knn.batch_quotas(np.array(sizes), k), [expected] * (len(sizes) + 1))
+
+
+@pytest.mark.parametrize("sizes", [[8] * 20, [1] * 19 + [500], list(range(1, 41))])
+def test_with_more_batches_than_neighbours_every_batch_asks_and_is_asked(sizes):
+    quotas = _knn.batch_quotas(np.array(sizes), 5)
+    assert (quotas.sum(axis=1) >= 4).all()  # a batch of one cell among others of one cell has four others to ask
+    of_known, of_others = quotas[:-1], quotas[-1]
+    np.fill_diagonal(of_known, 0)
+    assert of_known.any(axis=0).all()  # every batch gives to another one
+    assert of_known.any(axis=1).all()  # and takes from another one
+    assert connected_components(of_known, connection="strong")[0] == 1
+    assert of_others[np.argmax(sizes)] > 0  # a new batch asks the largest
+
+
+def test_twenty_batches_are_all_connected():
+    rng = np.random.default_rng(0)
+    batch = np.repeat(np.arange(20), [30] * 15 + [4] * 5)
+    points = rng.normal(size=(len(batch), 6))
+    graph = knn(points, 5, batch=batch)
+    other = batch[graph.indices] != batch[:, None]
+    assert graph.is_edge.all()
+    for code in range(20):
+        assert other[batch == code].any()
+        assert (batch[graph.indices[batch != code]] == code).any()
+
+
+def test_a_gpu_is_left_alone_if_the_accelerator_is_a_cpu(points, monkeypatch):
+    used = []
+    monkeypatch.setattr(_knn, "EXACT_LIMIT", 10)
+    monkeypatch.setattr(_knn.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_knn, "search_on_device", lambda p, q, width: used.append(1) or _knn.search_exact(p, q, width))
+    for accelerator in ("auto", "gpu", "cuda"):
+        with _knn.search_on(accelerator):
+            knn(points, 5)
+    assert len(used) == 3
+    with _knn.search_on("cpu"), _knn.search_on("auto"):
+        knn(points, 5)
+    assert len(used) == 3
+    knn(points, 5)
+    assert len(used) == 4
+
+
+def test_the_number_of_searches_grows_with_the_batches_not_with_their_pairs(monkeypatch):
+    searched = []
+    search = _knn.search_exact
+
+    def counting(points, queries, width):
+        searched.append(len(points) * len(queries))
+        return search(points, queries, width)
+
+    monkeypatch.setattr(_knn, "search_exact", counting)
+    points = np.random.default_rng(0).normal(size=(1200, 4))
+    knn(points, 5, batch=np.arange(1200) % 100)
+    assert len(searched) <= 3 * 100
+    assert sum(searched) <= 2 * 1200 * 5 * 12
 
 
 def test_batches_of_single_cells_fall_back_to_the_plain_graph(points):

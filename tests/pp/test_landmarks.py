@@ -24,6 +24,34 @@ def blocks(landmarks, rep, batch=None):
     return landmarks.rep[indices], fuzzy_weights(distances.astype(np.float32), batch=own_batch)
 
 
+def test_reference_cells_of_many_batches_get_the_block_they_were_trained_with(rep):
+    labels = np.array([f"b{i % 12:02}" for i in range(120)])
+    graph = knn(rep, K, batch=labels)
+    found, weights = blocks(Landmarks.choose(rep, labels, K), rep, labels)
+    assert np.allclose(found, rep[graph.indices], atol=1e-5)
+    assert np.allclose(weights, graph.weights, atol=1e-3)
+
+
+def test_states_in_which_all_batches_ask_alike_can_be_read(rep, batch):
+    landmarks = Landmarks.choose(rep, batch, K)
+    state = {**landmarks.to_state(), "quotas": landmarks.quotas[0]}
+    del state["rows"]
+    again = Landmarks.from_state(state)
+    assert np.array_equal(again.quotas, landmarks.quotas)
+    assert np.array_equal(again.nearest(rep, batch)[0], landmarks.nearest(rep, batch)[0])
+
+
+@pytest.mark.parametrize("n_kept", [0, 30])
+def test_some_landmarks_can_be_left_out(rep, batch, n_kept):
+    landmarks, kept = Landmarks.choose(rep, batch, K).thinned(n_kept)
+    assert len(landmarks) == len(kept) == n_kept
+    assert np.array_equal(landmarks.rep, rep[kept])
+    assert np.array_equal(landmarks.rows, kept)
+    indices, distances = landmarks.nearest(rep + 1, batch)
+    assert np.isfinite(distances).any() == (n_kept > 0)
+    assert indices.shape[0] == 120
+
+
 @pytest.mark.parametrize("balanced", [False, True])
 def test_reference_cells_get_the_block_they_were_trained_with(rep, batch, balanced):
     rep[7] = rep[8]  # true duplicates, of one batch or of two

@@ -7,7 +7,7 @@ import pytest
 import zarr
 from scipy import sparse
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.pp import read_mapped, write_mapped
 
 

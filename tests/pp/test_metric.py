@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scsiameseclu.pp import Projection, knn
+from scsiameseclu.pp import Projection, _metric, knn
 from scsiameseclu.pp._metric import noise_metric, unit_length
 
 
@@ -76,3 +76,25 @@ def test_large_data_are_sampled_and_reproducible(monkeypatch):
 def test_rows_of_zero_stay_zero():
     assert np.isfinite(unit_length(np.zeros((2, 3), dtype=np.float32))).all()
     np.testing.assert_allclose(np.linalg.norm(unit_length(np.array([[3.0, 4.0]], dtype=np.float32)), axis=1), 1.0)
+
+
+def test_few_pairs_of_many_batches_are_compared(monkeypatch):
+    rng = np.random.default_rng(0)
+    batch = np.arange(2000) % 200
+    points = rng.normal(size=(2000, 5)).astype(np.float32)
+    points[:, 0] += 4.0 * (batch % 2)
+    compared = []
+    mutual = _metric._mutual
+    monkeypatch.setattr(_metric, "_mutual", lambda *args: compared.append(1) or mutual(*args))
+    lengths = spread(noise_metric(points - points.mean(axis=0), batch))
+    assert len(compared) <= _metric.MAX_PAIRS
+    assert lengths[0] < 0.8 * lengths[1:].min()
+
+
+@pytest.mark.parametrize("n_batches", [2, 5, 28, 29, 50, 399, 1000])
+def test_every_batch_is_compared_with_others_once(n_batches):
+    pairs = _metric._compared(n_batches)
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs)
+    assert all(i != j for i, j in pairs)
+    assert set(np.ravel(pairs)) == set(range(n_batches))
+    assert len(pairs) <= max(_metric.MAX_PAIRS, n_batches)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.pp import preprocess
 from scsiameseclu.tl import cluster
 

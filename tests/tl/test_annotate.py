@@ -7,7 +7,7 @@ import scanpy as sc
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.tl import annotate
 
 

@@ -6,7 +6,7 @@ import scvi
 from anndata import AnnData, concat, read_h5ad
 from scipy import sparse
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import cluster
 from scsiameseclu.tl._cluster import copy_results

@@ -5,7 +5,7 @@ import pytest
 import scvi
 
 from scsiameseclu import cli, tl
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 FAST = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False}

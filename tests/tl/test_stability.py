@@ -4,7 +4,7 @@ import pytest
 import scvi
 from anndata import AnnData, read_h5ad
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.tl import cluster, stability
 
 SHORT = {

@@ -1,10 +1,13 @@
 """Options for large data: precision, batch size, sources of data that are refused."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import scvi
 import torch
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, default_batch_size, learning_rate
 from scsiameseclu.train._metrics import EpochMeans
@@ -84,5 +87,19 @@ def test_other_genes_cost_a_quarter_in_training_only(model):
 
 
 def test_sources_without_random_access_are_refused(model):
-    with pytest.raises(NotImplementedError, match=r"found a .*setup_annbatch"):
+    with pytest.raises(NotImplementedError, match=r"found a .*setup_mapped"):
         model.train(datamodule=object())
+
+
+def test_targets_of_many_cells_held_out_are_those_of_a_random_sample(model, monkeypatch):
+    rows = SimpleNamespace(train_idx=np.arange(100), val_idx=np.arange(100, 300)[::-1])
+    monkeypatch.setattr(SiameseTrainingPlan, "_data", rows)
+    samples = []
+    for seed in (0, 0, 1):
+        scvi.settings.seed = seed
+        samples.append(SiameseTrainingPlan(model.module, max_target_cells=50)._validation_rows())
+    assert np.array_equal(samples[0], samples[1]) and not np.array_equal(samples[0], samples[2])
+    assert len(np.unique(samples[0])) == 50 and np.isin(samples[0], rows.val_idx).all()
+    assert samples[0].max() > 250 and (np.diff(samples[0]) > 0).all()
+    few = SiameseTrainingPlan(model.module, max_target_cells=500)._validation_rows()
+    assert np.array_equal(few, np.arange(100, 300))

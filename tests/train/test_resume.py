@@ -7,7 +7,7 @@ import pytest
 import scvi
 import torch
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import ResumeCheckpoint
 from scsiameseclu.train._resume import rng_state, set_rng_state
@@ -121,6 +121,17 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     with pytest.raises(ValueError, match="found one for others with the same names"):
         model = SCSiameseClu(changed, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
         model.train(max_epochs=3, ckpt_path=path, **QUICK)
+    moved = make().adata.copy()  # two counts of each of two cells moved between two genes: all totals are the same
+    dense = moved.X.toarray()
+    first, second = np.flatnonzero(dense[:, 0])[0], np.flatnonzero(dense[:, 1])[-1]
+    assert first != second
+    dense[first, [0, 1]] += [-1, 1]
+    dense[second, [0, 1]] += [1, -1]
+    moved.X = dense
+    SCSiameseClu.setup_anndata(moved)
+    with pytest.raises(ValueError, match="found one for others with the same names"):
+        model = SCSiameseClu(moved, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
+        model.train(max_epochs=3, ckpt_path=path, **QUICK)
     state = torch.load(path, weights_only=True)
     del state["scsiameseclu"]
     torch.save(state, path)
@@ -142,7 +153,7 @@ KILLED = """
 import os, signal, sys
 import lightning.pytorch as pl
 import scvi, torch
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import ResumeCheckpoint
 
@@ -175,3 +186,20 @@ def test_killed_processes_lose_nothing(tmp_path, run_script):
     model = make()
     model.train(ckpt_path=tmp_path / "run.ckpt", **options)
     assert same_weights(whole, model)
+
+
+def test_counts_of_a_query_are_known_by_the_checkpoint(tmp_path):
+    """The reference is the same for every query: its digest says nothing about the cells of this one."""
+    reference = make()
+    reference.train(max_epochs=2, **QUICK)
+
+    def mapped(seed):
+        query = synthetic(n_obs=60, n_vars=50, n_types=3, seed=seed)
+        query.obs_names = [f"cell_{i}" for i in range(60)]
+        return SCSiameseClu.load_query_data(query, reference, accelerator="cpu", unfrozen=True)
+
+    path = tmp_path / "query.ckpt"
+    mapped(1).train(max_epochs=1, callbacks=[ResumeCheckpoint(path)], **QUICK)
+    mapped(1).train(max_epochs=2, ckpt_path=path, **QUICK)
+    with pytest.raises(ValueError, match="found one for others with the same names"):
+        mapped(2).train(max_epochs=2, ckpt_path=path, **QUICK)

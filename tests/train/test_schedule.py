@@ -13,13 +13,28 @@ def test_epochs_follow_from_cells_visited(n_obs, expected):
     assert schedule.max_epochs == sum(expected)
 
 
-@pytest.mark.parametrize("max_epochs", [2, 3, 10, 500])
-def test_given_epochs_are_split_in_proportion(max_epochs):
-    schedule = Schedule.for_cells(2000, max_epochs)
+@pytest.mark.parametrize("n_obs", [1, 1000, 2000, 16_667, 10**7])
+@pytest.mark.parametrize("max_epochs", [2, 3, 10, 62, 500])
+def test_given_epochs_are_split_in_proportion(n_obs, max_epochs):
+    """As in the default schedule, to the nearest epoch, with at least one epoch of each phase."""
+    usual, schedule = Schedule.for_cells(n_obs), Schedule.for_cells(n_obs, max_epochs)
     assert schedule.max_epochs == max_epochs
-    assert schedule.n_pretrain >= 1
-    assert schedule.n_cluster >= 1
-    assert schedule.n_pretrain / max_epochs == pytest.approx(50 / 62, abs=0.5)
+    share = max_epochs * usual.n_pretrain / usual.max_epochs
+    assert min(schedule.n_pretrain, schedule.n_cluster) >= 1
+    assert abs(schedule.n_pretrain - share) <= 0.5 or min(schedule.n_pretrain, schedule.n_cluster) == 1
+
+
+@pytest.mark.parametrize("n_obs", [1000, 1001, 2000, 3333, 9999, 10_001, 16_667])
+def test_cells_visited_are_at_least_those_wanted_and_less_than_an_epoch_more(n_obs):
+    """Between 10 and 100 epochs of the first phase, and between 6 and 24 of the second."""
+    schedule = Schedule.for_cells(n_obs)
+    for n_epochs, n_visits, (fewest, most) in (
+        (schedule.n_pretrain, 100_000, (10, 100)),
+        (schedule.n_cluster, 24_000, (6, 24)),
+    ):
+        assert fewest <= n_epochs <= most
+        assert n_epochs * n_obs >= n_visits or n_epochs == most
+        assert (n_epochs - 1) * n_obs < n_visits or n_epochs == fewest
 
 
 def test_a_single_epoch_is_pretraining():

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import Callback
 from scvi.dataloaders import DataSplitter
 
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.model._split import Split
 

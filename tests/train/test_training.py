@@ -7,10 +7,11 @@ import scvi
 import torch
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.ot import sinkhorn
+from scsiameseclu.partition import fit_discriminant
 from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan
 from scsiameseclu.train._plan import floored
 
@@ -106,7 +107,7 @@ def test_clustering_starts_after_pretraining_with_a_fresh_optimizer(adata):
 
 def test_targets_are_refreshed_on_schedule(adata):
     model, record = make(adata), Record()
-    plan = {"n_pretrain_epochs": 1, "target_refresh_epochs": 2}
+    plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": 0, "target_refresh_epochs": 2}
     model.train(max_epochs=5, plan_kwargs=plan, callbacks=[record], **QUICK)
     duals = record.duals[1:]
     assert torch.equal(duals[0], duals[1])
@@ -115,22 +116,51 @@ def test_targets_are_refreshed_on_schedule(adata):
     assert len(model.history["sinkhorn_marginal_error"]) == 2
 
 
-@pytest.mark.parametrize(("n_warmup", "expected"), [(None, 2), (0, 0), (3, 3), (9, 4)])
-def test_first_partition_is_the_target_while_warming_up(adata, monkeypatch, n_warmup, expected):
+@pytest.mark.parametrize(("n_warmup", "expected"), [(None, 4), (0, 0), (3, 3), (9, 4)])
+def test_discriminants_give_the_targets_while_warming_up(adata, monkeypatch, n_warmup, expected):
     used, clustering = {True: [], False: []}, SiameseModule._clustering
 
     def spy(module, head, tensors, *z):
-        used[module.training].append(tensors[SIAMESE_KEYS.CLUSTER_TARGET])
+        for cells in (tensors, tensors.get(SIAMESE_KEYS.PARTNER, tensors)):
+            targets, wanted = cells[SIAMESE_KEYS.CLUSTER_TARGET], discriminant[0].probabilities(cells[rep])
+            assert torch.allclose(targets.sum(dim=1), torch.ones(len(targets)))
+            used[module.training].append(torch.equal(targets, wanted))
         return clustering(module, head, tensors, *z)
 
+    def fit(points, parts, *args, **kwargs):
+        discriminant.append(fit_discriminant(points, parts, *args, **kwargs))
+        fitted.append(points)
+        return discriminant[0]
+
+    discriminant, fitted, rep = [], [], SIAMESE_KEYS.GRAPH_REP
+    monkeypatch.setattr("scsiameseclu.train._first_partition.fit_discriminant", fit)
     monkeypatch.setattr(SiameseModule, "_clustering", spy)
     plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": n_warmup}
-    make(adata).train(max_epochs=5, train_size=0.8, check_val_every_n_epoch=1, plan_kwargs=plan, **QUICK)
-    for targets in used.values():  # training cells, and those held out for validation
-        assert len(targets) == 4  # one batch an epoch, four epochs of clustering
-        assert all(torch.allclose(each.sum(dim=1), torch.ones(len(each))) for each in targets)
-        # Smoothed hard labels have as many different rows as clusters.
-        assert [len(each.unique(dim=0)) <= 3 for each in targets] == [True] * expected + [False] * (4 - expected)
+    model = make(adata)
+    model.train(max_epochs=5, train_size=0.8, check_val_every_n_epoch=1, plan_kwargs=plan, **QUICK)
+    for same in used.values():  # training cells, and those held out for validation
+        # One batch of both views an epoch, four epochs of clustering.
+        assert same == [True] * 2 * expected + [False] * 2 * (4 - expected)
+    assert np.array_equal(fitted[0], model.adata_manager.get_from_registry(rep)[np.sort(model.train_indices)])
+
+
+def test_assignments_are_as_certain_as_the_targets(adata, monkeypatch):
+    found = []
+
+    def fit(*args, **kwargs):
+        found.append(fit_discriminant(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr("scsiameseclu.train._first_partition.fit_discriminant", fit)
+    model = make(adata)
+    model.train(max_epochs=4, **QUICK)
+    rep = torch.as_tensor(model.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP))
+    wanted = found[0].probabilities(rep).amax(dim=1).mean().item()
+    assert model.predict(soft=True).max(axis=1).mean() == pytest.approx(wanted, abs=1e-3)
+    model.train(max_epochs=2, **QUICK)  # clusters that are there get discriminants of their own
+    wanted = found[1].probabilities(rep).amax(dim=1).mean().item()
+    assert len(found) == 2
+    assert model.predict(soft=True).max(axis=1).mean() == pytest.approx(wanted, abs=1e-3)
 
 
 def test_targets_are_kept_between_refreshes(adata, monkeypatch):
@@ -168,7 +198,7 @@ def test_masses_are_held_above_half_of_the_first(adata, monkeypatch):
 
     monkeypatch.setattr("scsiameseclu.train._plan.ema_marginals", everything_to_one)
     monkeypatch.setattr("scsiameseclu.train._plan.sinkhorn", solve)
-    make(adata).train(max_epochs=4, plan_kwargs={"n_pretrain_epochs": 1}, **QUICK)
+    make(adata).train(max_epochs=4, plan_kwargs={"n_pretrain_epochs": 1, "n_warmup_epochs": 0}, **QUICK)
     assert len(masses) == 3
     assert torch.allclose(masses[-1][1:], 0.5 * first[0][1:])
     assert masses[-1].sum().item() == pytest.approx(1.0)
@@ -361,11 +391,13 @@ def test_early_stopping_of_a_trained_model_starts_at_once(adata):
 
 def test_large_data_are_sampled_for_the_targets(adata, monkeypatch):
     numbers = {"partition": [], "sinkhorn": [], "kept": []}
-    from scsiameseclu.train import _plan
+    from scsiameseclu.train import _first_partition, _plan
 
-    partition, sinkhorn, keep = _plan.partition_cells, _plan.sinkhorn, SiameseTrainingPlan._keep_targets
+    partition, sinkhorn, keep = _first_partition.partition_cells, _plan.sinkhorn, SiameseTrainingPlan._keep_targets
     monkeypatch.setattr(
-        _plan, "partition_cells", lambda space, *a: numbers["partition"].append(space.n_obs) or partition(space, *a)
+        _first_partition,
+        "partition_cells",
+        lambda space, *a: numbers["partition"].append(space.n_obs) or partition(space, *a),
     )
     monkeypatch.setattr(
         _plan, "sinkhorn", lambda s, *a, **k: numbers["sinkhorn"].append(len(s)) or sinkhorn(s, *a, **k)
@@ -377,9 +409,9 @@ def test_large_data_are_sampled_for_the_targets(adata, monkeypatch):
     plan = {"max_init_cells": 40, "max_target_cells": 60, "n_pretrain_epochs": 1, "n_warmup_epochs": 1}
     model.train(max_epochs=4, plan_kwargs=plan, **QUICK)
     assert numbers["partition"] == [40]
-    assert numbers["sinkhorn"] == [60, 60, 60]
-    assert [len(np.unique(rows)) for rows in numbers["kept"]] == [40, 60, 60]
-    assert np.array_equal(numbers["kept"][1], numbers["kept"][2])
+    assert numbers["sinkhorn"] == [60, 60]
+    assert [len(np.unique(rows)) for rows in numbers["kept"]] == [60, 60]
+    assert np.array_equal(*numbers["kept"])
     assert len(model.predict()) == 150
 
 
@@ -401,7 +433,7 @@ def test_auto_needs_one_process(adata):
 
 DISTRIBUTED = """
 import scvi
-from scsiameseclu.data.datasets import synthetic
+from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 if __name__ == "__main__":
@@ -429,7 +461,7 @@ def test_two_processes_end_with_one_model(run_script):
 def test_fewer_kinds_of_cells_than_clusters(adata, caplog, monkeypatch):
     """Clusters that k-means could not fill are named as such, and nothing is undone because of them."""
     parts = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
-    monkeypatch.setattr("scsiameseclu.train._plan.partition_cells", lambda *_: parts)
+    monkeypatch.setattr("scsiameseclu.train._first_partition.partition_cells", lambda *_: parts)
     make(adata, n_clusters=5).train(max_epochs=4, **QUICK)
     assert "Expected 5 clusters, found 3 groups of cells that differ" in caplog.text
     assert "lost theirs" not in caplog.text

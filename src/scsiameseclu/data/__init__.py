@@ -1,1 +1,1 @@
-"""Data: registry fields, neighbour-aware loading, data sets."""
+"""Data: registry fields, neighbour-aware loading."""

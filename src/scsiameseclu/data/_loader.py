@@ -2,19 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager, AnnTorchDataset
+from scvi.utils import attrdict
 from torch.utils.data import Dataset
 
 from scsiameseclu import _compat
-from scsiameseclu._keys import NEIGHBOR_BLOCKS, SIAMESE_KEYS
+from scsiameseclu._keys import ADATA_KEYS, NEIGHBOR_BLOCKS, SIAMESE_KEYS
 from scsiameseclu.data._device import DeviceData
+from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._rows import RowReader, row_numbers, row_reader
+from scsiameseclu.pp._stored_graph import write_graph, write_scanpy_graph
+from scsiameseclu.reference import CellBlocks
 
 _INDEX_KEYS = tuple(index_key for index_key, _ in NEIGHBOR_BLOCKS)
 _KNN_BLOCK = {SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_WEIGHT}
@@ -109,8 +115,7 @@ class NeighborDataset(AnnTorchDataset):
     @property
     def _landmark_rep(self) -> NDArray[np.float32]:
         """Representation of the landmarks, ``(n_landmarks, d)``."""
-        state = _compat.field_state(self.adata_manager.registry, SIAMESE_KEYS.CELL_GRAPH)
-        return np.asarray(state["landmarks"]["rep"], dtype=np.float32)
+        return self.adata_manager.blocks.landmark_rep
 
     @property
     def _readers(self) -> dict[str, RowReader] | None:
@@ -132,10 +137,7 @@ class NeighborDataset(AnnTorchDataset):
     @property
     def _representation(self) -> NDArray[np.float32]:
         """Representation of all cells, ``(n_obs, d)``."""
-        if not hasattr(self, "_rep"):
-            rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
-            self._rep = np.asarray(rep, dtype=np.float32)
-        return self._rep
+        return self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
 
 
 class NeighborDataManager(AnnDataManager):
@@ -143,14 +145,88 @@ class NeighborDataManager(AnnDataManager):
 
     Everything in scvi-tools that reads data (training, inference, transfer to other AnnData objects) asks the manager
     for a data set, so this one override brings the neighbour block everywhere.
+
+    What a model reads of the cells besides their counts is kept here, in ``blocks``, and nowhere in the data: models on
+    one AnnData do not see each other's. ``is_transferred`` says whether the set-up is that of other data (loading,
+    query).
     """
 
+    adata: Any
+    blocks: CellBlocks
+    is_transferred: bool = False
     device_data: DeviceData | None = None
 
+    def register_fields(
+        self, adata: Any, source_registry: dict[str, Any] | None = None, **transfer_kwargs: Any
+    ) -> None:
+        """Register the data; arguments as in :meth:`scvi.data.AnnDataManager.register_fields`."""
+        super().register_fields(adata, source_registry, **transfer_kwargs)
+        if not hasattr(self, "blocks"):  # otherwise the same data are registered again
+            self.is_transferred = source_registry is not None
+        self._transferred_with = transfer_kwargs
+        if self._graph.blocks is None:
+            raise RuntimeError("Expected the blocks of registered cells, found none; this is a bug.")
+        self.blocks, self._graph.blocks = self._graph.blocks, None
+
+    @property
+    def _graph(self) -> CellGraphField:
+        return next(field for field in self.fields if isinstance(field, CellGraphField))
+
+    @property
+    def reference_state(self) -> dict[str, Any]:
+        """State of the reference in the registry."""
+        return _compat.field_state(self.registry, SIAMESE_KEYS.CELL_GRAPH)
+
+    def validate(self) -> None:
+        """Register the columns of the data again if another model did so since; the blocks are kept."""
+        self._graph.kept = self.reference_state, self.blocks
+        try:
+            super().validate()
+        finally:
+            self._graph.kept = None
+
+    def is_current(self, rows: NDArray[np.int64] | None = None) -> bool:
+        """Whether cells are as they were when they were registered; all, or only these rows, are looked at."""
+        rows = None if rows is None else np.unique(rows)
+        return self.blocks.match(self._graph.source, self.adata, self.reference_state, rows)
+
+    def renew(self, *, as_reference: bool) -> None:
+        """Register data that have changed in place.
+
+        Parameters
+        ----------
+        as_reference
+            Make the cells, as they are now, the reference; otherwise they find their neighbours in the reference as it
+            was.
+        """
+        registry = deepcopy(self.registry)
+        if as_reference:
+            state = _compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)
+            del state["landmarks"], state["source"]
+        adata, self.adata = self.adata, None
+        self.register_fields(adata, registry, **self._transferred_with)
+
+    def write_graph(self) -> None:
+        """Write the graph of the cells of a reference into the data, unless it is there already."""
+        if self.blocks.built is None:
+            return
+        settings, graph = self.blocks.built
+        if isinstance(self.adata, AnnData):
+            write_graph(self.adata, graph, settings, self.blocks.digest)
+        else:
+            self.adata.obsm[ADATA_KEYS.GRAPH_REP] = graph.rep
+            write_scanpy_graph(self.adata, graph.graph, settings)
+
+    @property
+    def data_registry(self) -> Any:
+        """Where registered data are; those of the blocks are not in the data, but looked up by the same names."""
+        of_blocks = {key: {"attr_name": "blocks", "attr_key": key} for key in self.blocks.tables}
+        return attrdict({**super().data_registry.to_dict(), **of_blocks})
+
     def get_from_registry(self, registry_key: str) -> Any:
-        """Look up registered data; row numbers of neighbours are int64, however they are stored."""
-        found = super().get_from_registry(registry_key)
-        return np.asarray(found, dtype=np.int64) if registry_key in _INDEX_KEYS else found
+        """Look up registered data, or what belongs to the blocks of the cells."""
+        table = self.blocks.tables.get(registry_key)
+        return super().get_from_registry(registry_key) if table is None else table
 
     @contextmanager
     def on_device(self, device: torch.device) -> Iterator[None]:

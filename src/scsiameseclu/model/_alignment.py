@@ -1,11 +1,13 @@
 """Genes and proteins of new cells in the order of a model."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 from mudata import MuData
+from numpy.typing import NDArray
 from scipy import sparse
 
 from scsiameseclu import _compat
@@ -32,7 +34,7 @@ def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
     return aligned
 
 
-def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]]) -> MuData:
+def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]], proteins: str | None = None) -> MuData:
     """Give a MuData the modalities of a model, and these its names in their order; the tables of the MuData stay with it.
 
     Parameters
@@ -41,8 +43,17 @@ def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]]) -> MuDat
         Cells; not changed.
     names
         Names of the model, by modality. Other modalities are left out.
+    proteins
+        Modality in which what is missing was not measured (NaN), instead of 0.
     """
-    parts = {key: align_genes(mdata[key].copy(), pd.Index(names[key])) for key in mdata.mod if key in names}
+    parts = {}
+    for key in mdata.mod:
+        if key in names:
+            wanted = pd.Index(names[key])
+            missing = ~wanted.isin(mdata[key].var_names)
+            parts[key] = align_genes(mdata[key].copy(), wanted)
+            if key == proteins and missing.any():
+                _not_measured(parts[key], missing)
     aligned = MuData(parts)
     aligned.obs = mdata.obs.copy()
     for key, table in mdata.obsm.items():
@@ -50,3 +61,17 @@ def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]]) -> MuDat
             aligned.obsm[key] = table.copy()
     aligned.uns = mdata.uns.copy()
     return aligned
+
+
+def _not_measured(adata: AnnData, missing: NDArray[np.bool_]) -> None:
+    """Write NaN into columns of ``X`` and of every layer, which become dense."""
+
+    def filled(matrix: Any) -> NDArray[np.float32]:
+        values = np.array(matrix.toarray() if sparse.issparse(matrix) else matrix, dtype=np.float32)
+        values[:, missing] = np.nan
+        return values
+
+    if adata.X is not None:
+        adata.X = filled(adata.X)
+    for key in adata.layers:
+        adata.layers[key] = filled(adata.layers[key])

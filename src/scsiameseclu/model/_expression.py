@@ -66,10 +66,9 @@ class ExpressionMixin:
             raise ValueError("Expected a model trained with a reconstruction loss, found its weight 0.")
         if library_size != "latent" and not float(library_size) > 0.0:
             raise ValueError(f"Expected a positive library_size or 'latent', found {library_size!r}.")
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
         rna = self._rna(adata)  # type: ignore[attr-defined]
         genes = _gene_positions(rna, gene_list)
-        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
         codes = self._transform_codes(transform_batch)
         self.module.eval()
         blocks = []

@@ -29,9 +29,8 @@ class GranularityMixin:
 
     module: SiameseModule
     cluster_tree_: dict[str, Any] | None
-    cluster_names_: list[str] | None
+    reference_: dict[str, Any] | None
     is_query_: bool
-    reference_latent_: NDArray[np.float32] | None
 
     # -- what users call -----------------------------------------------------------------------------------------
 
@@ -175,7 +174,7 @@ class GranularityMixin:
             raise ValueError(f"Expected a different name for every cluster, found {twice} more than once.")
         if "" in names:
             raise ValueError("Expected names of at least one character, found an empty one.")
-        self.cluster_names_ = names
+        self._rename(names)  # type: ignore[attr-defined]
 
     # -- how -----------------------------------------------------------------------------------------------------
 
@@ -195,16 +194,20 @@ class GranularityMixin:
                 "Expected the model of a reference, found that of a query, whose clusters are the reference's and do not change; "
                 "change the reference, and map the query again."
             )
-        if self.cluster_tree_ is None or self.reference_latent_ is None:
+        if self.cluster_tree_ is None or not self._embeds_as_reference():  # type: ignore[attr-defined]
             if self.adata is None:  # type: ignore[attr-defined]
                 raise RuntimeError(
                     "Expected a model with a cluster tree, found one saved without; load it with the adata it was trained on."
                 )
-            self.reference_latent_ = None
-            self._keep_reference_latent()  # type: ignore[attr-defined]
-            if self.reference_latent_ is None:
-                self.reference_latent_ = self.get_latent_representation()  # type: ignore[attr-defined]
+            if not self._embeds_as_reference():  # type: ignore[attr-defined]
+                reference = self.reference_ or {}
+                self._remember(reference.get("seed"))  # type: ignore[attr-defined]
             self._grow_tree()
+        if not len(self.reference.latent):  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "Expected a model with landmarks of its reference, found one saved without (landmarks=0); change the model that it "
+                "was saved from, and save it again."
+            )
         tree = self.cluster_tree_ or {}
         return tree, from_state(tree)
 
@@ -234,22 +237,27 @@ class GranularityMixin:
             "current": hierarchy.clusters.tolist(),
             "trained_centers": head.centers.cpu().tolist(),
             "trained_origin": head.origin.cpu().tolist(),
+            "trained_temperature": float(head.temperature),
         }
 
-    def _trained_clusters(self, z: torch.Tensor) -> NDArray[np.int64]:
-        """Cluster of embedded cells as training left them, whatever was cut since, ``(n,)``."""
+    @torch.no_grad()
+    def _trained_probabilities(self, z: torch.Tensor) -> NDArray[np.float32]:
+        """Probabilities of embedded cells as training left them, whatever was cut since, ``(n, n_clusters)``."""
         tree = self.cluster_tree_ or {}
         centers = torch.tensor(tree["trained_centers"])
-        head = ClusterHead(*centers.shape, **self.module._head_options)
+        options = dict(self.module._head_options)
+        options["temperature"] = tree.get("trained_temperature", options["temperature"])
+        head = ClusterHead(*centers.shape, **options)
         head.initialise(centers, head.marginals, torch.tensor(tree["trained_origin"]))
-        return head(z).argmax(dim=1).numpy()
+        return head(z).softmax(dim=1).numpy()
 
     def _regroup(self, current: NDArray[np.integer], names: list[str] | None) -> None:
         """Make these the clusters of the small groups: a new head, fitted to the cells of the reference."""
         tree, hierarchy = self._tree()
         n_clusters = int(current.max()) + 1
-        z = torch.as_tensor(np.asarray(self.reference_latent_))
-        groups = hierarchy.assign(z.numpy(), self._trained_clusters(z))
+        z = torch.as_tensor(self.reference.latent)  # type: ignore[attr-defined]
+        trained = self._trained_probabilities(z)
+        groups = hierarchy.assign(z.numpy(), trained.argmax(axis=1))
         # The cells that are kept of a large reference are not in proportion.
         kept = np.bincount(groups, minlength=hierarchy.n_groups)
         weights = torch.as_tensor((hierarchy.sizes / np.maximum(kept, 1))[groups], dtype=z.dtype)
@@ -266,10 +274,44 @@ class GranularityMixin:
         origin = torch.tensor(tree["trained_origin"])
         head.initialise(centers.to(device), ((sizes + 1.0) / (sizes + 1.0).sum()).to(device), origin.to(device))
         refine(head, z.to(device), labels.to(device), weights.to(device))
+        confidence = torch.as_tensor(regrouped(trained, groups, hierarchy, current).max(axis=1))
+        head.calibrate(z.to(device), float(confidence @ weights / weights.sum()), weights.to(device))
         self.module.eval()
         self.cluster_tree_ = {**tree, "current": [int(cluster) for cluster in current]}
-        self.cluster_names_ = names
+        self._rename(names)  # type: ignore[attr-defined]
         self._record_n_clusters()  # type: ignore[attr-defined]
+
+
+def regrouped(
+    trained: NDArray[np.float32], groups: NDArray[np.integer], hierarchy: Hierarchy, current: NDArray[np.integer]
+) -> NDArray[np.float32]:
+    """Probabilities of the clusters that small groups now form, from those of the clusters as trained.
+
+    The probability of a cell's own cluster goes where its small group went. That of another cluster goes where its small
+    groups went, in proportion to their sizes.
+
+    Parameters
+    ----------
+    trained
+        Probabilities of the clusters as trained, ``(n, n_trained)``.
+    groups
+        Small group of each cell, ``(n,)``.
+    hierarchy
+        The tree over the small groups.
+    current
+        Cluster of each small group now, ``(n_groups,)``.
+
+    Returns
+    -------
+    Probabilities, ``(n, n_clusters)``, rows sum to 1.
+    """
+    masses = np.zeros((trained.shape[1], int(current.max()) + 1), dtype=np.float32)
+    np.add.at(masses, (hierarchy.clusters, current), hierarchy.sizes)
+    shares = masses / np.maximum(masses.sum(axis=1, keepdims=True), 1e-9)
+    cells, own = np.arange(len(groups)), hierarchy.clusters[groups]
+    probabilities = trained @ shares - trained[cells, own, None] * shares[own]
+    probabilities[cells, current[groups]] += trained[cells, own]
+    return probabilities
 
 
 @torch.enable_grad()

@@ -22,12 +22,14 @@ from scvi.data.fields import (
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._joint import JointSource, joint_graph_fields, read_proteins
+from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.model._setup import check_cells, check_columns, check_finite, wants_diffusion
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling
+from scsiameseclu.pp._knn import search_on
+from scsiameseclu.reference._sources import MuDataSource, read_proteins
 
 PROTEIN_STAT = f"n_{SIAMESE_KEYS.PROTEIN}"
 """Name of the number of proteins in ``summary_stats``."""
@@ -66,6 +68,7 @@ class MuDataMixin:
         protein_weight: float = 0.5,
         modalities: dict[str, str] | None = None,
         diffusion: bool = False,
+        accelerator: str = "auto",
         **kwargs: Any,
     ) -> None:
         """Set up a MuData of RNA and surface proteins of the same cells (CITE-seq).
@@ -93,8 +96,8 @@ class MuDataMixin:
         modalities
             Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`:
             ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
-        diffusion
-            Diffuse the graph, as in :meth:`setup_anndata`.
+        diffusion, accelerator
+            As in :meth:`setup_anndata`.
         **kwargs
             Arguments scvi-tools passes on when a model is loaded or mapped to a query.
 
@@ -117,7 +120,8 @@ class MuDataMixin:
 
         Notes
         -----
-        Tables are written to ``obsm``, ``obsp`` and ``uns`` of the MuData itself.
+        The graph is kept with the set-up; :meth:`write_to_adata` writes it to ``obsm``, ``obsp`` and ``uns`` of the
+        MuData itself.
         """
         modalities = {**_DEFAULT_MODALITIES, **(modalities or {})}
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
@@ -129,15 +133,15 @@ class MuDataMixin:
             raise ValueError("Expected a MuData of its own, found a view; call mdata = mdata.copy() first.")
         check_mudata(mdata, arguments, known=known)
         fields = [
-            *joint_graph_fields(
-                source=JointSource(
-                    rna=of["rna_layer"],
-                    protein=of["protein_layer"],
+            CellGraphField(
+                MuDataSource(
+                    rna=modalities["rna_layer"],
+                    protein=modalities["protein_layer"],
                     protein_layer=protein_layer,
                     batch=of["batch_key"],
                     size_factor=of["size_factor_key"],
+                    protein_weight=protein_weight,
                 ),
-                protein_weight=protein_weight,
                 layer=rna_layer,
                 batch_key=batch_key,
                 size_factor_key=size_factor_key,
@@ -162,7 +166,8 @@ class MuDataMixin:
         ]
         _compat.forget_borrowed_identity(cls, mdata)  # type: ignore[arg-type]
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(mdata, **kwargs)
+        with search_on(accelerator):
+            manager.register_fields(mdata, **kwargs)
         cls.register_manager(manager)  # type: ignore[attr-defined]
 
     def _protein_scaling(self) -> ProteinScaling | None:
@@ -247,8 +252,7 @@ class MuDataMixin:
             raise KeyError(f"`protein_list`: expected names among {list(scaling.names)}, found {missing[:5]}.")
         columns = [scaling.names.index(name) for name in wanted]
         codes = self._transform_codes(transform_batch)  # type: ignore[attr-defined]
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
-        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
         self.module.eval()
         blocks = [np.zeros((0, len(columns)), dtype=np.float32)]
         loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]

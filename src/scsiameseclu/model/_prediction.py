@@ -11,7 +11,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scvi import settings
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, probs_key
+from scsiameseclu import _compat
+from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.model._setup import check_finite
@@ -23,7 +24,6 @@ class PredictionMixin:
     """What a trained model says about cells."""
 
     module: SiameseModule
-    cluster_names_: list[str] | None
 
     def _check_clusters(self) -> None:
         """Refuse to predict before the clusters exist."""
@@ -35,6 +35,11 @@ class PredictionMixin:
         if indices is None:
             return np.arange(adata.n_obs)
         rows = np.asarray(indices)
+        if rows.size and rows.dtype.kind not in "biu":
+            raise TypeError(
+                f"Expected whole row numbers or a boolean mask as indices, found values of type {rows.dtype} such as "
+                f"{rows.ravel()[0]!r}. Pass integers, for instance np.flatnonzero(condition)."
+            )
         if rows.dtype == bool:
             if rows.shape != (adata.n_obs,):
                 raise ValueError(f"Expected a mask of {adata.n_obs} cells, found shape {rows.shape}.")
@@ -44,13 +49,23 @@ class PredictionMixin:
             raise IndexError(f"Expected indices within {adata.n_obs} cells, found {rows.min()} to {rows.max()}.")
         return rows % adata.n_obs
 
+    def _cells(
+        self, adata: AnnData | None, indices: Sequence[int] | Sequence[bool] | None
+    ) -> tuple[AnnData, NDArray[np.int64]]:
+        """Data that the model can read, and the rows that are asked for; only the counts of these rows are looked at."""
+        is_known = adata is None or _compat.is_registered(self, adata)  # type: ignore[arg-type]
+        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+        rows = self._rows(adata, indices)
+        if is_known:  # others were read just now
+            self._renew_if_changed(adata, None if indices is None else rows)  # type: ignore[attr-defined]
+        return adata, rows
+
     @torch.inference_mode()
     def _infer(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, clusters: bool = True
     ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None]:
         """Embed cells: the validated AnnData, row numbers, embedding and, on request, cluster probabilities; all finite."""
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
-        rows = self._rows(adata, indices)
+        adata, rows = self._cells(adata, indices)
         latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
         head = self.module.head if clusters else None
         probs = None if head is None else np.empty((len(rows), head.n_clusters), dtype=np.float32)
@@ -194,7 +209,7 @@ class PredictionMixin:
         adata, rows, latent, probs = self._infer(adata, indices, batch_size)
         names = adata.obs_names[rows]
         if soft:
-            return pd.DataFrame(probs, index=names, columns=self._cluster_names())
+            return pd.DataFrame(probs, index=names, columns=self._cluster_names())  # type: ignore[attr-defined]
         labels = self._labels(probs)
         if min_confidence is not None or max_out_of_reference is not None:
             labels = labels.add_categories([unassigned_label])
@@ -214,17 +229,12 @@ class PredictionMixin:
                 raise ValueError(f"`{name}`: expected a number between 0 and 1, found {value}.")
         if given and soft:
             raise ValueError(f"Expected soft=False with {', '.join(given)}: probabilities leave no cell unassigned.")
-        if given and unassigned_label in self._cluster_names():
+        if given and unassigned_label in self._cluster_names():  # type: ignore[attr-defined]
             raise ValueError(f"`unassigned_label`: expected another name than a cluster's, found {unassigned_label!r}.")
-
-    def _cluster_names(self) -> list[str]:
-        if self.cluster_names_ is not None:
-            return list(self.cluster_names_)
-        return [str(k) for k in range(self.module.head.n_clusters)]  # type: ignore[union-attr]
 
     def _labels(self, probs: NDArray[np.float32] | None) -> pd.Categorical:
         codes = np.zeros(0, dtype=np.int64) if probs is None else probs.argmax(axis=1)
-        return pd.Categorical.from_codes(codes, categories=self._cluster_names())
+        return pd.Categorical.from_codes(codes, categories=self._cluster_names())  # type: ignore[attr-defined]
 
     def get_cluster_summary(self, adata: AnnData | None = None, batch_size: int | None = None) -> pd.DataFrame:
         """Describe the clusters.
@@ -262,7 +272,7 @@ class PredictionMixin:
         )
         summary["soft_proportion"] = probs.mean(axis=0)  # type: ignore[union-attr]
         summary["marginal"] = self.module.head.marginals.cpu().numpy()  # type: ignore[union-attr]
-        summary.index = pd.Index(self._cluster_names(), name="cluster")
+        summary.index = pd.Index(self._cluster_names(), name="cluster")  # type: ignore[attr-defined]
         return summary
 
     def write_to_adata(
@@ -284,10 +294,12 @@ class PredictionMixin:
         Writes
 
         * ``obs[key_added]``: categorical of strings, clusters without a cell left out;
-        * ``obs[f"{key_added}_confidence"]``: float32, probability of the assigned cluster;
+        * ``obs[f"{key_added}_confidence"]``: float32, probability of the assigned cluster, which says
+          how sure the model is of the cluster, not that the cluster is one cell type;
         * ``obsm[f"{key_added}_probs"]``: float32 ``(n_obs, n_clusters)``;
-        * ``obsm["X_siamese_clu"]``: float32 ``(n_obs, n_latent)``;
-        * ``uns[key_added]``: ``"params"`` and quality numbers, plain scalars.
+        * ``obsm[f"X_{key_added}"]``: embedding, float32 ``(n_obs, n_latent)``;
+        * ``uns[key_added]``: ``"params"`` and quality numbers, plain scalars;
+        * if ``adata`` are the cells of the reference, their graph, as :func:`scsiameseclu.pp.neighbor_graph` does.
 
         Raises
         ------
@@ -307,10 +319,11 @@ class PredictionMixin:
         adata.obs[key_added] = labels
         adata.obs[confidence_key(key_added)] = confidence
         adata.obsm[probs_key(key_added)] = probs
-        adata.obsm[ADATA_KEYS.LATENT] = latent
+        adata.obsm[latent_key(key_added)] = latent
         adata.uns[key_added] = {
             "params": self._params(),  # type: ignore[attr-defined]
             "n_clusters": len(labels.categories),
             "mean_confidence": float(confidence.mean()),
             **self._quality(),  # type: ignore[attr-defined]
         }
+        self.get_anndata_manager(adata, required=True).write_graph()  # type: ignore[attr-defined]

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -14,14 +16,14 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
-from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.model._alignment import align_genes, align_modalities
 from scsiameseclu.model._gene_names import check_gene_names
+from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._counts import check_indices
-from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
+from scsiameseclu.pp._knn import search_on
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +34,9 @@ class QueryMixin(ArchesMixin):
     """Query mapping on scvi-tools' ArchesMixin."""
 
     module: SiameseModule
-    reference_latent_: NDArray[np.float32] | None
     is_query_: bool
+    history_: dict[str, pd.DataFrame] | None
+    freeze_: dict[str, Any] | None
 
     @classmethod
     def load_query_data(
@@ -45,6 +48,7 @@ class QueryMixin(ArchesMixin):
         accelerator: str = "auto",
         device: int | str = "auto",
         unfrozen: bool = False,
+        allow_pickle: bool = False,
         **freeze_options: bool,
     ) -> Self:
         """Map new cells to a trained model.
@@ -71,6 +75,8 @@ class QueryMixin(ArchesMixin):
             As in scvi-tools.
         unfrozen
             Let training change all weights.
+        allow_pickle
+            Read a ``model.pt`` of scvi-tools from the folder, as for :meth:`load`.
         **freeze_options
             ``freeze_dropout``, ``freeze_expression`` and the other options of
             :meth:`scvi.model.base.ArchesMixin.load_query_data`.
@@ -89,32 +95,29 @@ class QueryMixin(ArchesMixin):
             missing, or counts are not valid.
         KeyError
             If a column or representation the model was set up with is missing.
-
-        Notes
-        -----
-        Loading from a folder executes the pickle in it: only load files you trust.
         """
         if reference_model is None:
             raise ValueError("Expected a trained model or the folder of one, found None.")
         options = {"accelerator": accelerator, "device": device}
-        source: Any = reference_model
-        if not isinstance(reference_model, cls):
-            source = _as_path(reference_model)
-            reference: Self = cls.load(source, adata=False, **options)
+        if isinstance(reference_model, cls):
+            reference: Self = reference_model
         else:
-            reference = reference_model
-        if isinstance(adata, AnnData):
-            source = reference
+            path = _as_path(reference_model)
+            reference = cls.load(path, adata=False, allow_pickle=allow_pickle, **options)  # type: ignore[attr-defined]
         _check_cells(adata, reference.registry_)
-        adata = cls._aligned(adata, source, inplace_subset_query_vars)
-        model = super().load_query_data(adata, source, unfrozen=unfrozen, **options, **freeze_options)
+        adata = cls._aligned(adata, reference, inplace_subset_query_vars)
+        with search_on(accelerator):
+            model = super().load_query_data(adata, reference, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
+        model.history_ = deepcopy(model.history_)  # training adds to it, and that of the reference stays as it is
+        model.freeze_ = None
         if not unfrozen:
+            model.freeze_ = {"options": freeze_options, "new_columns": new_columns}
             adapt_only_new_categories(model.module, new_columns)
-            if not any(columns.any() for columns in new_columns.values()):
+            if not any(new_columns.values()):
                 logger.info("The query has no new batch or covariate category: there is nothing to adapt by training.")
         model.module.eval()
-        model.is_query_ = True
+        model.is_query_ = True  # also where the cells are those of the reference
         head = model.module.head
         model.is_trained_ = head is not None and head.is_initialised
         return model
@@ -186,12 +189,10 @@ class QueryMixin(ArchesMixin):
         UserWarning
             If genes of the model are there under names that differ only by case or version suffix.
         """
-        source = _as_path(reference_model) if isinstance(reference_model, str | PathLike) else reference_model
-        prepare = ArchesMixin.prepare_query_anndata
-        wanted = prepare(adata, source, return_reference_var_names=True)
+        wanted = pd.Index(_names_of(reference_model))
         if return_reference_var_names:
             return wanted
-        check_gene_names(adata.var_names, pd.Index(wanted))
+        check_gene_names(adata.var_names, wanted)
         _check_matrices(adata)
         aligned = align_genes(adata.copy(), wanted)
         if not inplace:
@@ -206,7 +207,9 @@ class QueryMixin(ArchesMixin):
         return_reference_var_names: bool = False,
         inplace: bool = True,
     ) -> MuData | dict[str, pd.Index] | None:
-        """Give a MuData the modalities of a model, and these its genes and proteins, in their order; missing ones become 0.
+        """Give a MuData the modalities of a model, and these its genes and proteins, in their order.
+
+        Missing genes become 0, and missing proteins NaN: not measured.
 
         :meth:`load_query_data` does this by itself.
 
@@ -230,15 +233,21 @@ class QueryMixin(ArchesMixin):
         ValueError
             If a modality has no name in common with the model's.
         """
-        source = _as_path(reference_model) if isinstance(reference_model, str | PathLike) else reference_model
-        wanted = ArchesMixin.prepare_query_mudata(mdata, source, return_reference_var_names=True)
+        wanted = {modality: pd.Index(names) for modality, names in _names_of(reference_model).items()}
         if return_reference_var_names:
             return wanted
-        aligned = align_modalities(mdata, wanted)
+        modalities = _compat.setup_call(_registry_of(reference_model))[1].get("modalities") or {}
+        aligned = align_modalities(mdata, wanted, modalities.get("protein_layer"))
         if not inplace:
             return aligned
         mdata._init_as_actual(aligned)
         return None
+
+    def _freeze_again(self) -> None:
+        """Freeze the weights of a loaded query model as :meth:`load_query_data` froze them."""
+        if self.freeze_ is not None:
+            _compat.freeze_as_query(self.module, **self.freeze_["options"])
+            adapt_only_new_categories(self.module, self.freeze_["new_columns"])
 
     # -- unlike the reference ------------------------------------------------------------------------------------
 
@@ -283,37 +292,27 @@ class QueryMixin(ArchesMixin):
 
     def _novelty(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Out-of-reference score of embedded cells ``(n, n_latent)``."""
-        reference = self.reference_latent_
-        if reference is None:
-            raise RuntimeError(
-                "Expected a trained model that knows how its reference is embedded, found none: call train() on the "
-                "reference, or map the query without unfrozen=True."
-            )
-        kept: Landmarks | None = getattr(self, "_latent_landmarks", None)  # holds a calibration that is made only once
-        if kept is None or kept.rep is not reference:
-            n_neighbors = int(self.registry_["setup_args"]["n_neighbors"])  # type: ignore[attr-defined]
-            kept = self._latent_landmarks = Landmarks.of_points(reference, n_neighbors)
-        return kept.novelty(latent)
-
-    def _keep_reference_latent(self) -> None:
-        """Remember the embedding of (a sample of) the reference after training, the only time its cells are at hand."""
-        manager = self.adata_manager  # type: ignore[attr-defined]
-        index = manager.get_from_registry(SIAMESE_KEYS.NEIGHBOR_INDEX)
-        n_obs = len(index)
-        if np.asarray(index).max() >= n_obs:  # a query: its neighbours are landmarks
-            if any(weight.requires_grad for weight in self.module.expression_encoder.project.parameters()):
-                self.reference_latent_ = None
-            return
-        rows = np.arange(n_obs)
-        if n_obs > LANDMARK_LIMIT:
-            rows = even_sample(np.asarray(manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)), LANDMARK_LIMIT)
-        self.reference_latent_ = self._infer(None, rows, None, clusters=False)[2]  # type: ignore[attr-defined]
+        return self._latent_landmarks().novelty(latent)  # type: ignore[attr-defined]
 
 
 def _as_path(folder: Any) -> str:
     if not isinstance(folder, str | PathLike):
         raise TypeError(f"Expected a trained SCSiameseClu or the folder of one, found {type(folder).__name__}.")
     return fspath(folder)
+
+
+def _names_of(reference: Any) -> Any:
+    """Names of the genes of a model, or of the one in a folder; of a model of a MuData, by modality."""
+    if isinstance(reference, str | PathLike):
+        return SavedModel.read(Path(reference)).var_names
+    return reference.get_var_names()
+
+
+def _registry_of(reference: Any) -> dict[str, Any]:
+    """Registry of a model, or of the one in a folder."""
+    if isinstance(reference, str | PathLike):
+        return dict(SavedModel.read(Path(reference)).attributes["registry_"])
+    return dict(reference.registry)
 
 
 def _check_matrices(adata: AnnData) -> None:

@@ -20,8 +20,7 @@ from scvi.data.fields import (
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._labels import LabelsField
-from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._neighbors import GraphSettings
+from scsiameseclu.pp._graph_input import GraphSettings
 
 
 def check_setup_input(
@@ -90,7 +89,6 @@ def check_cells(
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}.")
     check_columns(adata, batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
-    check_counts(adata.X if layer is None else adata.layers[layer], adata.obs_names, adata.var_names)
 
 
 def check_columns(

@@ -1,41 +1,40 @@
 """The model: set-up, construction, description."""
 
-import errno
 import logging
-import pickle
-from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from os import PathLike
-from pathlib import Path
-from typing import Any, Literal, Self
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from anndata import AnnData
 from mudata import MuData
 from numpy.typing import NDArray
-from scvi import REGISTRY_KEYS, settings
-from scvi.model.base import ArchesMixin, BaseModelClass
+from scvi import REGISTRY_KEYS
+from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
-from scsiameseclu._atomic import finish
+from scsiameseclu._file_format import check_storable
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._fields import CellGraphField, cell_graph_fields
+from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._loader import NeighborDataManager
 from scsiameseclu.data._statistics import ExpressionStatistics, batch_offsets
+from scsiameseclu.model._collection import CollectionMixin
+from scsiameseclu.model._description import DescriptionMixin
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._granularity import GranularityMixin
-from scsiameseclu.model._mudata import PROTEIN_STAT, MuDataMixin, check_mudata
+from scsiameseclu.model._mudata import MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
+from scsiameseclu.model._reference import ReferenceMixin
+from scsiameseclu.model._saving import SavingMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
-from scsiameseclu.model._training import AUTO, TrainingMixin, check_enough_cells, checked_n_clusters
+from scsiameseclu.model._training import TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.pp import read_mapped, write_mapped
 from scsiameseclu.pp._counts import name_order
+from scsiameseclu.pp._knn import search_on
+from scsiameseclu.reference._sources import AnnDataSource
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,12 @@ class SCSiameseClu(
     ExpressionMixin,
     MuDataMixin,
     TrainingMixin,
+    ReferenceMixin,
     QueryMixin,
+    SavingMixin,
     FromScviMixin,
+    CollectionMixin,
+    DescriptionMixin,
     BaseModelClass,
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.
@@ -84,7 +87,7 @@ class SCSiameseClu(
 
     Examples
     --------
-    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> adata = scsiameseclu.datasets.pbmc3k()
     >>> SCSiameseClu.setup_anndata(adata)
     >>> model = SCSiameseClu(adata, n_clusters=8)
     >>> model.train()
@@ -98,6 +101,10 @@ class SCSiameseClu(
     their cells (``n_left``, ``n_right``), ``n_clusters`` of a cut just below, the relative ``separability``, the
     ``p_value`` against one population, and the ``genes`` that carry it (name: standardised difference, positive if
     higher on the left). ``current`` holds the cluster of each small group, the leaves.
+
+    ``reference`` (:class:`~scsiameseclu.reference.Reference`) is what the model knows about the cells it was trained on:
+    landmarks, names and masses of the clusters, known categories, seed. Other cells never change it, and further
+    training keeps the names.
 
     Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
     """
@@ -122,8 +129,9 @@ class SCSiameseClu(
         n_clusters = checked_n_clusters(n_clusters)
         n_latent, n_hidden, n_layers = (plain_number(value) for value in (n_latent, n_hidden, n_layers))
         module_kwargs = plain_numbers(module_kwargs)
-        if adata is not None and not _compat.is_transferred(self.adata_manager):
-            check_enough_cells(n_clusters, adata.n_obs)
+        sets_up = adata is not None and not self.adata_manager.is_transferred
+        if sets_up:
+            check_enough_cells(n_clusters, self.adata.n_obs)
         stats = self.summary_stats
         cat_covs = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY)
         self.module = self._module_cls(
@@ -144,12 +152,13 @@ class SCSiameseClu(
         )
         self.n_clusters_requested_ = n_clusters
         self.n_clusters_search_: dict[str, Any] | None = None
-        self.reference_latent_: NDArray[np.float32] | None = None
+        self.reference_: dict[str, Any] | None = None
         self.cluster_tree_: dict[str, Any] | None = None
-        self.cluster_names_: list[str] | None = None
+        self.freeze_: dict[str, Any] | None = None
         self.is_query_ = False
         self.init_params_ = self._get_init_params(locals())
-        if adata is not None:
+        if sets_up:  # otherwise all of it comes with the weights
+            check_storable(self.registry_, "registry_")
             self._fit_input()
 
     # -- set-up --------------------------------------------------------------------------------------------------
@@ -168,6 +177,7 @@ class SCSiameseClu(
         neighbors_key: str | None = None,
         n_neighbors: int = 15,
         diffusion: bool = False,
+        accelerator: str = "auto",
         **kwargs: Any,
     ) -> None:
         """Set up an AnnData: check the counts, build the cell graph, register everything the model reads.
@@ -201,6 +211,8 @@ class SCSiameseClu(
             a cell, as the paper does. By default the second view has the neighbours of the graph itself: on ten data
             sets that made no difference, and diffusion takes much of the time of a set-up. A model that is loaded or
             mapped to a query keeps the setting it was made with.
+        accelerator
+            ``"cpu"`` keeps the search for neighbours off a GPU, which is used for more than 30,000 cells otherwise.
         **kwargs
             Arguments scvi-tools passes on when a model is loaded or mapped to a query.
 
@@ -216,7 +228,8 @@ class SCSiameseClu(
 
         Notes
         -----
-        The graph is written to ``obsm``, ``obsp`` and ``uns`` and reused while its fingerprint fits the data.
+        The graph is kept with the set-up, not in ``adata``; :meth:`write_to_adata` writes it. A graph that is there
+        already is reused if it was written for these very data and settings.
         """
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
         setup_method_args = cls._get_setup_method_args(**locals())
@@ -226,7 +239,8 @@ class SCSiameseClu(
         required = (batch_key, None if is_query else labels_key, *columns[2:])
         check_setup_input(adata, layer, *required, min_cells=1 if is_query else 2)
         fields = [
-            *cell_graph_fields(
+            CellGraphField(
+                AnnDataSource(),
                 layer=layer,
                 batch_key=batch_key,
                 size_factor_key=size_factor_key,
@@ -239,55 +253,9 @@ class SCSiameseClu(
         ]
         _compat.forget_borrowed_identity(cls, adata)
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
-        manager.register_fields(adata, **kwargs)
+        with search_on(accelerator):
+            manager.register_fields(adata, **kwargs)
         cls.register_manager(manager)
-
-    @classmethod
-    def setup_annbatch(
-        cls,
-        collection_path: str | PathLike[str],
-        directory: str | PathLike[str] | None = None,
-        genes: Sequence[str] | None = None,
-        rebuild: bool = True,
-        **setup_kwargs: Any,
-    ) -> AnnData:
-        """Set up the cells of an annbatch collection, or of any zarr store or ``.h5ad`` file, without reading them into memory.
-
-        Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are
-        copied, in sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`).
-        Unlike the method of this name in scvi-tools, it returns data to construct the model on, no datamodule.
-
-        Parameters
-        ----------
-        collection_path
-            The collection: a zarr group that holds one AnnData, or several with the same genes.
-        directory
-            Folder for the copy; by default ``collection_path`` with ``.mapped`` added.
-        genes
-            Names of the genes to keep, about 2,000 highly variable ones; all by default.
-        rebuild
-            Copy again what an earlier call copied to ``directory``. With False it is opened as it is, and ``genes`` is
-            not used.
-        **setup_kwargs
-            Arguments of :meth:`setup_anndata`.
-
-        Returns
-        -------
-        The AnnData, set up: ``SCSiameseClu(adata)`` comes next.
-
-        Raises
-        ------
-        FileExistsError, FileNotFoundError, KeyError, NotImplementedError, ValueError
-            As :func:`scsiameseclu.pp.write_mapped`, :func:`scsiameseclu.pp.read_mapped` and :meth:`setup_anndata`.
-        """
-        layer = setup_kwargs.pop("layer", None)  # becomes X of the copy
-        folder = f"{str(collection_path).rstrip('/')}.mapped" if directory is None else directory
-        if rebuild:
-            adata = write_mapped(collection_path, folder, layer=layer, genes=genes, overwrite=True)
-        else:
-            adata = read_mapped(folder)
-        cls.setup_anndata(adata, **setup_kwargs)
-        return adata
 
     def _fit_input(self) -> None:
         """Give the module the input statistics of the model's data."""
@@ -327,21 +295,28 @@ class SCSiameseClu(
         self._fit_proteins()
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        """Validate as scvi-tools does, and rebuild the cell graph if the data changed in place since set-up."""
+        """Validate as scvi-tools does; data that are new to the model are checked as set-up checks them."""
         if adata is None and self.adata is None:
             raise ValueError("Expected data, found a model loaded without; pass adata.")
         if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
             self._check_new_cells(adata)
-        adata = super()._validate_anndata(adata, copy_if_view)
+        return super()._validate_anndata(adata, copy_if_view)
+
+    def _renew_if_changed(self, adata: AnnData | MuData, rows: NDArray[np.int64] | None) -> None:
+        """Read data again that have changed in place, as far as these rows (all by default) tell.
+
+        Before training, the cells as they are now become the reference. A trained model keeps its reference: to it the
+        changed cells are new ones.
+        """
         manager = self.get_anndata_manager(adata, required=True)
-        graph = next((field for field in manager.fields if isinstance(field, CellGraphField)), None)
-        state = _compat.field_state(manager.registry, SIAMESE_KEYS.CELL_GRAPH)
-        own_graph = not _compat.is_transferred(manager)
-        if graph is not None and not graph.is_current(adata, state, own_graph):
-            logger.info("The data changed since set-up; finding the neighbours again.")
-            self._check_new_cells(adata)
-            _compat.reregister(manager)
-        return adata
+        if manager.is_current(rows):
+            return
+        logger.info("The data changed since set-up; finding the neighbours again.")
+        self._check_new_cells(adata)
+        manager.renew(as_reference=self.reference_ is None and not manager.is_transferred)
+        if adata is self.adata:
+            self.registry_ = manager.registry
+            self._know_data()
 
     def _check_new_cells(self, adata: AnnData) -> None:
         """Check what set-up checks, on cells the model is about to be applied to; labels are not needed."""
@@ -352,121 +327,5 @@ class SCSiameseClu(
             columns: dict[str, Any] = {name: arguments.get(name) for name in _CHECKED_COLUMNS}
             check_cells(adata, arguments.get("layer"), **columns)
 
-    @classmethod
-    def load(
-        cls, dir_path: str, adata: AnnData | MuData | Literal[False] | None = None, *args: Any, **kwargs: Any
-    ) -> Self:
-        """Load a saved model; arguments as in scvi-tools.
-
-        Loading executes the pickle inside the file: only load files you trust.
-
-        Parameters
-        ----------
-        dir_path
-            Folder of the model.
-        adata
-            Data of the model. An AnnData with further genes, or with the genes in another order, is not changed: the model
-            works on a copy with its own genes in their order. :func:`scsiameseclu.tl.cluster` leaves such data.
-            ``False``: load without data.
-        *args, **kwargs
-            Further arguments as in scvi-tools.
-
-        Raises
-        ------
-        ValueError
-            If there is no model file, it cannot be read, or it holds a model of another class.
-        """
-        finish(dir_path)
-        finish(Path(dir_path).parent)  # written by the command line, the model is one of several results
-        try:
-            if isinstance(adata, AnnData) and not kwargs.get("prefix"):
-                adata = _with_genes_of(adata, dir_path)
-            return super().load(dir_path, adata, *args, **kwargs)
-        except (pickle.UnpicklingError, EOFError) as error:
-            raise ValueError(f"Expected a saved model, found an unreadable model.pt in {dir_path}.") from error
-        except (RuntimeError, OSError) as error:
-            # What torch raises for a truncated file depends on where it was cut.
-            if "PytorchStreamReader" not in str(error) and getattr(error, "errno", None) != errno.EINVAL:
-                raise
-            raise ValueError(f"Expected a saved model, found a damaged model.pt in {dir_path}.") from error
-
-    # -- description ---------------------------------------------------------------------------------------------
-
-    def _params(self) -> dict[str, Any]:
-        """Settings behind a result, as plain scalars."""
-        options = self.init_params_["non_kwargs"]
-        setup = self.registry_["setup_args"]
-        params = {
-            "version": _package_version(),
-            "n_clusters": self.n_clusters,
-            "n_clusters_requested": str(self.n_clusters_requested_),
-            "n_neighbors": setup["n_neighbors"],
-            **{key: setup.get(key) for key in _SETUP_PARAMS},
-            "seed": settings.seed,
-            **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
-        }
-        # None cannot be written to h5ad by every supported anndata.
-        return {key: value for key, value in params.items() if value is not None}
-
-    def _quality(self) -> dict[str, Any]:
-        """Quality numbers of the last training, as plain scalars and arrays."""
-        quality: dict[str, Any] = {}
-        errors = (self.history_ or {}).get("sinkhorn_marginal_error")
-        if errors is not None and len(errors):
-            quality["sinkhorn_marginal_error"] = float(errors.iloc[-1, 0])
-        if self.n_clusters_search_ is not None:
-            search = self.n_clusters_search_
-            quality["n_clusters_search"] = {
-                "criterion": search["criterion"],
-                "resolutions": np.asarray(search["resolutions"]),
-                "n_communities": np.asarray(search["n_communities"]),
-                "separability": search.get("separability", 0.0),
-            }
-        return quality
-
-    def __repr__(self) -> str:
-        """Return size, data and state of the model."""
-        stats, options = self.summary_stats, self.init_params_["non_kwargs"]
-        data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
-        proteins = f", {stats[PROTEIN_STAT]} proteins" if PROTEIN_STAT in stats else ""
-        found = " (found)" if self.n_clusters_requested_ == AUTO and self.n_clusters != AUTO else ""
-        return (
-            f"{type(self).__name__}: {'trained' if self.is_trained_ else 'not trained'}\n"
-            f"  data: {data} x {stats.n_vars} genes{proteins}, {stats.n_batch} batch(es), "
-            f"{self.registry_['setup_args']['n_neighbors']} neighbours\n"
-            f"  clusters: {self.n_clusters}{found}\n"
-            f"  network: n_latent={options['n_latent']}, n_hidden={options['n_hidden']}, "
-            f"n_layers={options['n_layers']}, gene_likelihood={options['gene_likelihood']!r}"
-        )
-
 
 _CHECKED_COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
-_SETUP_PARAMS = (
-    "use_rep",
-    "neighbors_key",
-    "diffusion",
-    "layer",
-    "rna_layer",
-    "protein_layer",
-    "protein_weight",
-    "batch_key",
-)
-
-
-def _with_genes_of(adata: AnnData, dir_path: str) -> AnnData:
-    """The data, or a copy with the genes of a saved model in their order, where these are all there."""
-    names = pd.Index(ArchesMixin.prepare_query_anndata(adata, str(dir_path), return_reference_var_names=True))
-    if adata.isbacked or adata.var_names.equals(names) or not adata.var_names.is_unique:
-        return adata
-    columns = adata.var_names.get_indexer(names)
-    if (columns < 0).any():
-        return adata
-    logger.info("Taking the %d genes of the model out of %d, in a copy of the data.", len(names), adata.n_vars)
-    return adata[:, columns].copy()
-
-
-def _package_version() -> str:
-    try:
-        return version("scsiameseclu")
-    except PackageNotFoundError:
-        return "unknown"

@@ -1,4 +1,7 @@
-"""Weights of categories that a query adds to a covariate."""
+"""Weights of categories that a query adds to a covariate, and weights that training leaves as they are."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import torch
 from scvi.nn import FCLayers
@@ -8,7 +11,7 @@ from scsiameseclu.module import SiameseModule
 
 
 @torch.no_grad()
-def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[str, Tensor]:
+def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[str, list[int]]:
     """Give every category of the reference its own weights, and each new one the mean of those of its covariate.
 
     scvi-tools appends the columns of new categories, with random weights, at the end. They belong at the end of their
@@ -24,11 +27,10 @@ def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[st
 
     Returns
     -------
-    For every covariate-dependent weight matrix of ``module``, by parameter name, which of its columns are new: bool
-    ``(n_columns,)``.
+    Numbers of the new columns of every covariate-dependent weight matrix of ``module``, by name of the parameter.
     """
     known = dict(reference.named_modules())
-    new_columns: dict[str, Tensor] = {}
+    new_columns: dict[str, list[int]] = {}
     for name, layers in module.named_modules():
         if not isinstance(layers, FCLayers):
             continue
@@ -36,7 +38,7 @@ def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[st
         for number, (stack, old_stack) in enumerate(zip(layers.fc_layers, old_layers.fc_layers, strict=True)):
             if layers.inject_into_layer(number):
                 new = _place(stack[0], old_stack[0].weight, layers.n_cat_list, old_layers.n_cat_list)
-                new_columns[f"{name}.fc_layers.{number}"] = new
+                new_columns[f"{name}.fc_layers.{_layer_name(number)}.0.weight"] = new.nonzero().ravel().tolist()
     table, old_table = module.decoder.log_dispersion, reference.decoder.log_dispersion
     if table.shape[1] > old_table.shape[1]:
         table.copy_(_extended(old_table.to(table.device), table.shape[1]))
@@ -45,15 +47,80 @@ def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[st
     return new_columns
 
 
-def adapt_only_new_categories(module: SiameseModule, new_columns: dict[str, Tensor]) -> None:
-    """Let training change the columns of new categories only, on top of what scvi-tools freezes."""
+def adapt_only_new_categories(module: SiameseModule, new_columns: Mapping[str, Sequence[int]]) -> None:
+    """Let training change these columns only of covariate-dependent weights, on top of what scvi-tools freezes.
+
+    Parameters
+    ----------
+    module
+        Module of a query, changed in place.
+    new_columns
+        Columns of new categories, by name of the parameter.
+    """
+    parameters = dict(module.named_parameters())
+    for name, columns in new_columns.items():
+        if parameters[name].requires_grad:
+            mask = torch.zeros(parameters[name].shape[1])
+            mask[list(columns)] = 1.0
+            parameters[name].register_hook(_Mask(mask))
+
+
+def encoder_digest(module: SiameseModule, n_categories: Sequence[int]) -> str:
+    """SHA-1 of the weights that embed cells of known categories, in hexadecimal.
+
+    Parameters
+    ----------
+    module
+        Module of a reference or a query.
+    n_categories
+        Number of known categories of every categorical covariate, the batch first. Weights of further ones do not
+        count.
+    """
+    known = _known_columns(module, n_categories)
+    state = hashlib.sha1(usedforsecurity=False)
+    for name, value in sorted(module.state_dict().items()):
+        if name.startswith(_ENCODING):
+            value = value[:, known[name]] if name in known else value
+            state.update(name.encode())
+            state.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
+
+
+_ENCODING = (
+    "embedding_genes",
+    "expression_scaler.",
+    "covariate_scaler.",
+    "expression_encoder.",
+    "graph_encoder.",
+    "fusion.",
+    "protein.encoder.",
+    "protein.fusion.",
+)
+"""Beginnings of the names of everything that an embedding depends on."""
+
+
+def _known_columns(module: SiameseModule, n_categories: Sequence[int]) -> dict[str, Tensor]:
+    """Columns that belong to the input and to known categories, bool, by name of each covariate-dependent tensor."""
+    columns = {"expression_scaler.offset": torch.arange(module.expression_scaler.offset.shape[1]) < n_categories[0]}
     for name, layers in module.named_modules():
-        if not isinstance(layers, FCLayers):
+        if not isinstance(layers, FCLayers) or not layers.n_cat_list:
             continue
+        # A covariate of a single category has no columns until there is a second one.
+        of_categories = [
+            torch.arange(n_cat) < (n_known if n_known > 1 else 0)
+            for n_cat, n_known in zip(layers.n_cat_list, n_categories, strict=True)
+        ]
         for number, stack in enumerate(layers.fc_layers):
-            columns = new_columns.get(f"{name}.fc_layers.{number}")
-            if columns is not None and stack[0].weight.requires_grad:
-                stack[0].weight.register_hook(_Mask(columns))
+            if layers.inject_into_layer(number):
+                width = stack[0].weight.shape[1] - sum(layers.n_cat_list)
+                of_input = torch.ones(width, dtype=torch.bool)
+                columns[f"{name}.fc_layers.{_layer_name(number)}.0.weight"] = torch.cat([of_input, *of_categories])
+    return columns
+
+
+def _layer_name(number: int) -> str:
+    """Name of a layer of :class:`scvi.nn.FCLayers`."""
+    return f"Layer {number}"
 
 
 class _Mask:

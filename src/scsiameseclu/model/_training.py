@@ -1,37 +1,27 @@
 """Training, and what it refuses or records."""
 
 from contextlib import nullcontext
-from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from scvi import settings
 from scvi.dataloaders import DataSplitter
-from scvi.model._utils import parse_device_args
 from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
-from scsiameseclu._atomic import content, finish, replaced_entries
-from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._split import Split, plain_number, plain_numbers, validation_users
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.train import (
-    Schedule,
-    SiameseTrainingPlan,
-    SiameseTrainRunner,
-    default_batch_size,
-    learning_rate,
-)
-from scsiameseclu.train._checkpoint import only_clustering_epochs
-from scsiameseclu.train._schedule import BASE_BATCH
+from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
+from scsiameseclu.train._checkpoint import follow_clustering
+from scsiameseclu.train._planner import DevicePlan
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
     "Expected the model's own AnnData, found {}: it is read in sequence, while training looks up the neighbours of every cell. "
-    "Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_annbatch (or "
+    "Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_mapped (or "
     "scsiameseclu.pp.write_mapped), and train without a datamodule."
 )
 
@@ -42,7 +32,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
     module: SiameseModule
     init_params_: dict[str, Any]
     n_clusters_search_: dict[str, Any] | None
-    cluster_names_: list[str] | None
     is_query_: bool
 
     _training_plan_cls = SiameseTrainingPlan
@@ -120,11 +109,12 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         continues with its clusters.
         """
         self._validate_anndata()  # type: ignore[attr-defined]
+        self._renew_if_changed(self.adata, None)  # type: ignore[attr-defined]
         datamodule = trainer_kwargs.get("datamodule")
         self._check_datamodule(datamodule)
         for callback in trainer_kwargs.get("callbacks") or []:
             if isinstance(callback, SaveCheckpoint):
-                only_clustering_epochs(callback)
+                follow_clustering(callback, lambda folder: SavedModel.read(Path(folder)).weights)
         trainer_kwargs, plan_options = (plain_numbers(options or {}) for options in (trainer_kwargs, plan_kwargs))
         max_epochs, batch_size, devices = plain_number(max_epochs), plain_number(batch_size), plain_number(devices)
         split_options = plain_numbers(datasplitter_kwargs or {})
@@ -135,18 +125,16 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         split = Split.of(self.adata.n_obs, train_size, validation_size, split_options, datamodule)  # type: ignore[attr-defined]
         split.check_held_out(held_out_for)
         n_train = split.n_train
-        distributed = _is_distributed(devices, trainer_kwargs.get("strategy"))
-        self._check_trainable(n_train, distributed)
+        on = DevicePlan.of(accelerator, devices, trainer_kwargs.get("strategy"))
+        self._check_trainable(n_train, on.is_distributed)
         schedule = Schedule.for_cells(n_train, max_epochs)
-        _, _, device = parse_device_args(accelerator, devices, return_device="torch")
-        if batch_size is None:
-            on_gpu = device.type == "cuda"
-            batch_size = default_batch_size(n_train, _n_devices(devices)) if on_gpu else BASE_BATCH
+        batch_size = on.batch_size(n_train) if batch_size is None else batch_size
+        plan_options.setdefault("new_cells", self.is_query_)
         n_pretrain = plan_options.setdefault("n_pretrain_epochs", schedule.n_pretrain)
         head = self.module.head
         plan_options.setdefault("n_clusters", None if head is None else head.n_clusters)
         if plan_options.get("optimizer") != "Custom":
-            plan_options.setdefault("lr", learning_rate(batch_size * _n_devices(devices)))
+            plan_options.setdefault("lr", on.learning_rate(batch_size))
         if head is not None and head.is_initialised:
             # A model that has its clusters starts with the clustering phase.
             n_pretrain = 0
@@ -158,13 +146,14 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             max_epochs = n_pretrain + schedule.n_cluster
         if split.external is not None:
             split_options["external_indexing"] = split.external
-        # Processes share the cells, so that none may have a full batch.
-        split_options.setdefault("drop_last", n_train > batch_size and not distributed)
+        split_options.setdefault("drop_last", on.drops_last(n_train, batch_size))
         split.check_batches(batch_size, split_options["drop_last"])
-        hold = self._holds_data(split_options, device, distributed)
+        wanted = split_options.pop("on_device", AUTO)
+        loads_elsewhere = split_options.get("num_workers", settings.dl_num_workers) or split_options.get("pin_memory")
+        hold = on.holds_data(self.adata_manager, wanted, bool(loads_elsewhere))  # type: ignore[attr-defined]
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
-        with self.adata_manager.on_device(device) if hold else nullcontext():  # type: ignore[attr-defined]
+        with self.adata_manager.on_device(on.device) if hold else nullcontext():  # type: ignore[attr-defined]
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -178,20 +167,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
                 plan_kwargs=plan_options,
                 **trainer_kwargs,
             )
-
-    def _holds_data(self, split_options: dict[str, Any], device: torch.device, distributed: bool) -> bool:
-        """Take ``on_device`` out of the options of the data splitter: whether the device is to hold the data."""
-        wanted = split_options.pop("on_device", AUTO)
-        workers = split_options.get("num_workers", settings.dl_num_workers)
-        elsewhere = distributed or workers or split_options.get("pin_memory", False)
-        if wanted == AUTO:
-            return not elsewhere and fits_on(device, self.adata_manager)  # type: ignore[attr-defined]
-        if wanted and elsewhere:
-            raise ValueError(
-                "Expected one process, no workers and no pinned memory with data held on a device, found some of these; "
-                "leave out on_device."
-            )
-        return bool(wanted)
 
     def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
         """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
@@ -214,45 +189,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
             raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
 
-    def save(
-        self, dir_path: str | PathLike[str], prefix: str | None = None, overwrite: bool = False, **kwargs: Any
-    ) -> None:
-        """Save the model, also in the middle of a training (checkpoints).
-
-        Whatever happens meanwhile, the folder has the whole old model or the whole new one, and so has the file with
-        the data.
-
-        Parameters
-        ----------
-        dir_path
-            Folder to write to.
-        prefix
-            Put before the names of the files, so that several models can be in one folder.
-        overwrite
-            Write to a folder with content: files of this model are replaced, others are kept.
-        **kwargs
-            Further arguments as in scvi-tools, such as ``save_anndata=True``.
-
-        Raises
-        ------
-        OSError
-            If the disk is full; what was there before is kept.
-        RuntimeError
-            If another process goes on writing to this folder.
-        ValueError
-            If the folder has content and ``overwrite`` is off.
-        """
-        self._record_n_clusters()
-        folder = Path(dir_path)
-        finish(folder)
-        if folder.is_file() or (content(folder) and not overwrite):
-            raise ValueError(
-                f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or replace the "
-                "model in a folder with overwrite=True."
-            )
-        with replaced_entries(folder) as new:
-            super().save(str(new), prefix, True, **kwargs)  # type: ignore[misc]
-
     def _record_n_clusters(self) -> None:
         """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""
         if self.module.head is not None:
@@ -263,10 +199,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         self._record_n_clusters()
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
-        self._keep_reference_latent()  # type: ignore[attr-defined]
-        if self.cluster_names_ is not None and plan.new_order is not None:
-            self.cluster_names_ = [self.cluster_names_[old] for old in plan.new_order]
         if not self.is_query_:
+            self._remember(settings.seed)  # type: ignore[attr-defined]
             self._grow_tree()  # type: ignore[attr-defined]
 
     @property
@@ -274,16 +208,6 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """Number of clusters; ``"auto"`` while it is still to be chosen."""
         head = self.module.head
         return AUTO if head is None else head.n_clusters
-
-
-def _n_devices(devices: int | list[int] | str) -> int:
-    """Devices asked for; scvi-tools takes one for ``"auto"``."""
-    return len(devices) if isinstance(devices, list) else devices if isinstance(devices, int) and devices > 1 else 1
-
-
-def _is_distributed(devices: int | list[int] | str, strategy: Any) -> bool:
-    """Whether several processes will train; Lightning chooses DDP for several devices without being told."""
-    return _n_devices(devices) > 1 or "ddp" in str(strategy)
 
 
 def checked_n_clusters(n_clusters: Any) -> int | Literal["auto"]:

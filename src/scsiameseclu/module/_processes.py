@@ -12,6 +12,14 @@ _BRANCHES = ("z_expression", "z_graph")
 _NUMBERS = (SIAMESE_KEYS.CELL_INDEX, SIAMESE_KEYS.NEIGHBOR_INDEX)
 
 
+def row_numbers(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    """Row numbers in a batch: of the cells, their neighbours and, under the key ``PARTNER``, their partners."""
+    rows = {key: tensors[key] for key in _NUMBERS if key in tensors}
+    if SIAMESE_KEYS.PARTNER in tensors:
+        rows[SIAMESE_KEYS.PARTNER] = tensors[SIAMESE_KEYS.PARTNER][SIAMESE_KEYS.CELL_INDEX]
+    return rows
+
+
 def of_all_processes(
     tensors: dict[str, Any], first: dict[str, Tensor], second: dict[str, Tensor], *, numbers: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
@@ -31,15 +39,12 @@ def of_all_processes(
 
     Returns
     -------
-    The two views, each branch ``(n_all, n_latent)`` with gradient, and the row numbers: of the cells, their neighbours
-    and, under the key ``PARTNER``, their partners.
+    The two views, each branch ``(n_all, n_latent)`` with gradient, and :func:`row_numbers`.
     """
-    own = {key: tensors[key] for key in _NUMBERS if key in tensors}
-    if SIAMESE_KEYS.PARTNER in tensors:
-        own[SIAMESE_KEYS.PARTNER] = tensors[SIAMESE_KEYS.PARTNER][SIAMESE_KEYS.CELL_INDEX]
+    rows = row_numbers(tensors)
     if n_processes() == 1:
-        return first, second, own
+        return first, second, rows
     parts = [view[key] for view in (first, second) for key in _BRANCHES]
     gathered = gather_rows(torch.cat(parts, dim=1)).split(parts[0].shape[1], dim=1)
     views = [dict(zip(_BRANCHES, gathered[start : start + 2], strict=True)) for start in (0, 2)]
-    return views[0], views[1], {key: gather_rows(value) for key, value in own.items()} if numbers else own
+    return views[0], views[1], {key: gather_rows(value) for key, value in rows.items()} if numbers else rows

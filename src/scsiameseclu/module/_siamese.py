@@ -6,17 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scvi import REGISTRY_KEYS
-from scvi.module.base import BaseModuleClass, LossOutput, auto_move_data
+from scvi.module.base import auto_move_data
 from torch import Tensor
 
-from scsiameseclu import losses
-from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.module._autotune import ScibMetrics
-from scsiameseclu.module._processes import of_all_processes
+from scsiameseclu.module._loss import SiameseLoss, View
 from scsiameseclu.module._weights import LossWeights
 from scsiameseclu.nn import (
-    NORMALISED_TOTAL,
     ClusterHead,
     CountDecoder,
     CovariateScaler,
@@ -29,13 +24,11 @@ from scsiameseclu.nn import (
     perturb_edges,
 )
 
-View = dict[str, Tensor]
-
 OTHERS_SHARE = 0.25
 """Share of the cells of a training batch that the likelihood of genes outside the embedding is computed on."""
 
 
-class SiameseModule(BaseModuleClass):
+class SiameseModule(SiameseLoss):
     """Expression encoder, graph encoder, adaptive fusion, count decoder and clustering head.
 
     In training there are two views with shared weights. View 1 is the cell with its kNN block. View 2 is its
@@ -74,7 +67,7 @@ class SiameseModule(BaseModuleClass):
         Share of the edges dropped in each view.
     off_diagonal_weight
         Weight of the decorrelation part of the latent-level losses.
-    kernel, temperature, sharpening, label_smoothing
+    kernel, temperature, sharpening
         See :class:`~scsiameseclu.nn.ClusterHead`.
     neighbor_positives
         Whether graph neighbours are spared by the cell-level correlation, which pushes all other pairs of cells apart.
@@ -117,7 +110,6 @@ class SiameseModule(BaseModuleClass):
         kernel: Any = "cosine",
         temperature: float = 0.1,
         sharpening: float = 1.5,
-        label_smoothing: float = 0.1,
         neighbor_positives: bool = True,
         loss_weights: Mapping[str, float] | None = None,
         n_proteins: int = 0,
@@ -164,16 +156,15 @@ class SiameseModule(BaseModuleClass):
         )
         self.extra_payload_autotune = extra_payload_autotune
         self.protein_share = protein_share
-        self.protein: ProteinBranch | None = None
+        self.protein = None
         if n_proteins:
             self.protein = ProteinBranch(n_proteins, n_latent, likelihood=protein_likelihood, **encoder)
         self._head_options = {
             "kernel": kernel,
             "temperature": temperature,
             "sharpening": sharpening,
-            "label_smoothing": label_smoothing,
         }
-        self.head: ClusterHead | None = None
+        self.head = None
         if n_clusters is not None:
             self.build_head(n_clusters)
 
@@ -184,58 +175,10 @@ class SiameseModule(BaseModuleClass):
         self.head = ClusterHead(n_clusters, self.n_latent, **self._head_options).to(device)
         return self.head
 
-    # -- input ---------------------------------------------------------------------------------------------------
-
-    def _covariates(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Categorical codes (batch first) and standardised continuous covariates of the batch."""
-        categories = [tensors[REGISTRY_KEYS.BATCH_KEY]]
-        if REGISTRY_KEYS.CAT_COVS_KEY in tensors:
-            categories += list(tensors[REGISTRY_KEYS.CAT_COVS_KEY].split(1, dim=1))
-        cont = tensors.get(REGISTRY_KEYS.CONT_COVS_KEY)
-        return {"categories": categories, "cont": self.covariate_scaler(cont) if self.covariate_scaler else cont}
-
-    def _library(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Size factor where one was registered, otherwise the total count, ``(batch, 1)``."""
-        size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
-        return tensors[REGISTRY_KEYS.X_KEY].sum(dim=1, keepdim=True) if size_factor is None else size_factor
-
-    def _get_inference_input(self, tensors: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        neighbors = (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.NEIGHBOR_WEIGHT)
-        diffused = (SIAMESE_KEYS.DIFFUSED_REP, SIAMESE_KEYS.DIFFUSED_WEIGHT)
-        inputs = self._view_input(tensors, *neighbors)
-        if self.training:
-            second = tensors.get(SIAMESE_KEYS.PARTNER, tensors)
-            is_diffused = SIAMESE_KEYS.DIFFUSED_REP in second
-            inputs["second"] = self._view_input(second, *(diffused if is_diffused else neighbors))
-        return inputs
-
-    def _view_input(self, tensors: dict[str, Tensor], rep_key: str, weight_key: str) -> dict[str, Any]:
-        """What the encoders read of each cell and of one of its neighbour blocks."""
-        protein = {} if self.protein is None else {"protein": tensors[SIAMESE_KEYS.PROTEIN_REP]}
-        return {
-            **protein,
-            "x": tensors[REGISTRY_KEYS.X_KEY],
-            "library": self._library(tensors),
-            "rep": tensors[SIAMESE_KEYS.GRAPH_REP],
-            "neighbor_rep": tensors[rep_key],
-            "weight": tensors[weight_key],
-            **self._covariates(tensors),
-        }
-
-    def _get_generative_input(
-        self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
-    ) -> dict[str, Any]:
-        # Size factors come in any unit; the decoder works in counts.
-        library = self._library(tensors) * (NORMALISED_TOTAL / self.expression_scaler.target_sum)
-        counts = tensors[REGISTRY_KEYS.X_KEY] if kwargs.get("for_loss") else None
-        return {"z": inference_outputs["z"], "library": library, "counts": counts, **self._covariates(tensors)}
-
     def forward(self, tensors: dict[str, Any], *args: Any, compute_loss: bool = True, **kwargs: Any) -> Any:
         """Pass a batch through; for a loss, the likelihood takes the place of the distribution of the counts."""
         options = {"for_loss": compute_loss, **(kwargs.pop("get_generative_input_kwargs", None) or {})}
         return super().forward(tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs)
-
-    # -- forward -------------------------------------------------------------------------------------------------
 
     @auto_move_data
     def inference(
@@ -341,105 +284,6 @@ class SiameseModule(BaseModuleClass):
         if transform_batch is not None:
             categories = [torch.full_like(categories[0], transform_batch), *categories[1:]]
         return {"px": self.decoder(z, library, categories, cont)}
-
-    # -- loss ----------------------------------------------------------------------------------------------------
-
-    def loss(
-        self,
-        tensors: dict[str, Tensor],
-        inference_outputs: dict[str, Any],
-        generative_outputs: dict[str, Any],
-    ) -> LossOutput:
-        """Weighted sum of the active terms; each term, unweighted, goes to ``extra_metrics``.
-
-        Without a second view (validation) the view is compared with itself, so that correlation terms then measure
-        redundancy only.
-        """
-        first: View = inference_outputs
-        second: View = inference_outputs.get("second", first)
-        weights = self.loss_weights
-        everyone, partners, numbers = first, second, tensors
-        if self.training:  # in validation, processes may have different numbers of batches
-            cell_level = weights.cell_correlation > 0.0
-            everyone, partners, numbers = of_all_processes(tensors, first, second, numbers=cell_level)
-        terms: dict[str, Tensor] = {}
-        n_cells = tensors[REGISTRY_KEYS.X_KEY].shape[0]
-        nll = torch.zeros(n_cells, device=first["z"].device)
-        others_nll = generative_outputs.get("others_nll")
-        if weights.reconstruction > 0.0:
-            # The mean over genes, so that one set of weights serves any number of genes.
-            terms["reconstruction"] = generative_outputs["nll"].mean()
-            nll = generative_outputs["nll"].sum(dim=1)
-        if self.protein is not None and weights.protein > 0.0:
-            proteins = tensors[SIAMESE_KEYS.PROTEIN], tensors[SIAMESE_KEYS.PROTEIN_REP]
-            terms["protein"] = self.protein.negative_log_likelihood(*proteins, first["z"], **self._covariates(tensors))
-        if weights.cell_correlation > 0.0:
-            terms["cell_correlation"] = self._cell_correlation(numbers, everyone, partners)
-        if weights.latent_correlation > 0.0:
-            terms["latent_correlation"] = 0.5 * (
-                self._latent(everyone["z_expression"], partners["z_expression"])
-                + self._latent(everyone["z_graph"], partners["z_graph"])
-            )
-        if weights.cross_correlation > 0.0:
-            terms["cross_correlation"] = 0.5 * (
-                self._latent(everyone["z_expression"], partners["z_graph"])
-                + self._latent(partners["z_expression"], everyone["z_graph"])
-            )
-        if weights.propagation > 0.0:
-            terms["propagation"] = losses.propagation_loss(self._embed_alone(tensors), first["z_graph"])
-        if weights.clustering > 0.0 and self.clustering_active and self.head is not None:
-            terms["clustering"] = self._clustering(self.head, tensors, first["z"], second["z"])
-
-        total = sum((getattr(weights, name) * term for name, term in terms.items()), start=0.0 * first["z"].sum())
-        metrics = {name: term.detach() for name, term in terms.items()}
-        if others_nll is not None:
-            if self.training:
-                # Trains a part of the decoder that sends nothing back, so that its weight means nothing. Left out of
-                # the validation loss, which is to judge the embedding.
-                total = total + others_nll.mean()
-            per_cell = others_nll.detach().sum(dim=1)
-            # In training, cells that were left out count as the mean of those that were not.
-            nll = nll + (per_cell if len(per_cell) == n_cells else per_cell.mean())
-        metrics["gate"] = first["gate"].detach().mean()
-        if self.extra_payload_autotune:
-            metrics = ScibMetrics(metrics, first["z"], tensors)
-        return LossOutput(loss=total, reconstruction_loss=nll, extra_metrics=metrics, n_obs_minibatch=n_cells)
-
-    def _embed_alone(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Graph embedding of cells without their neighbours, ``(batch, n_latent)``."""
-        no_edges = torch.zeros_like(tensors[SIAMESE_KEYS.NEIGHBOR_WEIGHT])
-        rep, neighbor_rep = tensors[SIAMESE_KEYS.GRAPH_REP], tensors[SIAMESE_KEYS.NEIGHBOR_REP]
-        return self.graph_encoder(rep, neighbor_rep, no_edges, **self._covariates(tensors))
-
-    def _latent(self, u: Tensor, v: Tensor) -> Tensor:
-        return losses.latent_correlation_loss(u, v, self.off_diagonal_weight)
-
-    def _cell_correlation(self, tensors: dict[str, Tensor], first: View, second: View) -> Tensor:
-        """Cell-level correlation, mean of the two branches; ``tensors`` are row numbers from ``of_all_processes``."""
-        positives = None
-        if self.neighbor_positives:
-            cells, neighbors = tensors[SIAMESE_KEYS.CELL_INDEX], tensors[SIAMESE_KEYS.NEIGHBOR_INDEX]
-            positives = losses.batch_neighbor_mask(cells, neighbors)
-            if SIAMESE_KEYS.PARTNER in tensors:  # the columns are partners of the cells, not the cells themselves
-                positives |= losses.batch_neighbor_mask(cells, neighbors, tensors[SIAMESE_KEYS.PARTNER])
-        pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
-        return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
-
-    def _clustering(self, head: ClusterHead, tensors: dict[str, Any], z_first: Tensor, z_second: Tensor) -> Tensor:
-        """KL(P || Q) of both views, each cell against its own target.
-
-        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its
-        logits.
-        """
-        divergences = []
-        for z, cells in ((z_first, tensors), (z_second, tensors.get(SIAMESE_KEYS.PARTNER, tensors))):
-            logits = head(z)
-            targets = head.targets(logits.detach())
-            kept = cells.get(SIAMESE_KEYS.CLUSTER_TARGET)
-            if kept is not None:
-                targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
-            divergences.append(losses.clustering_kl(targets, logits.log_softmax(dim=1)))
-        return torch.stack(divergences).mean()
 
     def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:
         """Z-scored log-normalised expression of the embedding genes, decoded as if all cells were of the first batch.

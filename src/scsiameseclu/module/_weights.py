@@ -34,7 +34,7 @@ class LossWeights:
     latent_correlation: float = 0.4
     cross_correlation: float = 0.2
     propagation: float = 0.0
-    clustering: float = 0.2
+    clustering: float = 1.0
     protein: float = 0.2
 
     def __post_init__(self) -> None:

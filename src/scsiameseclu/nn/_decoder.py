@@ -204,9 +204,10 @@ class CountDecoder(nn.Module):
 
     def _log_dispersion(self, categories: Sequence[Tensor]) -> Tensor:
         """Log dispersion, embedding genes first: per gene, or per cell and gene when it depends on the batch."""
-        if self.log_dispersion.shape[1] == 1:
-            return self.log_dispersion[:, 0]
-        return self.log_dispersion.T.index_select(0, categories[0].squeeze(-1))
+        log_dispersion = self.log_dispersion.clamp(-losses.MAX_LOG_DISPERSION, losses.MAX_LOG_DISPERSION)
+        if log_dispersion.shape[1] == 1:
+            return log_dispersion[:, 0]
+        return log_dispersion.T.index_select(0, categories[0].squeeze(-1))
 
     def embedding_scale(self, z: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:
         """Proportions among the embedding genes, ``(batch, n_embedding_genes)``, rows sum to 1."""

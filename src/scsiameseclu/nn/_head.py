@@ -1,6 +1,7 @@
 """Clustering head: trainable centres, soft assignment and optimal-transport targets."""
 
-from typing import Literal, TypeAlias
+import math
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from scsiameseclu.ot import target_from_duals
 
 Kernel: TypeAlias = Literal["cosine", "student_t"]
+
+_TEMPERATURES = (1e-3, 10.0)
+_BISECTIONS = 30
 
 
 class ClusterHead(nn.Module):
@@ -29,13 +33,12 @@ class ClusterHead(nn.Module):
     kernel
         ``"cosine"`` or ``"student_t"``.
     temperature
-        :math:`\tau` of the cosine kernel.
+        :math:`\tau` of the cosine kernel, until :meth:`calibrate` sets another.
     sharpening
         Factor :math:`\beta` on the logits of the target; above 1 the target is more certain than the assignment.
-    label_smoothing
-        Share of a target made from a hard label that goes to the marginals instead.
     """
 
+    temperature: Tensor
     origin: Tensor
     log_duals: Tensor
     marginals: Tensor
@@ -48,7 +51,6 @@ class ClusterHead(nn.Module):
         kernel: Kernel = "cosine",
         temperature: float = 0.1,
         sharpening: float = 1.5,
-        label_smoothing: float = 0.1,
     ) -> None:
         super().__init__()
         if kernel not in ("cosine", "student_t"):
@@ -56,10 +58,9 @@ class ClusterHead(nn.Module):
         if temperature <= 0.0 or sharpening <= 0.0:
             raise ValueError(f"Expected positive temperature and sharpening, found {temperature} and {sharpening}.")
         self.kernel = kernel
-        self.temperature = temperature
         self.sharpening = sharpening
-        self.label_smoothing = label_smoothing
         self.centers = nn.Parameter(torch.zeros(n_clusters, n_latent))
+        self.register_buffer("temperature", torch.tensor(float(temperature)))
         self.register_buffer("origin", torch.zeros(n_latent))
         self.register_buffer("log_duals", torch.zeros(n_clusters))
         self.register_buffer("marginals", torch.full((n_clusters,), 1.0 / n_clusters))
@@ -121,7 +122,31 @@ class ClusterHead(nn.Module):
         return target_from_duals(self.sharpening * logits, self.log_duals)
 
     @torch.no_grad()
-    def smoothed_one_hot(self, clusters: Tensor) -> Tensor:
-        """Targets ``(batch, n_clusters)`` from hard clusters ``(batch,)``, smoothed towards the marginals."""
-        one_hot = nn.functional.one_hot(clusters, self.n_clusters).to(self.marginals.dtype)
-        return (1.0 - self.label_smoothing) * one_hot + self.label_smoothing * self.marginals
+    def calibrate(self, z: Tensor, confidence: float, weights: Tensor | None = None) -> None:
+        """Set the temperature of the cosine kernel so that the assignments are as certain as asked; their order stays.
+
+        Parameters
+        ----------
+        z
+            Cells, ``(n, n_latent)``.
+        confidence
+            Wanted mean over the cells of the largest probability. The temperature stays within 0.001 and 10.
+        weights
+            Weights of the cells in the mean, ``(n,)``; equal by default.
+        """
+        if self.kernel != "cosine" or self.n_clusters == 1:
+            return
+        cosines = self(z) * self.temperature
+        shares = torch.ones_like(cosines[:, 0]) if weights is None else weights
+        shares = shares / shares.sum()
+        low, high = _TEMPERATURES
+        for _ in range(_BISECTIONS):
+            middle = math.sqrt(low * high)
+            too_sure = float((cosines / middle).softmax(dim=1).amax(dim=1) @ shares) > confidence
+            low, high = (middle, high) if too_sure else (low, middle)
+        self.temperature.fill_(math.sqrt(low * high))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # Heads of early versions have a fixed temperature and do not store it.
+        state_dict.setdefault(prefix + "temperature", self.temperature)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

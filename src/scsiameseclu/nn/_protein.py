@@ -13,6 +13,7 @@ from scsiameseclu.nn._layers import hidden_stack
 
 ProteinLikelihood: TypeAlias = Literal["nb", "normal"]
 
+_MIN_VARIANCE = 0.01  # of normalised proteins, whose variance is 1: a protein that is known for certain stays bounded
 _ABSENT = -1e4  # logit of a protein that was not measured: no share, and no infinity in the gradient
 
 
@@ -25,7 +26,7 @@ class ProteinBranch(nn.Module):
     Counts are negative binomial with rates :math:`\mu_{ip} = t_i \rho_{ip}`: proportions :math:`\rho =
     \mathrm{softmax}(f(z))` over the proteins measured in the cell and their observed total :math:`t_i`, so that the
     depth of the protein library, a technical matter, stays out of the embedding. Normalised values, standardised, are
-    normal with one spread per protein.
+    normal with one variance per protein, never below 0.01.
 
     Parameters
     ----------
@@ -122,7 +123,8 @@ class ProteinBranch(nn.Module):
             log_rate = log_share + counts.sum(dim=1, keepdim=True).clamp_min(1e-8).log()
             nll = losses.negative_binomial_nll(counts, log_rate, self.log_spread)
         else:
-            nll = 0.5 * ((scores - output) / self.log_spread.exp()).square() + self.log_spread
+            variance = (2.0 * self.log_spread).exp() + _MIN_VARIANCE
+            nll = 0.5 * ((scores - output).square() / variance + variance.log())
         return torch.where(measured, nll, 0.0).sum() / measured.sum().clamp_min(1)
 
     def expected(

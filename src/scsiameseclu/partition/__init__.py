@@ -1,7 +1,8 @@
-"""From an embedding to clusters: candidates, the tree of merges, label-free judges, the number of clusters."""
+"""From an embedding to clusters: candidates, the tree of merges, label-free judges, the number of clusters, probabilities."""
 
+from scsiameseclu.partition._discriminant import Discriminant, fit_discriminant
 from scsiameseclu.partition._judges import partition_cells
 from scsiameseclu.partition._n_clusters import NClustersResult, choose_n_clusters
 from scsiameseclu.partition._space import Space
 
-__all__ = ["NClustersResult", "Space", "choose_n_clusters", "partition_cells"]
+__all__ = ["Discriminant", "NClustersResult", "Space", "choose_n_clusters", "fit_discriminant", "partition_cells"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 from sklearn.metrics import pairwise_distances_argmin
 
 from scsiameseclu.partition._candidates import leiden
@@ -345,7 +345,7 @@ def _one_population(
     """Cells of one normal population on the two sides of a cut across its leading axis."""
     # Groups are larger than what is looked at of them: the cut is where the share of the whole groups says.
     below = (1.0 - share) * rng.random(n_second), (1.0 - share) + share * rng.random(n_first)
-    sides = norm.ppf(below[1]), norm.ppf(below[0])
+    sides = ndtri(below[1]), ndtri(below[0])
     cells = [rng.normal(size=(len(side), len(spreads))) for side in sides]
     for side, values in zip(sides, cells, strict=True):
         values[:, 0] = side

@@ -18,6 +18,8 @@ _PRIOR_CELLS = 5.0
 """Cells whose weight pulls the width of a group to that of all groups: few cells say little about a width."""
 _MIN_WIDTH = 1e-2
 _MIN_WEIGHT = 1e-4
+_MIN_VARIANCE = 1e-12
+"""Points that do not differ have a likelihood, too."""
 
 
 def fit_mixture(
@@ -46,7 +48,7 @@ def fit_mixture(
     """
     x = np.asarray(points, dtype=np.float64)
     member = np.eye(int(groups.max()) + 1)[groups]
-    ridge = _RIDGE * max(float(x.var(axis=0).mean()), np.finfo(np.float64).tiny) * np.eye(x.shape[1])
+    ridge = _RIDGE * max(float(x.var(axis=0).mean()), _MIN_VARIANCE) * np.eye(x.shape[1])
     likelihood = -np.inf
     for iteration in range(n_iter):
         joint = _log_joint(x, member, ridge, widths)

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 _SHRINKAGE = 0.3
 _MAX_CELLS = 400
 """Cells of a group that its separability from others is measured on; more change it little."""
-_APART = 5.0
-"""What is added between groups that no edge of the graph joins: they are merged last."""
 
 
 def separability(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
@@ -87,7 +85,7 @@ class MergeTree:
     groups
         Small groups to begin with, from 0 without gaps, ``(n_obs,)``.
     graph
-        Neighbour graph of the cells; groups without an edge between them are merged last.
+        Neighbour graph of the cells, symmetric; groups without an edge between them are merged last.
     size_power
         Power of the smaller group's share of all cells.
     random_state
@@ -150,8 +148,7 @@ class MergeTree:
         if pair not in self._known:
             apart = separability(self._cells[first], self._cells[second])
             self._known[pair] = apart / null_separability(n_1 / (n_1 + n_2))
-        found = self._known[pair] * (min(n_1, n_2) / self._n_obs) ** self._power
-        return found if self._joined[first, second] else found + _APART
+        return self._known[pair] * (min(n_1, n_2) / self._n_obs) ** self._power
 
     def _merge_all(self) -> list[tuple[int, int]]:
         """Pairs in the order of merging: the group that stays, and the group that becomes part of it."""
@@ -163,8 +160,12 @@ class MergeTree:
                 scores = self._scores_anew(alive)
             kept, gone = min(scores, key=lambda pair: scores[pair])
             merges.append((kept, gone))
+            linked = self._joined[kept, gone]
             self._join(kept, gone)
             alive.remove(gone)
+            if not linked:
+                scores = {}  # no edge is left: the new group goes with any of the others
+                continue
             scores = {pair: score for pair, score in scores.items() if not {kept, gone} & set(pair)}
             for other in alive:
                 if other != kept and self._joined[kept, other] and self._within[kept] == self._within[other]:

@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
 
 __all__ = ["annotation_overlap"]
@@ -18,7 +18,11 @@ def annotation_overlap(
     *,
     key: str = DEFAULT_KEY,
     figsize: tuple[float, float] | None = None,
-) -> Figure:
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Draw what share of the cells of every cluster has every label, as a heat map.
 
     Labels are ordered so that large shares lie along the diagonal. Cells without a cluster or without a label are left
@@ -34,10 +38,15 @@ def annotation_overlap(
         Column of ``obs`` with the clusters.
     figsize
         Width and height of the figure, in inches.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with a heat map (clusters x labels, rows sum to 1) and a colour bar.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. A heat map
+    (clusters x labels, rows sum to 1) and a colour bar.
 
     Raises
     ------
@@ -58,10 +67,10 @@ def annotation_overlap(
     order = np.argsort(shares.argmax(axis=0), kind="stable")
 
     n_rows, n_columns = shares.shape
-    figure, ax = plt.subplots(figsize=figsize or (0.45 * n_columns + 2.4, 0.32 * n_rows + 2.0), layout="constrained")
+    figure, panel = canvas(ax, figsize or (0.45 * n_columns + 2.4, 0.32 * n_rows + 2.0))
     names = [f"{name} ({size})" for name, size in zip(counts.index, counts.to_numpy().sum(axis=1), strict=True)]
     columns = [str(counts.columns[i]) for i in order]
-    draw_heatmap(ax, shares[:, order], names, columns, limits=(0.0, 1.0), label="share of the cluster")
-    ax.set_xlabel(labels_key)
-    ax.set_ylabel(f"{key} (cells)")
-    return figure
+    draw_heatmap(panel, shares[:, order], names, columns, limits=(0.0, 1.0), label="share of the cluster")
+    panel.set_xlabel(labels_key)
+    panel.set_ylabel(f"{key} (cells)")
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)

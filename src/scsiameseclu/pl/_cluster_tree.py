@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["cluster_tree"]
 
@@ -22,8 +22,16 @@ class _HasTree(Protocol):
 
 
 def cluster_tree(
-    model: _HasTree, *, n_below: int = 4, genes: int = 0, figsize: tuple[float, float] | None = None
-) -> Figure:
+    model: _HasTree,
+    *,
+    n_below: int = 4,
+    genes: int = 0,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Draw the tree over the clusters and the first splits below them.
 
     The root is on top. A split is drawn at the height of its place in the tree: the dotted line ends the splits that
@@ -41,10 +49,14 @@ def cluster_tree(
         Genes named at each split, at most 10; ``+`` where they are higher on the left.
     figsize
         Width and height of the figure, in inches; by default it follows from the number of ends.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with one panel.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
 
     Raises
     ------
@@ -62,28 +74,26 @@ def cluster_tree(
     _close(shown, tree["splits"], made)
     names = _names(model, int(current.max()) + 1)
     ends = _ends(shown, 2 * n_groups - 2)
-    figure, ax = plt.subplots(
-        figsize=figsize or (max(4.0, 0.75 * len(ends) + 1.0), max(3.0, 0.35 * len(shown) + 1.5)), layout="constrained"
-    )
+    figure, panel = canvas(ax, figsize or (max(4.0, 0.75 * len(ends) + 1.0), max(3.0, 0.35 * len(shown) + 1.5)))
     order = [split["node"] for split in tree["splits"] if split["node"] in shown]
     order.sort(key=lambda node: node not in {split["node"] for split in made})
     heights = {node: float(len(order) - at) for at, node in enumerate(order)}
     x = {end: float(at) for at, end in enumerate(ends)}
     for node in sorted(shown):  # children have lower numbers
-        _draw_split(ax, shown[node], x, heights, made_now=node in {split["node"] for split in made}, n_genes=genes)
+        _draw_split(panel, shown[node], x, heights, made_now=node in {split["node"] for split in made}, n_genes=genes)
     for end in ends:
         groups = members[end]
         cluster = np.unique(current[groups])
         whole = len(cluster) == 1 and (current == cluster[0]).sum() == len(groups)
         size = int(np.asarray(tree["sizes"])[groups].sum())
         label = f"{names[cluster[0]]}\n" if whole else (f"({names[cluster[0]]})\n" if len(cluster) == 1 else "")
-        ax.text(x[end], -0.1, f"{label}{size}", ha="center", va="top", fontsize="x-small")
-    ax.axhline(len(order) - len(made) + 0.5, color="grey", linestyle=":", linewidth=1)
-    ax.set_title(f"{current.max() + 1} clusters, above the dotted line", fontsize="small")
-    ax.set(xlim=(-0.6, len(ends) - 0.4), ylim=(-1.0, len(order) + 0.6), xticks=[], yticks=[])
-    ax.set_xlabel(_LEGEND, fontsize="xx-small")
-    ax.spines[:].set_visible(False)
-    return figure
+        panel.text(x[end], -0.1, f"{label}{size}", ha="center", va="top", fontsize="x-small")
+    panel.axhline(len(order) - len(made) + 0.5, color="grey", linestyle=":", linewidth=1)
+    panel.set_title(f"{current.max() + 1} clusters, above the dotted line", fontsize="small")
+    panel.set(xlim=(-0.6, len(ends) - 0.4), ylim=(-1.0, len(order) + 0.6), xticks=[], yticks=[])
+    panel.set_xlabel(_LEGEND, fontsize="xx-small")
+    panel.spines[:].set_visible(False)
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
 
 
 def _members(n_groups: int, children: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -133,5 +143,5 @@ def _draw_split(
 
 
 def _names(model: Any, n_clusters: int) -> list[str]:
-    names = getattr(model, "cluster_names_", None)
+    names = None if model.reference is None else model.reference.cluster_names
     return [str(number) for number in range(n_clusters)] if names is None else list(names)

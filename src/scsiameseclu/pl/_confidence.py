@@ -1,11 +1,11 @@
-"""How sure the model is of its assignments, cluster by cluster."""
+"""How sure the model is of the clusters of its cells."""
 
 import numpy as np
 from anndata import AnnData
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["confidence"]
 
@@ -16,10 +16,15 @@ def confidence(
     key: str = DEFAULT_KEY,
     threshold: float | None = 0.5,
     figsize: tuple[float, float] | None = None,
-) -> Figure:
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Draw the confidence of the cells of every cluster as box plots, with the size of each cluster below.
 
-    The confidence of a cell is the probability of its own cluster, between 1/K and 1.
+    The confidence of a cell is the probability of its own cluster, between 1/K and 1. It says how sure the model is of the
+    cluster, not that the cluster is one cell type.
 
     Parameters
     ----------
@@ -31,10 +36,14 @@ def confidence(
         Value to mark with a line; the title then gives the share of cells below it. ``None``: no line.
     figsize
         Width and height of the figure, in inches; by default as wide as the number of clusters asks for.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with one panel.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
 
     Raises
     ------
@@ -49,16 +58,16 @@ def confidence(
     values = adata.obs[column].to_numpy(dtype=float)
     groups = [values[(labels == name).to_numpy()] for name in labels.cat.categories]
 
-    figure, ax = plt.subplots(figsize=figsize or (max(4.0, 0.45 * len(groups) + 1.5), 3.2), layout="constrained")
+    figure, panel = canvas(ax, figsize or (max(4.0, 0.45 * len(groups) + 1.5), 3.2))
     ticks = np.arange(len(groups))
-    ax.boxplot(groups, positions=ticks, widths=0.6, flierprops={"marker": ".", "markersize": 2}, manage_ticks=False)
+    panel.boxplot(groups, positions=ticks, widths=0.6, flierprops={"marker": ".", "markersize": 2}, manage_ticks=False)
     names = [f"{name}\n{len(group)}" for name, group in zip(labels.cat.categories, groups, strict=True)]
-    ax.set_xticks(ticks, names, fontsize="x-small")
-    ax.set_xlabel(f"{key} (cells)")
-    ax.set_ylabel("confidence")
-    ax.set_ylim(0, 1.02)
-    ax.spines[["top", "right"]].set_visible(False)
+    panel.set_xticks(ticks, names, fontsize="x-small")
+    panel.set_xlabel(f"{key} (cells)")
+    panel.set_ylabel("confidence of the cluster")
+    panel.set_ylim(0, 1.02)
+    panel.spines[["top", "right"]].set_visible(False)
     if threshold is not None:
-        ax.axhline(threshold, color="grey", linestyle=":", linewidth=1)
-        ax.set_title(f"{np.mean(values < threshold):.1%} of cells below {threshold:g}", fontsize="small")
-    return figure
+        panel.axhline(threshold, color="grey", linestyle=":", linewidth=1)
+        panel.set_title(f"{np.mean(values < threshold):.1%} of cells below {threshold:g}", fontsize="small")
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)

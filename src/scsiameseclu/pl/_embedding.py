@@ -1,18 +1,23 @@
 """Two-dimensional picture of the embedding."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key
+from scsiameseclu._keys import DEFAULT_KEY, confidence_key, latent_key
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pp._counts import totals
 
 __all__ = ["embedding"]
 
-UMAP_KEY = f"{ADATA_KEYS.LATENT}_umap"
+_TARGET_SUM = 1e4
 
 
 def embedding(
@@ -24,53 +29,79 @@ def embedding(
     n_neighbors: int = 15,
     random_state: int = 0,
     panel_size: tuple[float, float] = (4.4, 3.8),
-    **kwargs: object,
-) -> Figure:
-    """Draw the cells in two dimensions, coloured by cluster and confidence unless told otherwise.
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+    **kwargs: Any,
+) -> Drawn:
+    """Draw the cells in two dimensions, coloured by cluster and confidence of the cluster unless told otherwise.
 
     Parameters
     ----------
     adata
         Cells with the results of :meth:`~scsiameseclu.SCSiameseClu.write_to_adata`.
     color
-        Columns of ``adata.obs`` or genes, one panel each. ``None``: the clusters and their confidence.
+        Columns of ``adata.obs`` or genes, one panel each. ``None``: the clusters and their confidence. Genes are drawn
+        as ``log(1 + 10,000 * count / total of the cell)`` if ``X`` holds whole numbers. Otherwise, and with a ``raw``,
+        ``layer`` or ``use_raw``, scanpy decides.
     key
         The ``key_added`` under which the results were written.
     basis
         Coordinates in ``adata.obsm`` to use as they are, such as ``"X_umap"``. ``None``: a UMAP of
-        ``obsm["X_siamese_clu"]``, computed now and stored in ``obsm["X_siamese_clu_umap"]``; the user's own
-        ``obsm["X_umap"]`` and neighbour graphs are left alone.
+        ``obsm[f"X_{key}"]``, computed now and stored in ``obsm[f"X_{key}_umap"]``; the user's own ``obsm["X_umap"]``
+        and neighbour graphs are left alone.
     n_neighbors
         Neighbours for that UMAP; at most the number of other cells.
     random_state
         Seed of that UMAP.
     panel_size
         Width and height of one panel, in inches.
+    ax
+        Axes to draw into; for a single colour. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
     **kwargs
         Passed on to :func:`scanpy.pl.embedding`.
 
     Returns
     -------
-    The figure, with one panel per entry of ``color``.
+    Nothing; the figure if ``return_fig``; the axes, a list of them for several colours, if ``show=False`` or ``ax`` is
+    given. One panel per entry of ``color``.
 
     Raises
     ------
     KeyError
         If a colour, the basis or the embedding is missing; the message lists what there is.
+    ValueError
+        If ``ax`` is given with several colours.
     """
+    colors = _resolve_colors(adata, color, key)
+    if ax is not None and len(colors) > 1:
+        raise ValueError(
+            f"Expected one color with ax, found {len(colors)} ({', '.join(colors)}): draw them one by one."
+        )
     if basis is None:
-        basis = _latent_umap(adata, n_neighbors=n_neighbors, random_state=random_state)
+        basis = _latent_umap(adata, latent_key(key), n_neighbors=n_neighbors, random_state=random_state)
     elif basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
         raise KeyError(f"Expected coordinates obsm[{basis!r}], found {sorted(adata.obsm)}.")
-    colors = _resolve_colors(adata, color, key)
-
-    width, height = panel_size
-    figure, axes = plt.subplots(
-        1, len(colors), figsize=(width * len(colors), height), squeeze=False, layout="constrained"
-    )
-    for ax, name in zip(axes.flat, colors, strict=True):
-        sc.pl.embedding(adata, basis=basis, color=name, ax=ax, show=False, **{"frameon": False, **kwargs})
-    return figure
+    if ax is None:
+        figure, grid = plt.subplots(
+            1, len(colors), figsize=(panel_size[0] * len(colors), panel_size[1]), squeeze=False, layout="constrained"
+        )
+        panels = list(grid.flat)
+    else:
+        figure, panel = canvas(ax, panel_size)
+        panels = [panel]
+    as_stored = adata.raw is not None or "layer" in kwargs or "use_raw" in kwargs
+    for panel, name in zip(panels, colors, strict=True):
+        cells = adata if as_stored or name in adata.obs else _with_expression(adata, name)
+        options = {"frameon": False, **kwargs}
+        if name == confidence_key(key):
+            options.setdefault("title", "confidence of the cluster")
+        sc.pl.embedding(cells, basis=basis, color=name, ax=panel, show=False, **options)
+    axes = panels if len(panels) > 1 else panels[0]
+    return finish(figure, axes, ax=ax, show=show, save=save, return_fig=return_fig)
 
 
 def _resolve_colors(adata: AnnData, color: str | Sequence[str] | None, key: str) -> list[str]:
@@ -89,17 +120,31 @@ def _resolve_colors(adata: AnnData, color: str | Sequence[str] | None, key: str)
     return colors
 
 
-def _latent_umap(adata: AnnData, n_neighbors: int, random_state: int) -> str:
+def _with_expression(adata: AnnData, gene: str) -> AnnData:
+    """The coordinates, with the expression of one gene as a column of ``obs``."""
+    obs = pd.DataFrame({gene: _expression(adata, gene)}, index=adata.obs_names)
+    return AnnData(obs=obs, obsm={name: np.asarray(adata.obsm[name]) for name in adata.obsm})
+
+
+def _expression(adata: AnnData, gene: str) -> NDArray[np.float64]:
+    """Values of a gene for colours; counts on the logarithmic scale, per 10,000 of the cell."""
+    values = np.asarray(adata.obs_vector(gene), dtype=np.float64)
+    if not np.array_equal(values, np.rint(values)) or (values < 0).any():
+        return values
+    per_cell = totals(adata.X)[0]
+    return np.log1p(_TARGET_SUM * values / np.maximum(per_cell, 1.0))
+
+
+def _latent_umap(adata: AnnData, latent: str, n_neighbors: int, random_state: int) -> str:
     """Compute the UMAP of the embedding on a bare copy, so that no graph or setting of the user's is replaced."""
-    if ADATA_KEYS.LATENT not in adata.obsm:
+    if latent not in adata.obsm:
         raise KeyError(
-            f"Expected an embedding in obsm[{ADATA_KEYS.LATENT!r}], found {sorted(adata.obsm)}: "
+            f"Expected an embedding in obsm[{latent!r}], found {sorted(adata.obsm)}: "
             "call write_to_adata() first, or name other coordinates with basis."
         )
-    latent = np.asarray(adata.obsm[ADATA_KEYS.LATENT])
-    cells = AnnData(obsm={"latent": latent}, shape=(adata.n_obs, 0))
+    cells = AnnData(obsm={"latent": np.asarray(adata.obsm[latent])}, shape=(adata.n_obs, 0))
     sc.pp.neighbors(cells, n_neighbors=min(n_neighbors, adata.n_obs - 1), use_rep="latent", random_state=random_state)
     # Spectral initial positions need more cells than dimensions; random ones always work.
     sc.tl.umap(cells, init_pos="spectral" if adata.n_obs > 10 else "random", random_state=random_state)
-    adata.obsm[UMAP_KEY] = cells.obsm["X_umap"]
-    return UMAP_KEY
+    adata.obsm[f"{latent}_umap"] = cells.obsm["X_umap"]
+    return f"{latent}_umap"

@@ -5,11 +5,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
 
 __all__ = ["latent_correlation"]
@@ -24,7 +24,11 @@ def latent_correlation(
     max_cells: int = 500,
     random_state: int = 0,
     figsize: tuple[float, float] = (4.6, 4.0),
-) -> Figure:
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Draw Pearson correlations between the dimensions of an embedding, or between cells ordered by cluster.
 
     Between dimensions, anything off the diagonal is redundancy. Between cells, an embedding that keeps clusters apart
@@ -47,11 +51,16 @@ def latent_correlation(
         Seed of the sample.
     figsize
         Width and height of the figure, in inches.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with one heat map and a colour bar. Constant dimensions, and cells that are the same in all dimensions,
-    have correlation 0 with all others.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One heat map
+    and a colour bar. Constant dimensions, and cells that are the same in all dimensions, have correlation 0 with all
+    others.
 
     Raises
     ------
@@ -68,32 +77,38 @@ def latent_correlation(
         raise KeyError(
             f"Expected an embedding in obsm[{use_rep!r}], found {sorted(adata.obsm)}: call write_to_adata() first."
         )
+    if between == "cells" and key not in adata.obs:
+        raise KeyError(f"Expected groups in obs[{key!r}], found {list(adata.obs.columns)}.")
     latent = np.asarray(adata.obsm[use_rep], dtype=np.float64)
-    figure, ax = plt.subplots(figsize=figsize, layout="constrained")
+    figure, panel = canvas(ax, figsize)
     if between == "dimensions":
         names = [str(i) for i in range(latent.shape[1])]
-        draw_heatmap(
-            ax, _correlation(latent.T), names, names, limits=(-1, 1), label="correlation", cmap="RdBu_r", write=False
-        )
-        ax.set_title(f"{latent.shape[1]} dimensions of {use_rep}", fontsize="small")
-        return figure
-    if key not in adata.obs:
-        plt.close(figure)
-        raise KeyError(f"Expected groups in obs[{key!r}], found {list(adata.obs.columns)}.")
-    groups = pd.Categorical(adata.obs[key]).remove_unused_categories()
-    rows = _ordered_sample(groups.codes.astype(np.int64), max_cells, random_state)
-    draw_heatmap(
-        ax, _correlation(latent[rows]), [], [], limits=(-1, 1), label="correlation", cmap="RdBu_r", write=False
-    )
-    sizes = np.bincount(groups.codes[rows], minlength=len(groups.categories))
+        _draw(panel, latent.T, names)
+        panel.set_title(f"{latent.shape[1]} dimensions of {use_rep}", fontsize="small")
+    else:
+        groups = pd.Categorical(adata.obs[key]).remove_unused_categories()
+        rows = _ordered_sample(groups.codes.astype(np.int64), max_cells, random_state)
+        _draw(panel, latent[rows], [])
+        _mark_groups(panel, groups[rows])
+        panel.set_ylabel(key)
+        panel.set_title(f"{len(rows)} cells in {use_rep}", fontsize="small")
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
+
+
+def _draw(panel: Axes, rows: NDArray[np.float64], names: list[str]) -> None:
+    """Correlations of the rows, red and blue, without their numbers."""
+    values = _correlation(rows)
+    draw_heatmap(panel, values, names, names, limits=(-1, 1), label="correlation", cmap="RdBu_r", write=False)
+
+
+def _mark_groups(panel: Axes, groups: pd.Categorical) -> None:
+    """Lines between the groups of ordered cells, and their names."""
+    sizes = np.bincount(groups.codes, minlength=len(groups.categories))
     ends = np.cumsum(sizes)
     for end in ends[:-1]:
-        ax.axhline(end - 0.5, color="black", linewidth=0.5)
-        ax.axvline(end - 0.5, color="black", linewidth=0.5)
-    ax.set_yticks(ends - sizes / 2 - 0.5, groups.categories.astype(str), fontsize="x-small")
-    ax.set_ylabel(key)
-    ax.set_title(f"{len(rows)} cells in {use_rep}", fontsize="small")
-    return figure
+        panel.axhline(end - 0.5, color="black", linewidth=0.5)
+        panel.axvline(end - 0.5, color="black", linewidth=0.5)
+    panel.set_yticks(ends - sizes / 2 - 0.5, groups.categories.astype(str), fontsize="x-small")
 
 
 def _correlation(rows: NDArray[np.float64]) -> NDArray[np.float64]:

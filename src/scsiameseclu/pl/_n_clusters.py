@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
+
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["n_clusters_search"]
 
@@ -27,7 +28,15 @@ class _Curve:
     n_clusters: int | None
 
 
-def n_clusters_search(model: "_HasSearch | Mapping[str, Any]", *, figsize: tuple[float, float] = (3.8, 3.0)) -> Figure:
+def n_clusters_search(
+    model: "_HasSearch | Mapping[str, Any]",
+    *,
+    figsize: tuple[float, float] = (3.8, 3.0),
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Draw the curve from which ``n_clusters="auto"`` took the number of clusters.
 
     Parameters
@@ -36,10 +45,15 @@ def n_clusters_search(model: "_HasSearch | Mapping[str, Any]", *, figsize: tuple
         A trained model, its ``n_clusters_search_``, or ``uns[key]["n_clusters_search"]``.
     figsize
         Width and height of the figure, in inches.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with one panel: the criterion, and the number of clusters that was chosen.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel:
+    the criterion, and the number of clusters that was chosen.
 
     Raises
     ------
@@ -47,18 +61,18 @@ def n_clusters_search(model: "_HasSearch | Mapping[str, Any]", *, figsize: tuple
         If no number of clusters was searched for, or the record holds no curve.
     """
     curve = _read_search(model if isinstance(model, Mapping) else getattr(model, "n_clusters_search_", None))
-    figure, ax = plt.subplots(figsize=figsize, layout="constrained")
-    ax.plot(curve.x, curve.y, marker="o", markersize=4, linewidth=1.2)
+    figure, panel = canvas(ax, figsize)
+    panel.plot(curve.x, curve.y, marker="o", markersize=4, linewidth=1.2)
     if curve.x_name == "resolution":
-        ax.set_xscale("log")
+        panel.set_xscale("log")
     if curve.n_clusters is not None:
-        line = ax.axhline if curve.y_name == "number of communities" else ax.axvline
+        line = panel.axhline if curve.y_name == "number of communities" else panel.axvline
         line(curve.n_clusters, color="grey", linestyle=":", linewidth=1)
     chosen = "" if curve.n_clusters is None else f"{curve.n_clusters} clusters: "
-    ax.set_title(f"{chosen}{curve.criterion}", fontsize="small", wrap=True)
-    ax.set(xlabel=curve.x_name, ylabel=curve.y_name)
-    ax.spines[["top", "right"]].set_visible(False)
-    return figure
+    panel.set_title(f"{chosen}{curve.criterion}", fontsize="small", wrap=True)
+    panel.set(xlabel=curve.x_name, ylabel=curve.y_name)
+    panel.spines[["top", "right"]].set_visible(False)
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
 
 
 def _read_search(search: Mapping[str, Any] | None) -> _Curve:

@@ -1,10 +1,10 @@
 """Do confidences mean what they say?"""
 
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from scsiameseclu.metrics import expected_calibration_error, reliability_curve
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["reliability"]
 
@@ -15,7 +15,11 @@ def reliability(
     *,
     n_bins: int = 10,
     figsize: tuple[float, float] = (3.6, 3.6),
-) -> Figure:
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Draw the share of right assignments against their confidence, in bins of confidence.
 
     On the diagonal, confidences mean what they say; below it, they are too high. The bars show the share of cells in
@@ -31,10 +35,14 @@ def reliability(
         Number of bins of equal width.
     figsize
         Width and height of the figure, in inches.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with one panel.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
 
     Raises
     ------
@@ -43,14 +51,14 @@ def reliability(
     """
     curve = reliability_curve(confidence, correct, n_bins)
     filled = curve[curve["n_cells"] > 0]
-    figure, ax = plt.subplots(figsize=figsize, layout="constrained")
+    figure, panel = canvas(ax, figsize)
     share = curve["n_cells"] / curve["n_cells"].sum()
-    ax.bar(curve["lower"], share, width=1 / n_bins, align="edge", color="lightgrey", label="share of cells")
-    ax.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
-    ax.plot(filled["confidence"], filled["accuracy"], marker="o", markersize=4, linewidth=1.2, label="accuracy")
-    ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share")
-    ax.legend(fontsize="x-small", frameon=False, loc="upper left")
+    panel.bar(curve["lower"], share, width=1 / n_bins, align="edge", color="lightgrey", label="share of cells")
+    panel.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    panel.plot(filled["confidence"], filled["accuracy"], marker="o", markersize=4, linewidth=1.2, label="accuracy")
+    panel.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share")
+    panel.legend(fontsize="x-small", frameon=False, loc="upper left")
     error = expected_calibration_error(confidence, correct, n_bins)
-    ax.set_title(f"calibration error {error:.3f}", fontsize="small")
-    ax.spines[["top", "right"]].set_visible(False)
-    return figure
+    panel.set_title(f"calibration error {error:.3f}", fontsize="small")
+    panel.spines[["top", "right"]].set_visible(False)
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)

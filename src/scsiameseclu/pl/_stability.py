@@ -2,15 +2,22 @@
 
 import numpy as np
 from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
+from scsiameseclu.pl._figure import Drawn, PathOf, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
 from scsiameseclu.tl import StabilityResult
 
 __all__ = ["stability"]
 
 
-def stability(result: StabilityResult, *, figsize: tuple[float, float] = (8.0, 3.4)) -> Figure:
+def stability(
+    result: StabilityResult,
+    *,
+    figsize: tuple[float, float] = (8.0, 3.4),
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Draw the agreement of every pair of runs, and the stability of every cluster and its cells.
 
     Bars are the stability of the clusters, points the mean stability of their cells, lines the values 0.6 and 0.5 below
@@ -22,10 +29,12 @@ def stability(result: StabilityResult, *, figsize: tuple[float, float] = (8.0, 3
         What :func:`~scsiameseclu.tl.stability` returned.
     figsize
         Width and height of the figure, in inches.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with two panels and a colour bar.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False``. Two panels and a colour bar.
 
     Raises
     ------
@@ -51,4 +60,4 @@ def stability(result: StabilityResult, *, figsize: tuple[float, float] = (8.0, 3
     right.set(ylim=(0, 1.02), xlabel="cluster", ylabel="stability")
     right.legend(fontsize="x-small", loc="lower right")
     right.spines[["top", "right"]].set_visible(False)
-    return figure
+    return finish(figure, [left, right], show=show, save=save, return_fig=return_fig)

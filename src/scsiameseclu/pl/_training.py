@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from scsiameseclu.pl._figure import Drawn, PathOf, finish
 
 __all__ = ["training_curves"]
 
@@ -28,7 +29,10 @@ def training_curves(
     *,
     n_cols: int = 4,
     panel_size: tuple[float, float] = (2.8, 2.1),
-) -> Figure:
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
     """Plot every logged quantity over the epochs, training and validation in the same panel.
 
     A quantity that is only logged in one phase of the training, such as ``"sinkhorn_marginal_error"``, is drawn over
@@ -45,10 +49,12 @@ def training_curves(
         Largest number of panels in a row.
     panel_size
         Width and height of one panel, in inches.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
 
     Returns
     -------
-    The figure, with one panel per quantity.
+    Nothing; the figure if ``return_fig``; the axes if ``show=False``. One panel per quantity.
 
     Raises
     ------
@@ -84,7 +90,7 @@ def training_curves(
         _draw_panel(ax, name, curves[name])
     for ax in axes.flat[len(names) :]:
         ax.set_axis_off()
-    return figure
+    return finish(figure, list(axes.flat[: len(names)]), show=show, save=save, return_fig=return_fig)
 
 
 def _collect_curves(history: Mapping[str, pd.DataFrame] | None) -> dict[str, dict[str, pd.Series]]:

@@ -40,7 +40,7 @@ def get_counts(adata: AnnData, layer: str | None = None) -> Any:
     return adata.X
 
 
-def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
+def row_chunks(counts: Any, size: int = CHUNK, *, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[slice, Any]]:
     """Yield ``(rows, block)``: the one way this package reads counts.
 
     A block of sparse counts is a CSR matrix in canonical form: columns sorted within each cell, and one entry per cell
@@ -56,6 +56,8 @@ def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
         Shape ``(n_obs, n_vars)``: dense, sparse of any format, backed, mapped or dask.
     size
         Cells per block.
+    rows
+        Rows to read, ascending, none twice; ``(rows, block)`` then has places in ``rows``. Default: all.
 
     Raises
     ------
@@ -64,19 +66,23 @@ def row_chunks(counts: Any, size: int = CHUNK) -> Iterator[tuple[slice, Any]]:
     """
     if sparse.issparse(counts):
         counts = as_csr(counts)
-    for start in range(0, counts.shape[0], size):
-        rows = slice(start, min(start + size, counts.shape[0]))
-        if sparse.issparse(counts):
-            yield rows, _locked(_canonical(_csr_rows(counts, rows), start))
+    n_rows = counts.shape[0] if rows is None else len(rows)
+    for start in range(0, n_rows, size):
+        places = slice(start, min(start + size, n_rows))
+        if rows is not None:
+            block = counts[rows[places]]
+        elif sparse.issparse(counts):
+            yield places, _locked(_canonical(_csr_rows(counts, places), start))
             continue
-        block = counts[rows]
+        else:
+            block = counts[places]
         block = block.compute() if hasattr(block, "compute") else block
         if sparse.issparse(block):
-            yield rows, _locked(_canonical(as_csr(block), start))
+            yield places, _locked(_canonical(as_csr(block), start))
         else:
             dense = np.asarray(block).view()
             dense.flags.writeable = False
-            yield rows, dense
+            yield places, dense
 
 
 def as_csr(matrix: Any) -> sparse.csr_matrix:
@@ -284,6 +290,19 @@ def check_counts(
     UserWarning
         If values are not whole numbers and ``non_integer="warn"``.
     """
+    check_shape(counts)
+    checked = [check_block(block, rows.start, obs_names, var_names) for rows, block in row_chunks(counts)]
+    check_totals(*zip(*checked, strict=True), non_integer=non_integer)
+
+
+def check_shape(counts: Any) -> None:
+    """Refuse matrices without cells or genes, masked ones, and matrices that hold no real numbers.
+
+    Raises
+    ------
+    ValueError
+        If there are none.
+    """
     if 0 in counts.shape:
         raise ValueError(f"Expected counts of at least one cell and one gene, found shape {tuple(counts.shape)}.")
     if counts.dtype.kind not in "biuf":
@@ -294,24 +313,38 @@ def check_counts(
         raise ValueError(
             "Expected a plain array of counts, found a masked one. Fill in what is masked, or leave it out."
         )
-    any_count, all_integer = False, True
-    for rows, block in row_chunks(counts):
-        values = block.data if sparse.issparse(block) else block
-        if values.size == 0:
-            continue
-        if not (values.min() >= 0 and values.max() < np.inf):  # also true for NaN, which fails every comparison
-            _raise_offence(block, rows.start, obs_names, var_names)
-        any_count = any_count or bool(values.any())
-        all_integer = all_integer and (values.dtype.kind in "iub" or bool(np.array_equal(values, np.rint(values))))
-    if not any_count:
+
+
+def check_block(
+    block: Any, first_row: int, obs_names: Sequence[str] | None, var_names: Sequence[str] | None
+) -> tuple[bool, bool]:
+    """Refuse a block of cells with impossible counts; whether there is any count, and whether all are whole numbers.
+
+    Raises
+    ------
+    ValueError
+        If values are negative, NaN or infinite (naming the first cell and gene).
+    """
+    values = block.data if sparse.issparse(block) else block
+    if values.size == 0:
+        return False, True
+    if not (values.min() >= 0 and values.max() < np.inf):  # also true for NaN, which fails every comparison
+        _raise_offence(block, first_row, obs_names, var_names)
+    whole = values.dtype.kind in "iub" or bool(np.array_equal(values, np.rint(values)))
+    return bool(values.any()), whole
+
+
+def check_totals(any_count: Sequence[bool], whole: Sequence[bool], *, non_integer: str, stacklevel: int = 3) -> None:
+    """Refuse counts that are all 0, and warn of values that are not whole numbers; from the results of :func:`check_block`."""
+    if not any(any_count):
         raise ValueError("Expected counts, found only zeros. Check which matrix or layer holds the raw counts.")
-    if not all_integer and non_integer != "ignore":
+    if not all(whole) and non_integer != "ignore":
         message = (
             "Expected raw integer counts, found values that are not whole numbers. Name the layer with raw counts."
         )
         if non_integer == "raise":
             raise ValueError(message)
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warnings.warn(message, UserWarning, stacklevel=stacklevel + 1)
 
 
 def _raise_offence(

@@ -153,9 +153,12 @@ class JointProjection:
         """Joint representation, float32 ``(n, n_rna_comps + n_protein_comps)``."""
         if self.rna is None:
             raise ValueError("Expected a projection of the RNA, found none; this is a bug.")
-        rna = self.rna.transform(counts, size_factors) * self.rna_factor
+        return self.combined(self.rna.transform(counts, size_factors), values)
+
+    def combined(self, rna: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Components of the RNA ``(n, n_rna_comps)`` and protein values side by side, as :meth:`transform` does."""
         protein = self.protein.transform(values) @ self.protein.components * self.protein_factor
-        return np.concatenate([rna, protein], axis=1).astype(np.float32)
+        return np.concatenate([rna * self.rna_factor, protein], axis=1).astype(np.float32)
 
     @property
     def digest(self) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +14,11 @@ import pandas as pd
 import torch
 
 from scsiameseclu.pp._graph import NeighborGraph
-from scsiameseclu.pp._threads import in_threads
+from scsiameseclu.pp._memberships import fuzzy_weights
+from scsiameseclu.pp._threads import in_threads, row_slices
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -24,14 +27,13 @@ logger = logging.getLogger(__name__)
 EXACT_LIMIT = 30_000
 """Up to this many cells every pair is compared; above, pynndescent approximates."""
 
-_CHUNK = 1024
+_ACCELERATOR: ContextVar[str] = ContextVar("accelerator", default="auto")
+_GPU = ("auto", "gpu", "cuda")
+
 _SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
 _SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
 _GPU_BLOCK = 65_536  # cells asked for at once, of cuML
 _GPU_SCORES = 2**29  # pairs scored at once without it, at most: 2 GB
-_MIN_WEIGHT = 1e-8  # keeps an edge whose membership underflows
-_N_BISECTIONS = 64
-_MIN_SIGMA = 1e-3  # umap-learn's MIN_K_DIST_SCALE
 
 
 def knn(
@@ -43,7 +45,7 @@ def knn(
     """Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
     Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that
-    is installed, otherwise by torch). A cell is removed from its own list by row number, so duplicated cells neither
+    is installed, otherwise by torch) and :func:`search_on` does not say otherwise. A cell is removed from its own list by row number, so duplicated cells neither
     lose a neighbour nor keep themselves; ties are ordered by row number.
 
     Parameters
@@ -57,8 +59,9 @@ def knn(
     batch
         Length ``n_obs``, optional. Each cell then takes neighbours from *every* batch, as BBKNN does (Polanski et al.
         2020): ``n_neighbors`` is split evenly over the batches and the remainder goes to the largest ones, one each; a
-        batch with too few cells hands its share on by the same rule. With more batches than ``n_neighbors``, only the
-        largest are asked. Weights are memberships among the neighbours in the same batch.
+        batch with too few cells hands its share on by the same rule. With more batches than ``n_neighbors``, a cell
+        takes them from its own batch and ``n_neighbors - 1`` others (:func:`batch_quotas`). Weights are memberships
+        among the neighbours in the same batch.
 
     Returns
     -------
@@ -81,77 +84,20 @@ def knn(
     return _padded_graph(*_batch_balanced(points, codes, n_neighbors, random_state), n_neighbors, codes)
 
 
-def fuzzy_weights(
-    distances: NDArray[Any], is_edge: NDArray[np.bool_] | None = None, batch: NDArray[np.int64] | None = None
-) -> NDArray[np.float32]:
-    r"""UMAP's directed membership strengths (McInnes et al. 2018, section 3.1; algorithm ``SmoothKNNDist``).
-
-    .. math:: w_{ij} = \exp(-\max(0, d_{ij} - \rho_i) / \sigma_i), \qquad \sum_j w_{ij} = \log_2(k_i + 1)
-
-    with :math:`\rho_i` the smallest positive distance of cell *i* and :math:`\sigma_i` found by bisection. The
-    logarithm is of :math:`k_i + 1` because UMAP counts the cell itself among its neighbours and our tables do not.
-
-    With batches, this holds for the neighbours in each batch by themselves: what all cells of another batch are farther
-    away by is a batch effect and costs no weight, so that batches that give as many neighbours weigh the same.
+@contextmanager
+def search_on(accelerator: str) -> Iterator[None]:
+    """Let searches in this block use a GPU only if the accelerator is one.
 
     Parameters
     ----------
-    distances
-        Shape ``(n_obs, k)``.
-    is_edge
-        Shape ``(n_obs, k)``: ``False`` on padding, which gets weight 0. Default: no padding.
-    batch
-        Shape ``(n_obs, k)``: code of the batch of every neighbour, if neighbours were drawn from each batch.
-
-    Returns
-    -------
-    float32, shape ``(n_obs, k)``, in (0, 1] on edges.
+    accelerator
+        As in scvi-tools. ``"auto"`` leaves the choice to a block around this one, or else to what the machine has.
     """
-    is_edge = np.ones(distances.shape, dtype=bool) if is_edge is None else is_edge
-    if batch is not None:
-        weights = np.zeros(distances.shape, dtype=np.float32)
-        for code in np.unique(batch):
-            weights += fuzzy_weights(distances, is_edge & (batch == code))
-        return weights
-    overall_mean = _mean_distance(distances, is_edge)[1]
-
-    def weigh(rows: slice) -> NDArray[np.float32]:
-        return _fuzzy_block(distances[rows], is_edge[rows], overall_mean)
-
-    blocks = list(in_threads(weigh, _row_slices(len(distances))))
-    return np.concatenate(blocks) if blocks else np.zeros(distances.shape, dtype=np.float32)
-
-
-def _fuzzy_block(distances: NDArray[Any], is_edge: NDArray[np.bool_], overall_mean: float) -> NDArray[np.float32]:
-    dist = np.where(is_edge, distances, np.inf).astype(np.float64)
-    nearest = np.where(dist > 0, dist, np.inf).min(axis=1, keepdims=True)
-    rho = np.where(np.isfinite(nearest), nearest, 0.0)
-    excess = np.maximum(dist - rho, 0.0)  # stays inf on padding: exp(-inf) = 0
-    target = np.log2(is_edge.sum(axis=1, keepdims=True) + 1.0)
-
-    low, high, sigma = np.zeros_like(rho), np.full_like(rho, np.inf), np.ones_like(rho)
-    for _ in range(_N_BISECTIONS):
-        error = np.exp(-excess / sigma).sum(axis=1, keepdims=True) - target
-        # Each row stops by itself, so that its weights do not depend on the other rows.
-        unsolved = np.abs(error) >= 1e-5
-        if not unsolved.any():
-            break
-        high = np.where(error > 0, sigma, high)
-        low = np.where(error > 0, low, sigma)
-        step = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)
-        sigma = np.where(unsolved, np.maximum(step, np.finfo(np.float64).tiny), sigma)
-
-    row_mean = _mean_distance(distances, is_edge)[0]
-    sigma = np.maximum(sigma, _MIN_SIGMA * np.where(rho > 0, row_mean, overall_mean))
-    weights = np.exp(-excess / np.maximum(sigma, np.finfo(np.float64).tiny))
-    return np.where(is_edge, np.clip(weights, _MIN_WEIGHT, 1.0), 0.0).astype(np.float32)
-
-
-def _mean_distance(distances: NDArray[Any], is_edge: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-    """Mean distance per row and overall; the cell itself counts with 0, as in umap-learn."""
-    totals = np.where(is_edge, distances, 0.0).sum(axis=1, keepdims=True, dtype=np.float64)
-    counts = is_edge.sum(axis=1, keepdims=True) + 1
-    return totals / counts, float(totals.sum() / max(int(counts.sum()), 1))
+    token = _ACCELERATOR.set(_ACCELERATOR.get() if accelerator == "auto" else accelerator)
+    try:
+        yield
+    finally:
+        _ACCELERATOR.reset(token)
 
 
 def _check_rep(rep: ArrayLike) -> NDArray[np.float32]:
@@ -182,21 +128,82 @@ def batch_codes(batch: Sequence[Any] | pd.Series | NDArray[Any], n_obs: int) -> 
 def _batch_balanced(
     points: NDArray[np.float32], codes: NDArray[np.int64], k: int, random_state: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    members = [np.flatnonzero(codes == code) for code in range(codes.max() + 1)]
-    quotas = batch_quotas(np.array([len(rows) for rows in members]), k)
-    found = [
-        _nearest_members(points, rows, int(quota), random_state)
-        for rows, quota in zip(members, quotas, strict=True)
-        if quota > 0
-    ]
-    return np.hstack([indices for indices, _ in found]), np.hstack([distances for _, distances in found])
+    """Neighbours from every batch that the batch of a cell asks: row numbers and distances, padded with infinity."""
+    quotas = batch_quotas(np.bincount(codes), k)
+    indices = np.zeros((len(points), k), dtype=np.int64)
+    distances = np.full((len(points), k), np.inf)
+    for giver in np.flatnonzero(quotas.any(axis=0)):
+        members = np.flatnonzero(codes == giver)
+        for rows, quota, places in askers(quotas, int(giver), codes):
+            found = _nearest_members(points, members, quota, random_state, rows)
+            indices[rows[:, None], places], distances[rows[:, None], places] = found
+    return indices, distances
+
+
+def askers(
+    quotas: NDArray[np.int64], giver: int, codes: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], int, NDArray[np.int64]]]:
+    """Cells that take neighbours from a batch, by the number they take.
+
+    Parameters
+    ----------
+    quotas
+        Result of :func:`batch_quotas`.
+    giver
+        The batch.
+    codes
+        Batch of every cell, -1 for unknown ones.
+
+    Yields
+    ------
+    Row numbers of cells, the number of neighbours each of them takes from this batch, and the places of these in the
+    row of each cell, ``(n_rows, number)``, where a row has the neighbours from one batch after the other.
+    """
+    taken = quotas[codes, giver]
+    first = quotas[:, :giver].sum(axis=1)[codes]
+    for number in np.unique(taken[taken > 0]):
+        rows = np.flatnonzero(taken == number)
+        yield rows, int(number), first[rows, None] + np.arange(number)
 
 
 def batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Deal ``k`` neighbours to the batches round by round, largest batch first, while they have cells left."""
-    capacity = sizes - 1  # a cell of the batch itself has one candidate fewer
-    quotas = np.zeros_like(sizes)
-    order = np.argsort(-sizes, kind="stable")
+    """How many neighbours a cell takes from each batch.
+
+    ``k`` are dealt round by round, to the largest batch first, while the batches have cells left. With more than ``k``
+    batches, the batches form a circle in their given order: a cell asks its own batch and the ``k - 1`` batches nearest
+    to it on the circle. So every batch asks and is asked, whatever its size, and all batches are connected. A cell of
+    any other batch asks the ``k`` largest.
+
+    Parameters
+    ----------
+    sizes
+        Number of cells of every batch, ``(n_batches,)``.
+    k
+        Neighbours of a cell.
+
+    Returns
+    -------
+    int64 ``(n_batches + 1, n_batches)``: by batch of the cell, and number of neighbours from each batch. The last row
+    is for cells of any other batch.
+    """
+    n_batches = len(sizes)
+    # A cell of the batch itself has one candidate fewer.
+    quotas = np.tile(_dealt(np.maximum(sizes - 1, 0), k), (n_batches + 1, 1))
+    if n_batches > k:
+        steps = np.arange(k) - (k - 1) // 2
+        for code in range(n_batches):
+            asked = np.zeros_like(sizes)
+            partners = (code + steps) % n_batches
+            asked[partners] = sizes[partners]
+            asked[code] -= 1
+            quotas[code] = _dealt(asked, k)
+    return quotas
+
+
+def _dealt(capacity: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Deal ``k`` neighbours to batches with so many candidates round by round, the largest batch first."""
+    quotas = np.zeros_like(capacity)
+    order = np.argsort(-capacity, kind="stable")
     remaining = min(k, int(capacity.sum()))
     while remaining > 0:
         for code in order:
@@ -207,32 +214,41 @@ def batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
 
 
 def _nearest_members(
-    points: NDArray[np.float32], members: NDArray[np.int64], k: int, random_state: int | None
+    points: NDArray[np.float32],
+    members: NDArray[np.int64],
+    k: int,
+    random_state: int | None,
+    rows: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ``k`` members nearest to every cell (itself excluded), sorted; infinite distance where there are too few."""
+    """The ``k`` members nearest to every cell, or these rows (itself excluded), sorted; infinite distance on padding."""
     start = time.perf_counter()
+    rows = np.arange(len(points)) if rows is None else rows
+    queries = points if len(rows) == len(points) else points[rows]
     width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
-    if len(points) * len(members) <= EXACT_LIMIT**2:
-        method, candidates = "exact", search_exact(points[members], points, width)
-    elif torch.cuda.is_available():
+    if len(queries) * len(members) <= EXACT_LIMIT**2:
+        method, candidates = "exact", search_exact(points[members], queries, width)
+    elif _ACCELERATOR.get() in _GPU and torch.cuda.is_available():
         with_cuml = importlib.util.find_spec("cuml") is not None
         method, search = ("cuML", _search_cuml) if with_cuml else ("exact, on the GPU", search_on_device)
-        candidates = search(points[members], points, width)
+        candidates = search(points[members], queries, width)
     else:
-        method, candidates = "pynndescent", _search_approximate(points, members, width, random_state)
+        others = None if np.array_equal(members, rows) else queries
+        method, candidates = "pynndescent", _search_approximate(points[members], others, width, random_state)
     logger.info(
         "Found %d neighbours of %d cells among %d in %.1f s (%s).",
         k,
-        len(points),
+        len(queries),
         len(members),
         time.perf_counter() - start,
         method,
     )
     indices = np.where(candidates >= 0, members[candidates], -1)
-    distances = exact_distances(points, points, indices)
-    own_row = np.arange(len(indices))[:, None]
-    distances[(indices == own_row) | (indices < 0)] = np.inf
-    return sort_rows(indices, distances, k)
+    distances = exact_distances(points, queries, indices)
+    distances[(indices == rows[:, None]) | (indices < 0)] = np.inf
+    indices, distances = sort_rows(indices, distances, k)
+    missing = k - indices.shape[1]
+    padding = ((0, 0), (0, missing))
+    return np.pad(indices, padding), np.pad(distances, padding, constant_values=np.inf)
 
 
 def _search_cuml(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
@@ -286,14 +302,15 @@ def search_exact(points: NDArray[np.float32], queries: NDArray[np.float32], widt
 
 
 def _search_approximate(
-    points: NDArray[np.float32], members: NDArray[np.int64], width: int, random_state: int | None
+    points: NDArray[np.float32], queries: NDArray[np.float32] | None, width: int, random_state: int | None
 ) -> NDArray[np.int64]:
+    """Nearest points of every query, or of every point if there are no queries."""
     from pynndescent import NNDescent  # imports numba: only when it is needed
 
-    index = NNDescent(points[members], n_neighbors=max(width, 16), random_state=random_state)
-    if len(members) == len(points):
+    index = NNDescent(points, n_neighbors=max(width, 16), random_state=random_state)
+    if queries is None:
         return index.neighbor_graph[0][:, :width].astype(np.int64)
-    return index.query(points, k=width)[0].astype(np.int64)
+    return index.query(queries, k=width)[0].astype(np.int64)
 
 
 def exact_distances(
@@ -310,17 +327,12 @@ def exact_distances(
         return np.sqrt(np.einsum("ijd,ijd->ij", difference, difference))
 
     distances = np.empty(indices.shape)
-    slices = _row_slices(len(indices))
+    slices = row_slices(len(indices))
     for rows, block in zip(slices, in_threads(measure, slices), strict=True):
         distances[rows] = block
     typical = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1).mean())
     distances[distances <= _SAME * typical] = 0.0
     return distances
-
-
-def _row_slices(n_rows: int) -> list[slice]:
-    """Blocks of rows."""
-    return [slice(start, start + _CHUNK) for start in range(0, n_rows, _CHUNK)]
 
 
 def sort_rows(
@@ -332,7 +344,7 @@ def sort_rows(
         order = np.lexsort((indices[rows], distances[rows]), axis=1)[:, :k]
         return np.take_along_axis(indices[rows], order, axis=1), np.take_along_axis(distances[rows], order, axis=1)
 
-    blocks = list(in_threads(first, _row_slices(len(indices))))
+    blocks = list(in_threads(first, row_slices(len(indices))))
     if not blocks:
         return indices[:, :k], distances[:, :k]
     return np.concatenate([block[0] for block in blocks]), np.concatenate([block[1] for block in blocks])

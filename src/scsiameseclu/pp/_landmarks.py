@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from scsiameseclu.pp._knn import batch_codes, batch_quotas, centred, exact_distances, search_exact, sort_rows
+from scsiameseclu.pp._knn import (
+    askers,
+    batch_codes,
+    batch_quotas,
+    centred,
+    exact_distances,
+    search_exact,
+    sort_rows,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,7 +40,8 @@ class Landmarks:
 
     Neighbours of a cell are the landmarks nearest to it, found by comparing it with every landmark, so the result for a
     cell depends on that cell alone. With batches, each batch of the reference gives as many as it gave to every cell of
-    the reference (see :func:`~scsiameseclu.pp.knn`); a batch that is new to the model gives none.
+    the batch of the cell in the reference (see :func:`~scsiameseclu.pp.knn`); a batch that is new to the model gives
+    none, and its cells ask the largest batches of the reference.
 
     A reference cell that is passed again meets itself. One landmark in the same place (of the same batch, if the batch
     is known) is therefore left out, and the cell gets the neighbours it had in training if all reference cells are
@@ -47,13 +56,17 @@ class Landmarks:
     batches
         Names of the batches; empty without.
     quotas
-        int64, shape ``(max(n_batches, 1),)``: neighbours that each batch gives.
+        int64, shape ``(max(n_batches, 1) + 1, max(n_batches, 1))``: neighbours that a cell of each batch, or in the last
+        row a cell of any other batch, takes from each batch (:func:`~scsiameseclu.pp._knn.batch_quotas`).
+    rows
+        int64, shape ``(n_landmarks,)``: row number of each landmark in the reference; empty if it is not known.
     """
 
     rep: NDArray[np.float32]
     batch: NDArray[np.int64]
     batches: tuple[str, ...]
     quotas: NDArray[np.int64]
+    rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     @classmethod
     def choose(
@@ -88,19 +101,25 @@ class Landmarks:
             codes = batch_codes(batch, len(rep))
             names = tuple(str(name) for name in pd.factorize(np.asarray(batch), sort=True)[1])
         quotas = batch_quotas(np.bincount(codes, minlength=max(len(names), 1)), n_neighbors)
-        if quotas.sum() == 0 and len(rep) > 1:  # every batch is a single cell: the graph ignores them, too
+        if names and len(names) == len(rep):  # every batch is a single cell: the graph ignores them, too
             codes, names = np.zeros_like(codes), ()
-            quotas = np.array([min(n_neighbors, len(rep) - 1)])
-        if len(rep) > limit:
-            rows = even_sample(rep, limit, codes, random_state)
-            rep, codes = rep[rows], codes[rows]
-        return cls(rep, codes, names, np.minimum(quotas, np.bincount(codes, minlength=len(quotas))))
+            quotas = batch_quotas(np.array([len(rep)]), n_neighbors)
+        chosen = cls(rep, codes, names, quotas, np.arange(len(rep)))
+        return chosen if len(rep) <= limit else chosen.thinned(limit, random_state)[0]
 
     @classmethod
     def of_points(cls, points: NDArray[np.float32], n_neighbors: int) -> Landmarks:
         """All points as landmarks, without batches; the table is not copied."""
-        quota = min(n_neighbors, max(len(points) - 1, 0))
-        return cls(points, np.zeros(len(points), dtype=np.int64), (), np.array([quota]))
+        quotas = batch_quotas(np.array([len(points)]), n_neighbors)
+        return cls(points, np.zeros(len(points), dtype=np.int64), (), quotas)
+
+    def thinned(self, limit: int, random_state: int = 0) -> tuple[Landmarks, NDArray[np.int64]]:
+        """Keep ``limit`` landmarks, as :meth:`choose` chooses them; also their numbers among these, int64 ``(limit,)``."""
+        kept = np.zeros(0, dtype=np.int64) if limit == 0 else even_sample(self.rep, limit, self.batch, random_state)
+        codes = self.batch[kept]
+        quotas = np.minimum(self.quotas, np.bincount(codes, minlength=self.quotas.shape[1]))
+        rows = self.rows[kept] if len(self.rows) else self.rows
+        return Landmarks(self.rep[kept], codes, self.batches, quotas, rows), kept
 
     def __len__(self) -> int:
         """Number of landmarks."""
@@ -128,8 +147,8 @@ class Landmarks:
 
         Returns
         -------
-        Rows of the landmarks, int64 ``(n_cells, sum(quotas))``, and distances, float64, ascending; infinite where there
-        are no more landmarks.
+        Rows of the landmarks, int64 ``(n_cells, k)``, and distances, float64, ascending; infinite where there are no
+        more landmarks.
 
         Raises
         ------
@@ -140,21 +159,24 @@ class Landmarks:
             raise ValueError(
                 f"Expected a representation of {self.rep.shape[1]} columns as in the reference, found shape {rep.shape}."
             )
+        width = int(self.quotas.sum(axis=1).max(initial=0))
+        indices, distances = np.zeros((len(rep), width), dtype=np.int64), np.full((len(rep), width), np.inf)
+        if width == 0:
+            return indices, distances
         points = centred(self.rep, self.rep)
         queries = centred(np.asarray(rep, dtype=np.float32), self.rep)
         own_batch = self._codes_of(batch, len(rep))
-        parts = []
-        for code, quota in enumerate(self.quotas):
-            if quota:
-                members = np.flatnonzero(self.batch == code)
-                found = members[search_exact(points[members], queries, min(int(quota) + 1, len(members)))]
-                parts.append((found, exact_distances(points, queries, found), int(quota)))
-        if not parts:
-            return np.zeros((len(rep), 0), dtype=np.int64), np.zeros((len(rep), 0))
-        self._leave_out_itself(parts, own_batch)
-        nearest = [sort_rows(found, distances, quota) for found, distances, quota in parts]
-        indices, distances = (np.hstack(tables) for tables in zip(*nearest, strict=True))
-        return sort_rows(indices, distances, indices.shape[1])
+        meets_itself = np.ones(len(rep), dtype=bool)
+        for giver in np.flatnonzero(self.quotas.any(axis=0)):
+            members = np.flatnonzero(self.batch == giver)
+            for rows, quota, places in askers(self.quotas, int(giver), own_batch):
+                candidates = members[search_exact(points[members], queries[rows], min(quota + 1, len(members)))]
+                apart = exact_distances(points, queries[rows], candidates)
+                self._leave_out_itself(candidates, apart, rows, own_batch[rows], meets_itself)
+                found, measured = sort_rows(candidates, apart, quota)
+                places = places[:, : found.shape[1]]
+                indices[rows[:, None], places], distances[rows[:, None], places] = found, measured
+        return sort_rows(indices, distances, width)
 
     def novelty(self, rep: NDArray[np.float32], batch: Sequence[Any] | pd.Series | None = None) -> NDArray[np.float32]:
         """Share of the landmarks that lie less apart from the other landmarks than each cell does.
@@ -194,30 +216,44 @@ class Landmarks:
         return pd.Index(self.batches).get_indexer([str(name) for name in np.asarray(batch)]).astype(np.int64)
 
     def _leave_out_itself(
-        self, parts: list[tuple[NDArray[np.int64], NDArray[np.float64], int]], own_batch: NDArray[np.int64]
+        self,
+        candidates: NDArray[np.int64],
+        distances: NDArray[np.float64],
+        rows: NDArray[np.int64],
+        own_batch: NDArray[np.int64],
+        pending: NDArray[np.bool_],
     ) -> None:
-        """Set the distance of one landmark in the same place, of the same batch if that is known, to infinity."""
-        pending = np.ones(len(own_batch), dtype=bool)
-        for found, distances, _ in parts:
-            same = (distances == 0) & ((own_batch < 0)[:, None] | (self.batch[found] == own_batch[:, None]))
-            rows = np.flatnonzero(pending & same.any(axis=1))
-            # Of several, the first by row number, whatever the order of the search.
-            column = np.where(same[rows], found[rows], len(self)).argmin(axis=1)
-            distances[rows, column] = np.inf
-            pending[rows] = False
+        """Set the distance of one landmark in the same place, of the same batch if that is known, to infinity.
+
+        ``pending`` says of every cell whether that is still to be done.
+        """
+        same = (distances == 0) & ((own_batch < 0)[:, None] | (self.batch[candidates] == own_batch[:, None]))
+        met = np.flatnonzero(pending[rows] & same.any(axis=1))
+        # Of several, the first by row number, whatever the order of the search.
+        column = np.where(same[met], candidates[met], len(self)).argmin(axis=1)
+        distances[met, column] = np.inf
+        pending[rows[met]] = False
 
     def to_state(self) -> dict[str, Any]:
         """Plain dictionary of arrays and names, for a registry."""
-        return {"rep": self.rep, "batch": self.batch, "batches": list(self.batches), "quotas": self.quotas}
+        return {
+            "rep": self.rep,
+            "batch": self.batch,
+            "batches": list(self.batches),
+            "quotas": self.quotas,
+            "rows": self.rows,
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Landmarks:
-        """Inverse of :meth:`to_state`."""
+        """Inverse of :meth:`to_state`; also reads states in which all batches ask alike and that have no row numbers."""
+        quotas = np.asarray(state["quotas"], dtype=np.int64)
         return cls(
             np.asarray(state["rep"], dtype=np.float32),
             np.asarray(state["batch"], dtype=np.int64),
             tuple(str(name) for name in state["batches"]),
-            np.asarray(state["quotas"], dtype=np.int64),
+            np.tile(quotas, (len(quotas) + 1, 1)) if quotas.ndim == 1 else quotas,
+            np.asarray(state.get("rows", ()), dtype=np.int64),
         )
 
 

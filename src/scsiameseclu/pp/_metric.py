@@ -19,6 +19,9 @@ N_MUTUAL = 10
 SHRINKAGE = 0.1
 """What is added to every variance of the noise, as a share of their mean."""
 
+MAX_PAIRS = 400
+"""Pairs of batches up to which all are compared; with more, each batch is compared with a few others."""
+
 _MAX_CELLS = 10_000
 _MIN_NORM = 1e-8
 
@@ -37,7 +40,7 @@ def noise_metric(
     r"""Linear map that shrinks the directions in which like cells differ.
 
     Like cells are mutual nearest neighbours by cosine: of different batches, where there are several (as Haghverdi et
-    al. 2018 match batches), otherwise of all. Their differences are noise and batch effects, whatever the cells are.
+    al. 2018 match batches; each with a few others if there are many), otherwise of all. Their differences are noise and batch effects, whatever the cells are.
     With :math:`C` half their mean square, the map is
 
     .. math:: (C + \lambda \, \overline{c} \, I)^{-1/2}, \qquad \lambda = 0.1,
@@ -83,9 +86,18 @@ def _like_cells(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of the two cells of every pair of mutual nearest neighbours, between batches if there are several."""
     members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
-    between = [(a, b) for i, a in enumerate(members) for b in members[i + 1 :]] or [(members[0], members[0])]
-    pairs = [_mutual(directions, a, b) for a, b in between]
+    pairs = [_mutual(directions, members[i], members[j]) for i, j in _compared(len(members))]
     return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])
+
+
+def _compared(n_batches: int) -> list[tuple[int, int]]:
+    """Pairs of batches to compare: all, or of many batches those nearest to each other on a circle, each with the same number."""
+    if n_batches == 1:
+        return [(0, 0)]
+    if n_batches * (n_batches - 1) // 2 <= MAX_PAIRS:
+        return [(i, j) for i in range(n_batches) for j in range(i + 1, n_batches)]
+    steps = max(MAX_PAIRS // n_batches, 1)
+    return [(i, (i + step) % n_batches) for i in range(n_batches) for step in range(1, steps + 1)]
 
 
 def _mutual(

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from scsiameseclu.pp._counts import canonical_copy, check_counts, get_counts
-from scsiameseclu.pp._neighbors import resolve_seed
+from scsiameseclu.pp._graph_input import resolve_seed
 
 if TYPE_CHECKING:
     from anndata import AnnData

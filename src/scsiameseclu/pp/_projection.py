@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TARGET_SUM = 1e4
 MAX_SCORE = 10.0
 _N_BINS = 20
+_DENSE_THREADS = 8  # every thread holds a dense block of cells
 _DENSE_EIGEN_LIMIT = 400  # below this many genes LAPACK beats Lanczos
 
 
@@ -159,11 +160,20 @@ class Projection:
             raise ValueError(
                 f"Expected the {self.n_vars} genes of the fit, found {counts.shape[1]}. Align the genes first."
             )
-        factors = self.target_sum / _size_factors(counts, size_factors)
+        sizes = _size_factors(counts, size_factors)
+
+        def projected(chunk: tuple[slice, Any]) -> tuple[slice, NDArray[np.float32]]:
+            return chunk[0], self.project(chunk[1], sizes[chunk[0]])
+
         result = np.empty((counts.shape[0], self.n_comps), dtype=np.float32)
-        offset = self.center @ self.components
-        for rows, scores in _scaled_blocks(counts, factors, self.gene_indices, self.mean, self.scale):
-            result[rows] = scores @ self.components - offset
+        for rows, block in in_threads(projected, row_chunks(counts), at_most=_DENSE_THREADS):
+            result[rows] = block
+        return result
+
+    def project(self, block: Any, sizes: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Project a block of cells ``(n, n_vars)`` of positive sizes ``(n,)``; float32 ``(n, n_comps)``."""
+        scores = _scaled(block, self.target_sum / sizes, self.gene_indices, self.mean, self.scale)
+        result = scores @ self.components - self.center @ self.components
         return unit_length(result) if self.unit_length else result
 
     def to_state(self) -> dict[str, Any]:
@@ -242,10 +252,14 @@ def _select_genes(moments: _Moments, n_top_genes: int, gene_order: NDArray[np.in
     return gene_order[chosen[varying[chosen]]]
 
 
+def positive(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Total counts to divide by: a cell without counts stays at 0 instead of becoming NaN."""
+    return np.where(sizes > 0, sizes, 1.0)
+
+
 def _size_factors(counts: Any, size_factors: ArrayLike | None) -> NDArray[np.float64]:
     if size_factors is None:
-        sizes = totals(counts)[0]
-        return np.where(sizes > 0, sizes, 1.0)  # a cell without counts stays at 0 instead of becoming NaN
+        return positive(totals(counts)[0])
     sizes = np.asarray(size_factors, dtype=np.float64).ravel()
     if len(sizes) != counts.shape[0] or not np.all(np.isfinite(sizes) & (sizes > 0)):
         raise ValueError(
@@ -292,17 +306,25 @@ def _scaled_blocks(
     scale: NDArray[np.float32],
 ) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     def scaled(chunk: tuple[slice, Any]) -> tuple[slice, NDArray[np.float32]]:
-        rows, block = chunk
-        values = _normalized(block[:, genes], factors[rows])
-        values = values.astype(np.float32)
-        dense = values.toarray() if sparse.issparse(values) else values
-        np.log1p(dense, out=dense)
-        dense -= mean
-        dense /= scale
-        return rows, np.clip(dense, -MAX_SCORE, MAX_SCORE, out=dense)
+        return chunk[0], _scaled(chunk[1], factors[chunk[0]], genes, mean, scale)
 
-    # Dense blocks: few threads, for the sake of memory.
-    return in_threads(scaled, row_chunks(counts), at_most=8)
+    return in_threads(scaled, row_chunks(counts), at_most=_DENSE_THREADS)
+
+
+def _scaled(
+    block: Any,
+    factors: NDArray[np.float64],
+    genes: NDArray[np.int64],
+    mean: NDArray[np.float32],
+    scale: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Clipped scores of the log-normalised counts of a block of cells, dense ``(n, len(genes))``."""
+    values = _normalized(block[:, genes], factors).astype(np.float32)
+    dense = values.toarray() if sparse.issparse(values) else values
+    np.log1p(dense, out=dense)
+    dense -= mean
+    dense /= scale
+    return np.clip(dense, -MAX_SCORE, MAX_SCORE, out=dense)
 
 
 def _covariance(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_CHUNK = 1024
 
 MAX_THREADS = 16
 """More threads wait for memory, and every one holds a block of cells."""
@@ -53,3 +54,8 @@ def in_threads(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def row_slices(n_rows: int) -> list[slice]:
+    """Blocks of rows."""
+    return [slice(start, start + _CHUNK) for start in range(0, n_rows, _CHUNK)]

@@ -95,7 +95,7 @@ def annotate(
     Notes
     -----
     The fewer markers, the more a score owes to chance: on the 700 cells of
-    :func:`~scsiameseclu.data.datasets.pbmc68k_reduced`, with seven clusters and seven lists of random genes, 42 % of
+    :func:`~scsiameseclu.datasets.pbmc68k_reduced`, with seven clusters and seven lists of random genes, 42 % of
     the clusters got a name with 3 genes per list, 16 % with 10 and 6 % with 20. Raise ``min_score`` for short lists.
 
     Writes ``obs[key_added]``, categorical, in the order of ``markers``, ``"unassigned"`` last; and ``uns[key_added]``

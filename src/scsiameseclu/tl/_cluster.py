@@ -10,7 +10,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confidence_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import canonical, get_counts, totals
 from scsiameseclu.pp._preprocess import mark_variable_genes
@@ -92,7 +92,7 @@ def cluster(
 
     Examples
     --------
-    >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
+    >>> adata = scsiameseclu.datasets.pbmc3k()
     >>> model = scsiameseclu.tl.cluster(adata)
     >>> adata.obs["siamese_clu"].value_counts()
     """
@@ -118,7 +118,8 @@ def cluster(
         if key_added in adata.uns:  # earlier results, whose columns are in the copy as well
             cells.uns[key_added] = adata.uns[key_added]
 
-    SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **(setup_kwargs or {}))
+    setup_kwargs = {"accelerator": (train_kwargs or {}).get("accelerator", "auto"), **(setup_kwargs or {})}
+    SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **setup_kwargs)
     model = SCSiameseClu(cells, n_clusters=n_clusters, **(model_kwargs or {}))
     model.train(**(train_kwargs or {}))
     model.write_to_adata(key_added=key_added)
@@ -146,7 +147,7 @@ def copy_results(source: AnnData, target: AnnData, key: str) -> None:
         raise ValueError(f"Expected the same cells in the same order, found {source.n_obs} and {target.n_obs} others.")
     for name in (key, confidence_key(key)):
         target.obs[name] = source.obs[name].array.copy()  # by position: names of cells need not be unique
-    for name in (ADATA_KEYS.LATENT, probs_key(key)):
+    for name in (latent_key(key), probs_key(key)):
         target.obsm[name] = source.obsm[name].copy()
     for name in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
         if name in source.obsp:

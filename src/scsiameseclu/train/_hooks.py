@@ -13,9 +13,8 @@ from scvi.train import TrainingPlan
 from torch import Tensor
 
 from scsiameseclu._compat import field_state
-from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.partition import NClustersResult
+from scsiameseclu.partition import Discriminant, NClustersResult
 from scsiameseclu.train._metrics import EpochMeans
 from scsiameseclu.train._resume import fill_history, history_state, rng_state, set_rng_state
 from scsiameseclu.train._schedule import MAX_LEARNING_RATE
@@ -31,6 +30,7 @@ _RESUMED = (
     "_targets",
     "_target_rows",
     "_first_masses",
+    "_clusters_before",
     "_first_clusters",
     "_n_occupied",
 )
@@ -46,6 +46,7 @@ class PlanHooks(TrainingPlan):
     module: SiameseModule
     n_clusters: int | None
     n_clusters_result: NClustersResult | None
+    _discriminant: Discriminant | None
 
     def __init__(self, module: SiameseModule, **kwargs: Any) -> None:
         super().__init__(module, **kwargs)
@@ -180,11 +181,12 @@ class PlanHooks(TrainingPlan):
             **{name.removeprefix("_"): getattr(self, name) for name in _RESUMED},
             "clustering_active": self.module.clustering_active,
             "n_clusters_result": None if result is None else result.to_state(),
+            "discriminant": None if self._discriminant is None else self._discriminant.to_state(),
             "split": {
                 name: torch.as_tensor(getattr(self._data, name)) for name in ("train_idx", "val_idx", "test_idx")
             },
             "cells": self._cells(),
-            "counts": self._counts(),
+            "counts": self._data.adata_manager.blocks.content,
             "history": history,
             "rng": rng_state() if self._rng_to_restore is None else self._rng_to_restore,
         }
@@ -209,7 +211,11 @@ class PlanHooks(TrainingPlan):
             raise ValueError(
                 "Expected a checkpoint for these cells and genes, found one for others of the same number."
             )
-        if state.get("counts", self._counts()) != self._counts():  # early checkpoints say nothing about them
+        blocks = self._data.adata_manager.blocks
+        if state.get("counts", blocks.content) not in (
+            blocks.content,
+            blocks.digest,
+        ):  # early checkpoints have the digest
             raise ValueError(
                 "Expected a checkpoint for these data, found one for others with the same names of cells and genes: counts, "
                 "representation, batches or the settings of the cell graph differ. Resume with the data and set-up it was written "
@@ -226,11 +232,13 @@ class PlanHooks(TrainingPlan):
                 )
             setattr(self._data, name, rows.numpy())
         for name in _RESUMED:
-            setattr(self, name, state[name.removeprefix("_")])
+            setattr(self, name, state.get(name.removeprefix("_")))
         self._n_good_epochs = 1
         self.module.clustering_active = state["clustering_active"]
         if state["n_clusters_result"] is not None:
             self.n_clusters_result = NClustersResult.from_state(state["n_clusters_result"])
+        if state.get("discriminant") is not None:  # early checkpoints have none
+            self._discriminant = Discriminant(**state["discriminant"])
         if centers is not None and (self.module.head is None or self.module.head.n_clusters != len(centers)):
             self.module.build_head(len(centers))
         if self.trainer.is_global_zero and hasattr(self.trainer.logger, "history"):
@@ -242,10 +250,6 @@ class PlanHooks(TrainingPlan):
         adata = self._data.adata_manager.adata
         names = "\0".join([*adata.obs_names.astype(str), "", *adata.var_names.astype(str)])
         return hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
-
-    def _counts(self) -> str:
-        """Digest of what the cell graph was built from."""
-        return str(field_state(self._data.adata_manager.registry, SIAMESE_KEYS.CELL_GRAPH).get("source"))
 
     def _restore_rng(self) -> bool:
         """Go back to the random numbers of the checkpoint, once; whether there was one to go back to."""

@@ -1,51 +1,55 @@
 """Training plan: representation learning, then clustering against transport targets."""
 
 import logging
-import math
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scvi import settings
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.data._loader import view_keys
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
-from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
-from scsiameseclu.ot import ema_marginals, estimate_marginals, sinkhorn
-from scsiameseclu.partition import NClustersResult, Space, choose_n_clusters, partition_cells
-from scsiameseclu.train._hooks import PlanHooks, broadcast
-from scsiameseclu.train._inference import decode, embed, principal_components
+from scsiameseclu.ot import ema_marginals, sinkhorn
+from scsiameseclu.train._first_partition import PlanPartition, head_of, is_placed
 
 logger = logging.getLogger(__name__)
 
 MIN_MASS = 0.5
 """Share of its mass in the first partition that a cluster keeps at least."""
 
+_MIN_SHARE = 1e-8  # mass of a cluster that new cells say nothing about: its logarithm has to exist
 
-class SiameseTrainingPlan(PlanHooks):
+
+class SiameseTrainingPlan(PlanPartition):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
     1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
     2. *Clustering*: the training cells are partitioned by decoded expression and embedding
        (:func:`~scsiameseclu.partition.partition_cells`), one centre is placed on each part, and the optimiser starts
-       afresh. For the first epochs the partition itself is the target, so that the embedding takes its shape; from then
-       on it is the transport target, recomputed every ``target_refresh_epochs`` epochs on the embeddings of the
-       training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
-       wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a
-       cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
+       afresh. The target of a cell are its probabilities under linear discriminants of the partition, transported to
+       the masses of the parts (:func:`~scsiameseclu.partition.fit_discriminant`). At the end the temperature of the
+       head is set so that the assignments are as certain as the targets.
+
+    ``n_warmup_epochs`` ends the use of these targets early, as the paper does from the start. From then on the target is
+    the transport plan of the head's own scores, recomputed every ``target_refresh_epochs`` epochs on the embeddings of
+    the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
+    wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a cluster
+    lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
-    clusters and goes straight to phase 2.
+    clusters and their numbers, and goes straight to phase 2.
 
     Parameters
     ----------
     module
         Module to train.
+    new_cells
+        Whether the training cells are others than the clusters were found on, as those of a query are: the masses of
+        the clusters are then estimated on these cells before training starts.
     partner_views
         Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell
         itself.
@@ -54,7 +58,7 @@ class SiameseTrainingPlan(PlanHooks):
     n_clusters
         Number of clusters; None: chosen when clustering starts.
     n_warmup_epochs
-        Clustering epochs with the first partition as the target. None: half of the clustering epochs.
+        Clustering epochs with the discriminants of the first partition as the target. None: all.
     target_refresh_epochs
         Epochs between two Sinkhorn runs.
     marginal_momentum
@@ -80,6 +84,7 @@ class SiameseTrainingPlan(PlanHooks):
         self,
         module: SiameseModule,
         *,
+        new_cells: bool = False,
         partner_views: bool = True,
         n_pretrain_epochs: int = 10,
         n_clusters: int | None = None,
@@ -99,6 +104,7 @@ class SiameseTrainingPlan(PlanHooks):
         super().__init__(module, optimizer=optimizer, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
         if target_refresh_epochs < 1:
             raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")
+        self.new_cells = new_cells
         self.partner_views = partner_views
         self.n_pretrain_epochs = n_pretrain_epochs
         self.n_clusters = n_clusters
@@ -109,18 +115,16 @@ class SiameseTrainingPlan(PlanHooks):
         self.n_warmup_epochs = n_warmup_epochs
         self.max_init_cells = max_init_cells
         self.max_target_cells = max_target_cells
-        self.n_clusters_result: NClustersResult | None = None
-        self.new_order: list[int] | None = None
+        self.n_clusters_result = None
         self._partners: PartnerSampler | None = None
         self._clustering_since: int | None = None
         self._warming_up = False
         self._targets: Tensor | None = None
         self._target_rows = torch.zeros(0, dtype=torch.long)
         self._first_masses: Tensor | None = None
+        self._clusters_before: Tensor | None = None
         self._first_clusters: dict[str, Tensor] = {}
         self._n_occupied = 0
-        self._n_parts = 0
-        self.shares_work = True
         self.module.clustering_active = False
 
     # -- Lightning hooks -----------------------------------------------------------------------------------------
@@ -138,11 +142,13 @@ class SiameseTrainingPlan(PlanHooks):
             self._draw_for_loader()
 
     def _enter_epoch(self) -> None:
-        if self.current_epoch < self.n_pretrain_epochs and not _is_placed(self.module):
+        if self.current_epoch < self.n_pretrain_epochs and not is_placed(self.module):
             return
         if self._clustering_since is None:
             error = self._start_clustering()
-        elif self._warming_up and self._warmup_is_over():
+        elif self._warming_up:
+            if not self._warmup_is_over():
+                return
             self._warming_up = False
             error = self._refresh_targets()
         elif (self.current_epoch - self._clustering_since) % self.target_refresh_epochs == 0:
@@ -187,8 +193,13 @@ class SiameseTrainingPlan(PlanHooks):
         return batch
 
     def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the targets kept since the last refresh; rows of 0 for cells that have none."""
-        if self._targets is not None:
+        """Add the targets: those of the discriminants, or those kept since the last refresh.
+
+        Rows of 0 are for cells that have none.
+        """
+        if self._warming_up and self._discriminant is not None:
+            batch[SIAMESE_KEYS.CLUSTER_TARGET] = self._discriminant.probabilities(batch[SIAMESE_KEYS.GRAPH_REP])
+        elif self._targets is not None:
             rows = batch[SIAMESE_KEYS.CELL_INDEX].squeeze(1)
             # Those of a checkpoint come back on the CPU.
             self._target_rows, self._targets = self._target_rows.to(rows.device), self._targets.to(rows.device)
@@ -199,72 +210,41 @@ class SiameseTrainingPlan(PlanHooks):
     # -- phases --------------------------------------------------------------------------------------------------
 
     def _start_clustering(self) -> float:
-        """Place the centres unless they already are, renew the optimiser, solve for the first targets."""
+        """Place the centres unless they already are, renew the optimiser, make the first targets."""
         self._clustering_since = self.current_epoch
-        if not _is_placed(self.module):
-            rows, labels = self._place_centers()
-            self._warming_up = self._n_warmup() > 0
-            self._keep_first_partition(rows, labels)
+        if is_placed(self.module):
+            self._take_over_clusters()
+            discriminant = self._fit_discriminant(*self._present_clusters())
+        else:
+            discriminant = self._place_centers()
             # The centres may be a new parameter, and moments of the first phase would distort the second.
             self.trainer.strategy.setup_optimizers(self.trainer)
-        self._first_masses = _head(self.module).marginals.clone()
-        error = self._refresh_targets()
-        self._n_occupied = min(self._count_occupied(), self._n_parts or _head(self.module).n_clusters)
+        self._first_masses = head_of(self.module).marginals.clone()
+        self._warming_up = self._n_warmup() > 0
+        error = discriminant.marginal_error if self._warming_up else self._refresh_targets()
+        self._n_occupied = min(self._count_occupied(), self._n_parts or head_of(self.module).n_clusters)
         self.module.clustering_active = True
         # An earlier copy has no centres.
         self.keep_weights()
         self._first_clusters = self._last_good
         return error
 
+    @torch.no_grad()
+    def _take_over_clusters(self) -> None:
+        """Remember who belongs to the clusters that are there, and estimate the masses these have among new cells."""
+        head = head_of(self.module)
+        logits = head(self._embed_training_cells())
+        self._clusters_before = logits.argmax(dim=1)
+        if self.new_cells:
+            masses = logits.softmax(dim=1).mean(dim=0).clamp_min(_MIN_SHARE)
+            head.update_targets(torch.zeros_like(head.log_duals), masses / masses.sum())
+
     def _n_warmup(self) -> int:
-        """Clustering epochs that aim at the first partition."""
-        if self.n_warmup_epochs is not None:
-            return self.n_warmup_epochs
-        return math.ceil((self.trainer.max_epochs - (self._clustering_since or 0)) / 2)
+        """Clustering epochs that aim at the discriminants of the first partition."""
+        return self.trainer.max_epochs if self.n_warmup_epochs is None else self.n_warmup_epochs
 
     def _warmup_is_over(self) -> bool:
         return self.current_epoch >= (self._clustering_since or 0) + self._n_warmup()
-
-    def _place_centers(self) -> tuple[NDArray[np.int64], Tensor]:
-        """Partition (a sample of) the training cells, put one centre on each part; the cells and their part."""
-        seed = _seed()
-        rows = self._sample_rows(self.max_init_cells)
-        z, expression = self._decode(rows)
-        self._check_finite(z)
-        self._check_finite(torch.as_tensor(expression))
-        # On the first process only, so that all processes of a distributed run share one partition, unless some are
-        # gone.
-        state: list[Any] = [None]
-        if self.global_rank == 0 or not self.shares_work:
-            space = Space(principal_components(expression, seed), z.float().cpu().numpy(), seed)
-            result = choose_n_clusters(space) if self.n_clusters is None else None
-            n_clusters = result.n_clusters if result is not None else self.n_clusters
-            state = [(result, n_clusters, partition_cells(space, int(n_clusters or 0)))]
-        self.n_clusters_result, n_clusters, parts = (broadcast(state) if self.shares_work else state)[0]
-        self._n_parts = len(np.unique(parts))
-        if self._n_parts < n_clusters:
-            logger.warning(
-                "Expected %d clusters, found %d groups of cells that differ: the other clusters stay empty.",
-                n_clusters,
-                self._n_parts,
-            )
-        if self.n_clusters_result is not None:
-            logger.info("Chose %d clusters: %s.", n_clusters, self.n_clusters_result.criterion)
-        head = self.module.head
-        if head is None or head.n_clusters != n_clusters:
-            head = self.module.build_head(n_clusters)
-        labels = torch.as_tensor(parts, device=z.device)
-        _place(head, z, labels)
-        return rows, labels
-
-    def _keep_first_partition(self, rows: NDArray[np.int64], labels: Tensor) -> None:
-        """Make the first partition the target; cells held out for validation join the cluster of the nearest centre."""
-        head = _head(self.module)
-        others = self._validation_rows()
-        if len(others):
-            nearest = head(self._embed(others)).argmax(dim=1)
-            rows, labels = np.concatenate([rows, others]), torch.cat([labels, nearest])
-        self._keep_targets(rows, head.smoothed_one_hot(labels))
 
     def _keep_targets(self, rows: NDArray[np.int64], targets: Tensor) -> None:
         """Fix the targets of these cells until the next call.
@@ -279,7 +259,7 @@ class SiameseTrainingPlan(PlanHooks):
     @torch.no_grad()
     def _refresh_targets(self) -> float:
         """Solve for the column duals on the training cells, store them in the head, return the marginal error."""
-        head = _head(self.module)
+        head = head_of(self.module)
         logits = head(self._embed_training_cells())
         scaled = head.sharpening * logits
         marginals = head.marginals
@@ -295,88 +275,60 @@ class SiameseTrainingPlan(PlanHooks):
             initial_duals=head.log_duals,
         )
         head.update_targets(result.column_duals, marginals)
-        if not self._warming_up:
-            rows, others = self._sample_rows(self.max_target_cells), self._validation_rows()
-            if len(others):
-                logits = torch.cat([logits, head(self._embed(others))])
-            self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
+        rows, others = self._training_rows(self.max_target_cells), self._validation_rows()
+        if len(others):
+            logits = torch.cat([logits, head(self._embed(others))])
+        self._keep_targets(np.concatenate([rows, others]), head.targets(logits))
         return result.marginal_error
-
-    def _embed_training_cells(self) -> Tensor:
-        """Embed the training cells (a fixed sample of them above ``max_target_cells``) without augmentation."""
-        z = self._embed(self._sample_rows(self.max_target_cells))
-        self._check_finite(z)
-        return z
-
-    def _embed(self, rows: NDArray[np.int64]) -> Tensor:
-        """Embed cells, ``(len(rows), n_latent)``; every process of a distributed run its share of them."""
-        if not self._splits(rows):
-            return embed(self.module, self._loader(rows))
-        return gather_rows(embed(self.module, self._loader(own_share(rows))))
-
-    def _decode(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.float32]]:
-        """Embed and decode cells; every process of a distributed run its share of them."""
-        if not self._splits(rows):
-            return decode(self.module, self._loader(rows))
-        z, expression = decode(self.module, self._loader(own_share(rows)))
-        return gather_rows(z), gather_rows(torch.as_tensor(expression, device=z.device)).cpu().numpy()
-
-    def _splits(self, rows: NDArray[np.int64]) -> bool:
-        return self.shares_work and 1 < n_processes() <= len(rows)
-
-    def _check_finite(self, values: Tensor) -> None:
-        """Refuse values that PCA or Sinkhorn would choke on."""
-        if not bool(torch.isfinite(values).all()):
-            raise self._not_finite("a finite embedding, found NaN or infinite values")
 
     @torch.no_grad()
     def _cluster_sizes(self) -> Tensor:
         """Training cells per cluster, ``(n_clusters,)``."""
-        head = _head(self.module)
+        head = head_of(self.module)
         return torch.bincount(head(self._embed_training_cells()).argmax(dim=1), minlength=head.n_clusters)
 
     def _count_occupied(self) -> int:
         return int((self._cluster_sizes() > 0).sum())
 
-    def _sample_rows(self, at_most: int) -> NDArray[np.int64]:
-        """Rows of the training cells in order, or of a fixed random sample of them."""
-        rows = np.sort(np.asarray(self._data.train_idx))
-        if len(rows) > at_most:
-            rows = np.sort(np.random.default_rng(_seed()).choice(rows, at_most, replace=False))
-        return rows
-
-    def _validation_rows(self) -> NDArray[np.int64]:
-        """Rows of the cells held out for validation, at most ``max_target_cells`` of them."""
-        return np.sort(np.asarray(self._data.val_idx, dtype=np.int64))[: self.max_target_cells]
-
-    def _loader(self, rows: NDArray[np.int64]) -> Any:
-        manager = self._data.adata_manager
-        keys = view_keys(manager, "first")
-        return self._data.data_loader_cls(manager, indices=rows, batch_size=1024, data_and_attributes=keys)
-
     # -- ending --------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Place the centres if clustering never started, and number the clusters by size, the largest first.
+        """Place the centres if clustering never started, and number new clusters by size, the largest first.
 
-        Frozen centres (a reference mapped to a query) keep their numbers.
+        Clusters that were there before this training keep the numbers they had.
         """
-        if not _is_placed(self.module):
+        if not is_placed(self.module):
             logger.warning(
                 "Training ended before the clustering phase: clusters are a partition of the decoded expression "
                 "after pretraining."
             )
             self._place_centers()
             self._clustering_since = self.current_epoch
-            self._refresh_targets()
-        head = _head(self.module)
+        head = head_of(self.module)
         if head.centers.requires_grad:
             self._undo_collapse()
-            order = self._cluster_sizes().argsort(descending=True, stable=True)
-            head.reorder(order)
-            self.new_order = order.tolist()
+            self._calibrate(head)
+            head.reorder(self._order_of_clusters(head))
         self.module.clustering_active = False
+
+    def _order_of_clusters(self, head: ClusterHead) -> Tensor:
+        """Present number of each cluster in its new place: by size, or by overlap with the clusters there were before."""
+        if self._clusters_before is None:
+            return self._cluster_sizes().argsort(descending=True, stable=True)
+        now = head(self._embed_training_cells()).argmax(dim=1)
+        pairs = self._clusters_before.to(now.device) * head.n_clusters + now
+        overlap = torch.bincount(pairs, minlength=head.n_clusters**2).reshape(head.n_clusters, -1).double()
+        # Where cells say nothing, such as for clusters without any, a cluster keeps its number.
+        order = linear_sum_assignment(overlap.cpu().numpy() + 0.5 * np.eye(head.n_clusters), maximize=True)[1]
+        return torch.as_tensor(order, device=now.device)
+
+    def _calibrate(self, head: ClusterHead) -> None:
+        """Make the assignments as certain as the discriminants are of the same cells."""
+        if self._discriminant is not None:
+            rows = self._training_rows(self.max_target_cells)
+            targets = self._discriminant.probabilities(torch.as_tensor(self._representation(rows)))
+            head.calibrate(self._embed(rows), float(targets.amax(dim=1).mean()))
 
     def _undo_collapse(self) -> None:
         """Go back to the start of the clustering phase if clusters have lost all their cells since."""
@@ -387,7 +339,7 @@ class SiameseTrainingPlan(PlanHooks):
                 "start of the clustering phase are restored. %s",
                 self._n_occupied,
                 n_occupied,
-                self.likely_cause(_head(self.module).n_clusters),
+                self.likely_cause(head_of(self.module).n_clusters),
             )
             self.module.load_state_dict(self._first_clusters)
 
@@ -396,24 +348,3 @@ def floored(masses: Tensor, floor: Tensor) -> Tensor:
     """Raise masses ``(K,)``, total 1, to a floor with a total below 1, at the cost of what others have above theirs."""
     excess = (masses - floor).clamp_min(0.0)
     return floor + excess * ((1.0 - floor.sum()) / excess.sum())
-
-
-def _place(head: ClusterHead, z: Tensor, labels: Tensor) -> None:
-    """Put each centre on the mean of its cells, with the cell shares as marginals."""
-    one_hot = torch.nn.functional.one_hot(labels, head.n_clusters).to(z.dtype)
-    centers = (one_hot.T @ z) / one_hot.sum(dim=0).clamp_min(1.0).unsqueeze(1)
-    head.initialise(centers, estimate_marginals(labels, head.n_clusters), z.mean(dim=0))
-
-
-def _is_placed(module: SiameseModule) -> bool:
-    return module.head is not None and module.head.is_initialised
-
-
-def _head(module: SiameseModule) -> ClusterHead:
-    if module.head is None:
-        raise RuntimeError("Expected a clustering head, found none; this is a bug.")
-    return module.head
-
-
-def _seed() -> int:
-    return 0 if settings.seed is None else int(settings.seed)

@@ -12,13 +12,14 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from scsiameseclu._atomic import replaced_file
+from scsiameseclu._torch_file import read_torch_file
 
 
 class ResumeCheckpoint(pl.Callback):
     """Write a checkpoint that ``model.train(..., ckpt_path=path)`` resumes from.
 
     One file, replaced at the end of every ``every_n_epochs``-th epoch in one step, so that a process killed at any time
-    leaves a whole file. It holds tensors and plain values only and is read without executing pickles.
+    leaves a whole file. It holds tensors and plain values only, and no code in it is run when it is read.
 
     Parameters
     ----------
@@ -50,19 +51,41 @@ class ResumeCheckpoint(pl.Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         usual = trainer.strategy.checkpoint_io
-        trainer.strategy.checkpoint_io = _Replacing()
+        trainer.strategy.checkpoint_io = SafeCheckpointIO()
         try:
             trainer.save_checkpoint(self.path)
         finally:
             trainer.strategy.checkpoint_io = usual
 
 
-class _Replacing(TorchCheckpointIO):
-    """Write next to the checkpoint and rename; Lightning's own way leaves files in the temporary folder when it is killed."""
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that are there as a whole, and are read without running code in them.
+
+    Lightning's own way leaves files in the temporary folder when it is killed, and runs what a checkpoint from an address
+    on the web names.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write next to the place of the checkpoint and rename."""
         with replaced_file(path) as partial:
             torch.save(checkpoint, partial)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read tensors and plain values from a local file, whatever ``weights_only`` says.
+
+        Raises
+        ------
+        OSError
+            If the file is missing.
+        ValueError
+            If the file is damaged, holds anything else, or is none of Lightning.
+        """
+        checkpoint = read_torch_file(path)
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise ValueError(
+                f"Expected a checkpoint of SCSiameseClu.train in {str(path)!r}, found another file; see ResumeCheckpoint."
+            )
+        return checkpoint
 
 
 def rng_state() -> dict[str, Any]:

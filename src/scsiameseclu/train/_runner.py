@@ -5,10 +5,12 @@ import signal
 import warnings
 from typing import Any
 
+from lightning.fabric.plugins import TorchCheckpointIO
 from scvi.train import TrainRunner
 
 from scsiameseclu.train._hooks import NonFiniteLossError
 from scsiameseclu.train._plan import SiameseTrainingPlan
+from scsiameseclu.train._resume import SafeCheckpointIO
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,8 @@ class SiameseTrainRunner(TrainRunner):
         """Train the model."""
         handler = signal.getsignal(signal.SIGINT)
         was_trained, clusters = self.model.is_trained_, self._clusters()
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
+            self.trainer.strategy.checkpoint_io = SafeCheckpointIO()
         try:
             with warnings.catch_warnings():
                 # The plan moves batches itself, and means to.

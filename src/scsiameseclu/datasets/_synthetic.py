@@ -1,6 +1,5 @@
-"""Data sets for examples and tests: no download, integer counts, known types."""
+"""Simulated counts of known cell types."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,55 +10,10 @@ from scipy import sparse
 
 from scsiameseclu.pp._threads import in_threads
 
-__all__ = ["pbmc68k_reduced", "synthetic"]
+__all__ = ["synthetic"]
 
-_TARGET_SUM = 1e4
 # Cells simulated at a time. Part of what a seed means: changing it changes every simulated data set.
 _CHUNK_CELLS = 4096
-
-
-def pbmc68k_reduced() -> AnnData:
-    """700 blood cells with integer counts and expert labels, bundled with scanpy.
-
-    Scanpy ships log-normalised values. The counts are recovered as ``round(expm1(raw.X) * n_counts / 1e4)``, where
-    ``n_counts`` is the total of each cell over all genes; 99.9 % of the entries are within 0.05 of an integer before
-    rounding.
-
-    Returns
-    -------
-    AnnData
-        700 cells x 765 genes; a new object on each call. ``X``: counts, CSR, float32. ``obs["cell_type"]`` and its
-        source ``obs["bulk_labels"]``: 10 types, categorical. ``obs["n_counts"]``: counts of the cell over all genes of
-        the experiment, float32, more than the 765 genes add up to. The representation, graph and clusters that scanpy
-        stores with the set are left out.
-
-    Notes
-    -----
-    Source: Zheng et al., Nature Communications 8:14049 (2017), through :func:`scanpy.datasets.pbmc68k_reduced`.
-
-    Examples
-    --------
-    >>> adata = pbmc68k_reduced()
-    >>> adata.shape
-    (700, 765)
-    """
-    import scanpy as sc
-
-    with warnings.catch_warnings():
-        # the bundled file is in an old format, which no user can change
-        warnings.simplefilter("ignore")
-        source = sc.datasets.pbmc68k_reduced()
-    counts = sparse.csr_matrix(source.raw.X, dtype=np.float64).expm1()
-    counts = counts.multiply(source.obs["n_counts"].to_numpy(np.float64)[:, None] / _TARGET_SUM).tocsr()
-    counts.data = np.rint(counts.data)
-    counts.eliminate_zeros()
-    labels = source.obs["bulk_labels"]
-    obs = pd.DataFrame(
-        {"cell_type": labels.copy(), "bulk_labels": labels.copy(), "n_counts": source.obs["n_counts"].copy()},
-        index=pd.Index(source.obs_names.to_numpy(), name=None),
-    )
-    var = pd.DataFrame(index=pd.Index(source.raw.var_names.to_numpy(), name=None))
-    return AnnData(counts.astype(np.float32), obs=obs, var=var)
 
 
 def synthetic(

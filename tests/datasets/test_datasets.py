@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import anndata
 import numpy as np
 import pytest
@@ -5,7 +7,8 @@ import scanpy as sc
 from scipy import sparse
 from sklearn.cluster import KMeans
 
-from scsiameseclu.data import datasets
+from scsiameseclu import datasets
+from scsiameseclu.datasets import _synthetic
 from scsiameseclu.metrics import clustering_metrics
 
 
@@ -21,6 +24,59 @@ def pca(adata, n_comps=20):
     sc.pp.scale(work, max_value=10)
     sc.pp.pca(work, n_comps=n_comps, random_state=0)
     return work.obsm["X_pca"]
+
+
+# --- pbmc3k -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pbmc3k():
+    return datasets.pbmc3k()
+
+
+def test_pbmc3k_is_integer_counts_below_the_totals_of_all_genes(pbmc3k):
+    assert pbmc3k.n_obs == 2638 and 2900 < pbmc3k.n_vars < 3200
+    assert isinstance(pbmc3k.X, sparse.csr_matrix) and pbmc3k.X.dtype == np.float32
+    assert np.array_equal(pbmc3k.X.data, np.rint(pbmc3k.X.data)) and pbmc3k.X.data.min() >= 1
+    assert pbmc3k.X.has_sorted_indices
+    assert (totals(pbmc3k, 1) < pbmc3k.obs["n_counts"]).all()
+    assert pbmc3k.obs_names.is_unique and pbmc3k.var_names.is_unique
+
+
+def test_pbmc3k_has_types_markers_and_attribution(pbmc3k):
+    assert list(pbmc3k.obs.columns) == ["cell_type", "n_counts"]
+    assert set(pbmc3k.obs["cell_type"].cat.categories) >= {"NK", "CD8 T", "B", "DC", "Platelet"}
+    mean = {gene: pbmc3k[:, gene].X.toarray().ravel() for gene in ("CD3D", "MS4A1", "GNLY", "PPBP", "FCER1A", "LYZ")}
+    types = pbmc3k.obs["cell_type"].astype(str).to_numpy()
+    highest = {
+        gene: max(set(types), key=lambda name, v=values: v[types == name].mean()) for gene, values in mean.items()
+    }
+    expected = {"MS4A1": "B", "GNLY": "NK", "PPBP": "Platelet", "FCER1A": "DC"}
+    assert {gene: highest[gene] for gene in expected} == expected
+    assert pbmc3k.uns["licence"] == "CC BY 4.0"
+    assert "10x Genomics" in pbmc3k.uns["attribution"]
+    assert "10x Genomics" in datasets.pbmc3k.__doc__ and "CC BY 4.0" in datasets.pbmc3k.__doc__
+
+
+def test_pbmc3k_file_is_small_and_comes_with_its_notice():
+    folder = Path(datasets.__file__).parent
+    assert (folder / "pbmc3k.h5ad").stat().st_size < 3e6
+    notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
+    assert "10x Genomics" in notice and "creativecommons.org/licenses/by/4.0" in notice
+
+
+def test_pbmc3k_is_new_on_each_call(pbmc3k):
+    before = pbmc3k.X.sum()
+    pbmc3k.copy().X.data[:] = 0
+    datasets.pbmc3k().X.data[:] = 0
+    assert datasets.pbmc3k().X.sum() == before
+
+
+def test_pbmc3k_agrees_with_the_counts_of_all_genes(pbmc3k, data_dir):
+    source = anndata.read_h5ad(data_dir / "pbmc3k_seurat_labels.h5ad")
+    assert (source[pbmc3k.obs_names, pbmc3k.var_names].X != pbmc3k.X).nnz == 0
+    np.testing.assert_array_equal(totals(source, 1), pbmc3k.obs["n_counts"])
+    assert (source.obs["cell_type"].astype(str) == pbmc3k.obs["cell_type"].astype(str)).all()
 
 
 # --- pbmc68k_reduced --------------------------------------------------------------------------------------------------
@@ -157,7 +213,7 @@ def test_dropout_loses_that_share_of_the_counts():
 
 
 def test_more_cells_than_a_chunk():
-    n_obs = datasets._CHUNK_CELLS + 10
+    n_obs = _synthetic._CHUNK_CELLS + 10
     adata = datasets.synthetic(n_obs=n_obs, n_vars=30, n_types=2)
     assert adata.n_obs == n_obs
     assert totals(adata, 1).min() > 0

@@ -1,0 +1,347 @@
+"""Files of a saved model: nested values in JSON, their arrays in safetensors, and a manifest with digests of both.
+
+Nothing in these files is code, and reading them runs none. The manifest makes a set of files of them: whatever is
+damaged, missing or from another model is found before anything is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["MANIFEST", "Manifest", "check_storable", "package_version", "read_state", "write_state"]
+
+FORMAT = "scsiameseclu model"
+VERSION = 1
+MANIFEST, VALUES, ARRAYS = "manifest.json", "model.json", "model.safetensors"
+
+_PACKAGES = ("scsiameseclu", "scvi-tools", "torch")
+_TENSORS = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32}
+_TENSORS |= {torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64}
+_STRINGS, _DATES = re.compile(r"<U\d{1,6}"), re.compile(r"<[mM]8(\[\w+\])?")
+# What values of another shape than expected raise while they are put together.
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
+
+
+def write_state(folder: Path, state: Mapping[str, Any], prefix: str = "", beside: Sequence[str] = ()) -> None:
+    """Write nested values, and the manifest of the files.
+
+    Parameters
+    ----------
+    folder
+        Folder to write to.
+    state
+        Dictionaries, lists and tuples of None, booleans, numbers, text, numpy scalars and arrays (of numbers, dates,
+        text, or objects that are storable themselves), indices of pandas and tensors. Subclasses of dictionaries and
+        arrays come back as plain ones, tensors on the CPU, everything else as it was.
+    prefix
+        Put before the names of the files.
+    beside
+        Names of further files in ``folder`` that belong to the model; the manifest holds their digests, too.
+
+    Raises
+    ------
+    TypeError
+        If a value is of any other type.
+    """
+    arrays: dict[str, torch.Tensor] = {}
+    values = _encode(dict(state), arrays, "")
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in arrays.items()}
+    contents = {
+        prefix + VALUES: json.dumps(values, allow_nan=False, separators=(",", ":")).encode(),
+        prefix + ARRAYS: safetensors.torch.save(tensors),
+    }
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    entries = {name: _entry(len(content), hashlib.sha256(content)) for name, content in contents.items()}
+    entries |= {name: _entry_of(folder / name) for name in beside}
+    written_by = {name: package_version(name) for name in _PACKAGES}
+    manifest = {"format": FORMAT, "version": VERSION, "written_by": written_by, "files": entries}
+    (folder / (prefix + MANIFEST)).write_bytes(_sealed(manifest))
+
+
+def check_storable(state: Mapping[str, Any], name: str) -> None:
+    """Refuse values that :func:`write_state` could not write; ``name`` is what the error calls them.
+
+    Raises
+    ------
+    TypeError
+        If a value is of a type that cannot be stored.
+    """
+    _encode(dict(state), {}, name)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the files of a saved model must be.
+
+    Parameters
+    ----------
+    folder
+        Folder of the model.
+    prefix
+        What the names of the files begin with.
+    files
+        Size and digest of every file, by name.
+    """
+
+    folder: Path
+    prefix: str
+    files: dict[str, dict[str, Any]]
+
+    @classmethod
+    def read(cls, folder: Path, prefix: str = "") -> Manifest:
+        """Read the manifest of a folder.
+
+        Raises
+        ------
+        OSError
+            If there is none, or it cannot be read.
+        ValueError
+            If it is damaged, describes something else, or was written by a newer version.
+        """
+        path = folder / (prefix + MANIFEST)
+        content = path.read_bytes()
+        try:
+            manifest = json.loads(content)
+            if content != _sealed({key: value for key, value in manifest.items() if key != "sha256"}):
+                raise ValueError("its digest does not fit its content")
+            if manifest["format"] != FORMAT:
+                raise ValueError(f"it is of the format {manifest['format']!r}")
+            number, writer = int(manifest["version"]), manifest["written_by"]["scsiameseclu"]
+            files = {
+                str(name): {"bytes": entry["bytes"], "sha256": entry["sha256"]}
+                for name, entry in manifest["files"].items()
+            }
+        except MALFORMED as error:
+            raise _damaged(path, f"another content ({_reason(error)})") from error
+        if number > VERSION:
+            raise ValueError(
+                f"Expected a model in format {VERSION} or older, found format {number} in {str(path)!r}, written by "
+                f"scsiameseclu {writer}; this is scsiameseclu {package_version()}. Install that version or a newer one "
+                "to load it."
+            )
+        return cls(folder, prefix, files)
+
+    def lists(self, name: str) -> bool:
+        """Whether a file, named without the prefix, belongs to the model."""
+        return self.prefix + name in self.files
+
+    def content(self, name: str) -> bytes:
+        """Content of a file, named without the prefix, which is what was saved.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is missing, damaged or from another model.
+        """
+        path, entry = self._expected(name)
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise _damaged(path, "none") from error
+        _compare(path, entry, _entry(len(content), hashlib.sha256(content)))
+        return content
+
+    def check(self, name: str) -> Path:
+        """Path of a file, named without the prefix, which is what was saved; for files too large to hold.
+
+        Raises
+        ------
+        OSError, ValueError
+            As :meth:`content`.
+        """
+        path, entry = self._expected(name)
+        try:
+            _compare(path, entry, _entry_of(path))
+        except FileNotFoundError as error:
+            raise _damaged(path, "none") from error
+        return path
+
+    def _expected(self, name: str) -> tuple[Path, dict[str, Any]]:
+        path = self.folder / (self.prefix + name)
+        if not self.lists(name):
+            raise _damaged(self.folder / (self.prefix + MANIFEST), f"nothing in it about {path.name!r}")
+        return path, self.files[self.prefix + name]
+
+
+def read_state(manifest: Manifest) -> dict[str, Any]:
+    """Read what :func:`write_state` wrote.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
+    ValueError
+        If a file is missing, damaged, from another model, or not of the right shape.
+    """
+    values, arrays = manifest.content(VALUES), manifest.content(ARRAYS)
+    path = manifest.folder / (manifest.prefix + VALUES)
+    try:
+        state = _decode(json.loads(values), safetensors.torch.load(arrays))
+        if not isinstance(state, dict):
+            raise TypeError(f"a {type(state).__name__} and no dictionary")
+    except (*MALFORMED, safetensors.SafetensorError) as error:
+        raise _damaged(path, f"values of another shape ({_reason(error)})") from error
+    return state
+
+
+def package_version(name: str = "scsiameseclu") -> str:
+    """Version of an installed package, ``"unknown"`` if it is not installed as one."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+# -- digests ----------------------------------------------------------------------------------------------------------
+
+
+def _sealed(manifest: dict[str, Any]) -> bytes:
+    """The one way to write a manifest, with a digest of itself: any other bytes were not written here."""
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return (json.dumps({**manifest, "sha256": digest}, sort_keys=True, indent=2) + "\n").encode()
+
+
+def _entry(size: int, digest: Any) -> dict[str, Any]:
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _entry_of(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return _entry(path.stat().st_size, hashlib.file_digest(file, "sha256"))
+
+
+def _compare(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> None:
+    if found != expected:
+        sizes = f"{found['bytes']} bytes instead of {expected['bytes']}"
+        raise _damaged(path, sizes if found["bytes"] != expected["bytes"] else "other bytes")
+
+
+def _damaged(path: Path, found: str) -> ValueError:
+    return ValueError(
+        f"Expected {str(path)!r} as it was saved with the model, found {found}. The file is damaged, incomplete or "
+        "from another model: copy the whole folder from where it came again, or save the model again."
+    )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+# -- values to JSON and back ------------------------------------------------------------------------------------------
+
+
+def _encode(value: Any, arrays: dict[str, torch.Tensor], where: str) -> Any:
+    """JSON of a value, with its arrays and tensors put into ``arrays`` under the path of the value."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, dict):
+        items = {key: _encode(item, arrays, f"{where}/{key}") for key, item in value.items()}
+        if all(type(key) is str and not key.startswith("$") for key in items):
+            return items
+        return {"$dict": [[_encode(key, arrays, f"{where}/keys"), item] for key, item in items.items()]}
+    if type(value) in (list, tuple):
+        parts = [_encode(item, arrays, f"{where}/{number}") for number, item in enumerate(value)]
+        return parts if type(value) is list else {"$tuple": parts}
+    if isinstance(value, torch.Tensor) and value.dtype in _TENSORS:
+        return {"$tensor": _stored(value, arrays, where)}
+    if isinstance(value, np.generic):
+        return {"$scalar": _encode(np.asarray(value), arrays, where)}
+    if type(value) is pd.Index:
+        return {"$index": _encode(value.to_numpy(), arrays, where), "name": _encode(value.name, arrays, where)}
+    if isinstance(value, np.ndarray) and not isinstance(value, np.ma.MaskedArray):
+        return _encode_array(np.asarray(value), arrays, where)
+    raise _not_storable(value, where)
+
+
+def _encode_array(array: NDArray[Any], arrays: dict[str, torch.Tensor], where: str) -> dict[str, Any]:
+    array = np.ascontiguousarray(array).reshape(array.shape).astype(array.dtype.newbyteorder("<"), copy=False)
+    kind = array.dtype.kind
+    shape: list[int] = list(array.shape)
+    if kind == "O":
+        parts = [_encode(item, arrays, f"{where}/{number}") for number, item in enumerate(array.ravel())]
+        return {"$objects": parts, "shape": shape}
+    if kind == "U":
+        return {"$strings": array.ravel().tolist(), "shape": shape, "dtype": array.dtype.str}
+    if kind in "mM":
+        return {"$dates": _stored(torch.tensor(array.view(np.int64)), arrays, where), "dtype": array.dtype.str}
+    if kind in "biuf" and array.dtype.itemsize <= 8:
+        return {"$array": _stored(torch.tensor(array), arrays, where)}
+    raise _not_storable(array, where)
+
+
+def _stored(tensor: torch.Tensor, arrays: dict[str, torch.Tensor], where: str) -> str:
+    name = where
+    while name in arrays:  # keys with a slash in them can make two paths look alike
+        name += "'"
+    arrays[name] = tensor
+    return name
+
+
+def _not_storable(value: Any, where: str) -> TypeError:
+    kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+    return TypeError(
+        "Expected numbers, text, dates, arrays, tensors, and dictionaries, lists and tuples of these, to store with a "
+        f"model, found {kind} as {where!r}. Give the value in one of these types."
+    )
+
+
+def _decode(value: Any, arrays: Mapping[str, torch.Tensor]) -> Any:
+    """Inverse of :func:`_encode`."""
+    if isinstance(value, list):
+        return [_decode(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag = next((key for key in value if key.startswith("$")), None)
+    if tag is None:
+        return {key: _decode(item, arrays) for key, item in value.items()}
+    content = value[tag]
+    match tag:
+        case "$float":
+            return float(content)
+        case "$dict":
+            return {_decode(key, arrays): _decode(item, arrays) for key, item in content}
+        case "$tuple":
+            return tuple(_decode(item, arrays) for item in content)
+        case "$tensor":
+            return arrays[content]
+        case "$array":
+            return arrays[content].numpy()
+        case "$scalar":
+            return _decode(content, arrays)[()]
+        case "$index":
+            return pd.Index(_decode(content, arrays), name=_decode(value["name"], arrays))
+        case "$dates":
+            return arrays[content].numpy().view(_dtype(value["dtype"], _DATES))
+        case "$strings":
+            return np.array(content, dtype=_dtype(value["dtype"], _STRINGS)).reshape(value["shape"])
+        case "$objects":
+            objects = np.empty(len(content), dtype=object)
+            for number, item in enumerate(content):
+                objects[number] = _decode(item, arrays)
+            return objects.reshape(value["shape"])
+    raise ValueError(f"unknown type {tag!r}")
+
+
+def _dtype(name: str, allowed: re.Pattern[str]) -> np.dtype[Any]:
+    if not allowed.fullmatch(name):
+        raise ValueError(f"unknown dtype {name!r}")
+    return np.dtype(name)

@@ -1,0 +1,82 @@
+"""What a model says about itself."""
+
+from typing import Any
+
+import numpy as np
+
+from scsiameseclu._file_format import package_version
+from scsiameseclu.model._mudata import PROTEIN_STAT
+from scsiameseclu.model._training import AUTO
+
+_SETUP_PARAMS = (
+    "use_rep",
+    "neighbors_key",
+    "diffusion",
+    "layer",
+    "rna_layer",
+    "protein_layer",
+    "protein_weight",
+    "batch_key",
+)
+
+
+class DescriptionMixin:
+    """Settings and quality numbers of a model."""
+
+    init_params_: dict[str, Any]
+    registry_: dict[str, Any]
+    reference_: dict[str, Any] | None
+    n_clusters_search_: dict[str, Any] | None
+    n_clusters_requested_: Any
+    history_: Any
+    is_trained_: bool
+    summary_stats: Any
+    adata: Any
+
+    def _params(self) -> dict[str, Any]:
+        """Settings behind a result, as plain scalars."""
+        options = self.init_params_["non_kwargs"]
+        setup = self.registry_["setup_args"]
+        params = {
+            "version": package_version(),
+            "n_clusters": self.n_clusters,  # type: ignore[attr-defined]
+            "n_clusters_requested": str(self.n_clusters_requested_),
+            "n_neighbors": setup["n_neighbors"],
+            **{key: setup.get(key) for key in _SETUP_PARAMS},
+            "seed": None if self.reference_ is None else self.reference_["seed"],
+            **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
+        }
+        # None cannot be written to h5ad by every supported anndata.
+        return {key: value for key, value in params.items() if value is not None}
+
+    def _quality(self) -> dict[str, Any]:
+        """Quality numbers of the last training, as plain scalars and arrays."""
+        quality: dict[str, Any] = {}
+        errors = (self.history_ or {}).get("sinkhorn_marginal_error")
+        if errors is not None and len(errors):
+            quality["sinkhorn_marginal_error"] = float(errors.iloc[-1, 0])
+        if self.n_clusters_search_ is not None:
+            search = self.n_clusters_search_
+            quality["n_clusters_search"] = {
+                "criterion": search["criterion"],
+                "resolutions": np.asarray(search["resolutions"]),
+                "n_communities": np.asarray(search["n_communities"]),
+                "separability": search.get("separability", 0.0),
+            }
+        return quality
+
+    def __repr__(self) -> str:
+        """Return size, data and state of the model."""
+        stats, options = self.summary_stats, self.init_params_["non_kwargs"]
+        data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
+        proteins = f", {stats[PROTEIN_STAT]} proteins" if PROTEIN_STAT in stats else ""
+        n_clusters = self.n_clusters  # type: ignore[attr-defined]
+        found = " (found)" if self.n_clusters_requested_ == AUTO and n_clusters != AUTO else ""
+        return (
+            f"{type(self).__name__}: {'trained' if self.is_trained_ else 'not trained'}\n"
+            f"  data: {data} x {stats.n_vars} genes{proteins}, {stats.n_batch} batch(es), "
+            f"{self.registry_['setup_args']['n_neighbors']} neighbours\n"
+            f"  clusters: {n_clusters}{found}\n"
+            f"  network: n_latent={options['n_latent']}, n_hidden={options['n_hidden']}, "
+            f"n_layers={options['n_layers']}, gene_likelihood={options['gene_likelihood']!r}"
+        )

@@ -1,0 +1,188 @@
+"""The reference of a model: made by training on its cells, kept through everything that follows."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS, settings
+
+from scsiameseclu import _compat
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.model._surgery import encoder_digest
+from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
+from scsiameseclu.reference import Reference
+
+
+class ReferenceMixin:
+    """What a model knows about the cells it was trained on."""
+
+    module: SiameseModule
+    registry_: dict[str, Any]
+    reference_: dict[str, Any] | None
+    cluster_tree_: dict[str, Any] | None
+    is_query_: bool
+
+    @property
+    def reference(self) -> Reference | None:
+        """What the model knows about the cells it was trained on; ``None`` before training."""
+        if self.reference_ is None:
+            return None
+        return Reference.from_state(self.reference_, _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH))
+
+    def _remember(self, seed: int | None) -> None:
+        """Make the cells of the model its reference, as it embeds and groups them now; cluster names are kept.
+
+        Parameters
+        ----------
+        seed
+            Seed of the training.
+        """
+        head = self.module.head
+        if head is None:
+            raise RuntimeError("Expected a clustering head, found none; this is a bug.")
+        names = self._cluster_names()
+        categories = self._categories()
+        setup = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)
+        self.reference_ = {
+            "latent": self._embed_landmarks(),
+            "cluster_names": names,
+            "cluster_masses": head.marginals.double().cpu().numpy().copy(),
+            "categories": categories,
+            "seed": None if seed is None else int(seed),
+            "data_digest": setup["source"],
+            "weights_digest": encoder_digest(self.module, [len(known) for known in categories.values()]),
+        }
+
+    def _embed_landmarks(self) -> NDArray[np.float32]:
+        """Embed the landmarks; training goes on as if this had not happened."""
+        landmarks = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"]
+        if "rows" in landmarks:
+            rows = np.asarray(landmarks["rows"], dtype=np.int64)
+        else:  # an early model
+            rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)  # type: ignore[attr-defined]
+            rows = np.arange(len(rep)) if len(rep) <= LANDMARK_LIMIT else even_sample(rep, LANDMARK_LIMIT)
+        was_training = self.module.training
+        with torch.random.fork_rng(devices=[]):  # a data loader draws a number
+            latent = self._infer(None, rows, None, clusters=False)[2]  # type: ignore[attr-defined]
+        self.module.train(was_training)
+        return latent
+
+    def _categories(self) -> dict[str, list[Any]]:
+        """Categories of every categorical covariate in the set-up of the model, the batch first."""
+        batch = _compat.field_state(self.registry_, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"]
+        others = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
+        return {name: np.asarray(known).tolist() for name, known in {"batch": batch, **others}.items()}
+
+    def _embeds_as_reference(self) -> bool:
+        """Whether the weights are those that the landmarks of the reference were embedded with."""
+        if self.reference_ is None:
+            return False
+        known = [len(categories) for categories in self.reference_["categories"].values()]
+        return encoder_digest(self.module, known) == self.reference_["weights_digest"]
+
+    def _refresh_reference(self) -> None:
+        """Make the reference anew if the weights have changed since, as in the middle of a training on its cells."""
+        is_placed = self.module.head is not None and self.module.head.is_initialised
+        has_cells = self.adata is not None and not self.is_query_  # type: ignore[attr-defined]
+        if is_placed and has_cells and not self._embeds_as_reference():
+            self._remember(settings.seed)
+            self.cluster_tree_ = None
+
+    def _know_data(self) -> None:
+        """Find out whether the data of the model are those of its reference; a model mapped to a query stays one."""
+        if self.adata is not None:  # type: ignore[attr-defined]
+            are_reference = self.adata_manager.blocks.are_reference  # type: ignore[attr-defined]
+            self.is_query_ = self.is_query_ or not are_reference
+
+    @contextmanager
+    def _with_landmarks(self, limit: int | None) -> Iterator[None]:
+        """Have at most so many landmarks meanwhile; all, if there is no limit.
+
+        Raises
+        ------
+        ValueError
+            If the limit is negative.
+        """
+        if limit is not None and limit < 0:
+            raise ValueError(f"`landmarks`: expected a number of at least 0, found {limit}.")
+        registry, reference = self.registry_, self.reference_
+        landmarks = Landmarks.from_state(_compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)["landmarks"])
+        if limit is None or limit >= len(landmarks):
+            yield
+            return
+        thinned, kept = landmarks.thinned(int(limit))
+        self.registry_ = deepcopy(registry)
+        _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"] = thinned.to_state()
+        if reference is not None:
+            latent = reference["latent"]
+            # Early models embedded other cells than the landmarks.
+            rows = kept if len(latent) == len(landmarks) else np.arange(min(limit, len(latent)))
+            self.reference_ = {**reference, "latent": latent[rows]}
+        try:
+            yield
+        finally:
+            self.registry_, self.reference_ = registry, reference
+
+    def _latent_landmarks(self) -> Landmarks:
+        """Landmarks of the reference in the embedding.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has no reference, or its encoders have changed since it met the reference.
+        """
+        if self.reference_ is None or not len(self.reference_["latent"]) or not self._embeds_as_reference():
+            raise RuntimeError(
+                "Expected a trained model that knows how its reference is embedded, found none: call train() on the "
+                "reference, map the query without unfrozen=True, or save the reference with its landmarks."
+            )
+        kept: Landmarks | None = getattr(self, "_kept_landmarks", None)  # holds a calibration that is made only once
+        if kept is None or kept.rep is not self.reference_["latent"]:
+            n_neighbors = int(self.registry_["setup_args"]["n_neighbors"])
+            kept = self._kept_landmarks = Landmarks.of_points(self.reference_["latent"], n_neighbors)
+        return kept
+
+    def _cluster_names(self) -> list[str]:
+        """Name of every cluster, by number: those of the reference, if they still are its clusters."""
+        n_clusters = self.module.head.n_clusters  # type: ignore[union-attr]
+        names = [] if self.reference_ is None else list(self.reference_["cluster_names"])
+        return names if len(names) == n_clusters else [str(number) for number in range(n_clusters)]
+
+    def _rename(self, names: list[str] | None) -> None:
+        """Give the clusters of the head these names, or numbers, and record their masses."""
+        head = self.module.head
+        if self.reference_ is None or head is None:
+            raise RuntimeError("Expected a trained model, found one without a reference; this is a bug.")
+        masses = head.marginals.double().cpu().numpy().copy()
+        named = [str(number) for number in range(head.n_clusters)] if names is None else names
+        self.reference_ = {**self.reference_, "cluster_names": named, "cluster_masses": masses}
+
+    def _take_over_former(self) -> None:
+        """Make a reference from what models saved before there was one had in its place."""
+        former = {name: vars(self).pop(name, None) for name in ("reference_latent_", "cluster_names_")}
+        head = self.module.head
+        if self.reference_ is not None or head is None or not head.is_initialised:
+            return
+        setup = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)
+        categories = self._categories()
+        if setup["landmarks"]["batches"]:  # a query's set-up knows its new batches as well
+            known = set(setup["landmarks"]["batches"])
+            categories["batch"] = [name for name in categories["batch"] if str(name) in known]
+        latent = former["reference_latent_"]
+        self.reference_ = {
+            "latent": np.zeros((0, self.module.n_latent), dtype=np.float32) if latent is None else latent,
+            "cluster_names": former["cluster_names_"] or [str(number) for number in range(head.n_clusters)],
+            "cluster_masses": head.marginals.double().cpu().numpy().copy(),
+            "categories": categories,
+            "seed": None,
+            "data_digest": setup["source"],
+            # Without an embedding the digest is one that no weights have.
+            "weights_digest": ""
+            if latent is None
+            else encoder_digest(self.module, [len(known) for known in categories.values()]),
+        }

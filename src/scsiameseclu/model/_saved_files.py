@@ -1,0 +1,221 @@
+"""What is in the files of a saved model: weights, names of the genes, attributes, and the data beside them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata
+import mudata
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from scsiameseclu import _compat
+from scsiameseclu._atomic import finish
+from scsiameseclu._file_format import MALFORMED, MANIFEST, Manifest, read_state, write_state
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu._torch_file import read_torch_file
+from scsiameseclu.pp._graph_input import GraphSettings
+from scsiameseclu.pp._joint import JointProjection
+from scsiameseclu.pp._landmarks import Landmarks
+from scsiameseclu.pp._projection import Projection
+from scsiameseclu.train._resume import fill_history, history_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from anndata import AnnData
+    from mudata import MuData
+
+__all__ = ["DATA_FILES", "SCVI_FILE", "SavedModel", "check_graph"]
+
+SCVI_FILE = "model.pt"
+"""File of a model in the format of scvi-tools, a pickle."""
+
+DATA_FILES = {"setup_anndata": "adata.h5ad", "setup_mudata": "mdata.h5mu"}
+"""File of the data saved beside a model, by the method that set them up; the names are those of scvi-tools."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SavedModel:
+    """The content of the files of a model.
+
+    Parameters
+    ----------
+    path
+        File that says what the model is; errors name it.
+    weights
+        Weights and buffers of the module.
+    var_names
+        Names of the genes, or of the variables of every modality.
+    attributes
+        Attributes of the model whose names end in ``_``.
+    manifest
+        Manifest of the files; None for a file of scvi-tools.
+    """
+
+    path: Path
+    weights: dict[str, torch.Tensor]
+    var_names: NDArray[Any] | dict[str, NDArray[Any]]
+    attributes: dict[str, Any]
+    manifest: Manifest | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> SavedModel:
+        """What there is to save of a model."""
+        return cls(Path(), dict(model.module.state_dict()), model.get_var_names(), _compat.stored_attributes(model))
+
+    def write(self, folder: Path, prefix: str, beside: Sequence[str]) -> None:
+        """Write the files, with further ones ``beside`` them in the manifest.
+
+        Raises
+        ------
+        TypeError
+            If an attribute is of a type that cannot be stored.
+        ValueError
+            If a weight is NaN or infinite.
+        """
+        _check_finite(self.weights, "to save")
+        attributes = {**self.attributes, "history_": history_state(self.attributes.get("history_") or {})}
+        state = {"weights": self.weights, "var_names": self.var_names, "attributes": attributes}
+        write_state(folder, state, prefix, beside)
+
+    @classmethod
+    def read(cls, folder: Path, prefix: str = "", allow_pickle: bool = False) -> SavedModel:
+        """Read and check the files of a model; code in them is never run.
+
+        Parameters
+        ----------
+        folder
+            Folder of the model.
+        prefix
+            What the names of the files begin with.
+        allow_pickle
+            Read ``model.pt`` of scvi-tools where there is nothing else.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be read.
+        ValueError
+            If there is no model, or its files are damaged, incomplete, from a newer version, or not allowed.
+        """
+        finish(folder)
+        finish(folder.parent)  # written by the command line, the model is one of several results
+        path, old = folder / (prefix + MANIFEST), folder / (prefix + SCVI_FILE)
+        if path.is_file():
+            manifest = Manifest.read(folder, prefix)
+            return cls._checked(path, read_state(manifest), manifest)
+        if not old.is_file():
+            found = sorted(each.name for each in folder.glob(f"*{MANIFEST}")) if folder.is_dir() else []
+            raise ValueError(
+                f"Expected a saved model, found no {path.name} in {str(folder)!r}"
+                + (
+                    f"; there is {', '.join(found)}: give its beginning as prefix."
+                    if found
+                    else ". Name the folder of a model."
+                )
+            )
+        if not allow_pickle:
+            raise ValueError(
+                f"Expected {path.name} in {str(folder)!r}, found only {old.name}, the file of scvi-tools and of early "
+                "versions. It is a pickle, which can be made to run any code. If it is from someone you trust, read it "
+                "once with SCSiameseClu.load(folder, allow_pickle=True), and save the model again."
+            )
+        stored = read_torch_file(old, _compat.pickled_types())
+        try:
+            attributes = {**stored["attr_dict"]}
+            attributes["history_"] = history_state(attributes.get("history_") or {})
+            weights = {key: value for key, value in stored["model_state_dict"].items() if key != "pyro_param_store"}
+            state = {"weights": weights, "var_names": stored["var_names"], "attributes": attributes}
+        except MALFORMED as error:
+            raise _not_a_model(old, error) from error
+        return cls._checked(old, state, None)
+
+    @classmethod
+    def _checked(cls, path: Path, state: Any, manifest: Manifest | None) -> SavedModel:
+        """The content, if it has the shape of a model of this package."""
+        try:
+            attributes = dict(state["attributes"])
+            history: dict[str, pd.DataFrame] = {}
+            fill_history(history, attributes.get("history_", {}))
+            model = cls(path, dict(state["weights"]), state["var_names"], {**attributes, "history_": history}, manifest)
+            method, arguments = _compat.setup_call(model.attributes["registry_"])
+            if method not in DATA_FILES or not arguments:
+                raise ValueError(f"the set-up {method!r}")
+            names = model.var_names.values() if isinstance(model.var_names, dict) else [model.var_names]
+            if not all(isinstance(each, np.ndarray) and each.ndim == 1 for each in names):
+                raise TypeError("names of genes that are no list")
+            if not all(isinstance(each, torch.Tensor) for each in model.weights.values()):
+                raise TypeError("weights that are no tensors")
+            if any(not name.endswith("_") or name.startswith("_") for name in model.attributes):
+                raise ValueError("attributes of other names")
+        except MALFORMED as error:
+            raise _not_a_model(path, error) from error
+        _check_finite(model.weights, f"in {str(path)!r}")
+        return model
+
+    def unusable(self, error: Exception) -> ValueError:
+        """What to raise if no model can be made of the content."""
+        return _not_a_model(self.path, error)
+
+    def data(self) -> AnnData | MuData | None:
+        """The data saved beside the model; None if there are none.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is damaged, or not the one that was saved with the model.
+        """
+        method, _ = _compat.setup_call(self.attributes["registry_"])
+        name = DATA_FILES[method]
+        if self.manifest is not None and self.manifest.lists(name):
+            path = self.manifest.check(name)
+        else:
+            prefix = self.path.name.removesuffix(SCVI_FILE if self.manifest is None else MANIFEST)
+            path = self.path.with_name(prefix + name)
+            if not path.exists():
+                return None
+            if self.manifest is not None:
+                logger.warning("%s was not written together with the model: whether it is damaged is not known.", path)
+        return mudata.read(path) if method == "setup_mudata" else anndata.read_h5ad(path)
+
+
+def check_graph(registry: dict[str, Any]) -> None:
+    """Fail, in one way or another, on a registry without all that new cells need to find their neighbours."""
+    state = _compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)
+    GraphSettings.from_state(state)
+    landmarks = Landmarks.from_state(state["landmarks"])
+    if landmarks.rep.ndim != 2 or landmarks.rep.shape != (len(landmarks.batch), state["n_rep"]):
+        raise ValueError(f"landmarks of shape {landmarks.rep.shape}")
+    if not np.isfinite(landmarks.rep).all():
+        raise ValueError("landmarks that are not finite")
+    if state["projection"] is not None:
+        Projection.from_state(state["projection"])
+    if "joint" in state:
+        JointProjection.from_state(state["joint"])
+
+
+def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
+    bad = [key for key, value in weights.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())]
+    if bad:
+        raise ValueError(
+            f"Expected finite weights {where}, found NaN or infinite ones in {len(bad)} tensors, {', '.join(bad[:3])}. "
+            "Train the model again."
+        )
+
+
+def _not_a_model(path: Path, error: Exception) -> ValueError:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return ValueError(
+        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason}). Name the folder of a "
+        "model that was saved with model.save."
+    )

@@ -1,0 +1,180 @@
+"""Training loss: which embeddings, counts, proteins and targets each of its terms compares."""
+
+from typing import Any
+
+import torch
+from scvi import REGISTRY_KEYS
+from scvi.module.base import LossOutput
+from torch import Tensor
+
+from scsiameseclu import losses
+from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.module._autotune import ScibMetrics
+from scsiameseclu.module._inputs import BatchInputs
+from scsiameseclu.module._processes import of_all_processes, row_numbers
+from scsiameseclu.module._weights import LossWeights
+from scsiameseclu.nn import ClusterHead, GraphEncoder
+
+View = dict[str, Tensor]
+Terms = dict[str, Tensor]
+
+
+class SiameseLoss(BatchInputs):
+    """The loss of the Siamese network: a weighted sum of terms.
+
+    Attributes
+    ----------
+    graph_encoder, head
+        Parts of the network that terms are computed with; the class that builds the network sets them.
+    loss_weights
+        Weight of each term; terms of weight 0 are not computed.
+    off_diagonal_weight
+        Weight of the decorrelation part of the latent-level terms.
+    neighbor_positives
+        Whether the cell-level term spares graph neighbours.
+    clustering_active
+        Whether the clustering phase has begun.
+    extra_payload_autotune
+        Whether the metrics carry embedding, batch and label of every cell.
+    """
+
+    graph_encoder: GraphEncoder
+    head: ClusterHead | None
+    loss_weights: LossWeights
+    off_diagonal_weight: float
+    neighbor_positives: bool
+    clustering_active: bool
+    extra_payload_autotune: bool
+
+    def loss(
+        self,
+        tensors: dict[str, Tensor],
+        inference_outputs: dict[str, Any],
+        generative_outputs: dict[str, Any],
+    ) -> LossOutput:
+        """Weighted sum of the active terms; each term, unweighted, goes to ``extra_metrics``.
+
+        Without a second view (validation) the view is compared with itself, so that correlation terms then measure
+        redundancy only.
+        """
+        first: View = inference_outputs
+        second: View = inference_outputs.get("second", first)
+        terms = {
+            **self._likelihoods(tensors, first, generative_outputs),
+            **self._correlations(tensors, first, second),
+            **self._propagation(tensors, first),
+            **self._clusters(tensors, first, second),
+        }
+        weights = self.loss_weights
+        total = sum((getattr(weights, name) * term for name, term in terms.items()), start=0.0 * first["z"].sum())
+        others_nll = generative_outputs.get("others_nll")
+        if self.training and others_nll is not None:
+            # Trains a part of the decoder that sends nothing back, so that its weight means nothing. Left out of the
+            # validation loss, which is to judge the embedding.
+            total = total + others_nll.mean()
+        metrics = {name: term.detach() for name, term in terms.items()}
+        metrics["gate"] = first["gate"].detach().mean()
+        if self.extra_payload_autotune:
+            metrics = ScibMetrics(metrics, first["z"], tensors)
+        return LossOutput(
+            loss=total,
+            reconstruction_loss=_nll_per_cell(tensors[REGISTRY_KEYS.X_KEY], generative_outputs),
+            extra_metrics=metrics,
+            n_obs_minibatch=tensors[REGISTRY_KEYS.X_KEY].shape[0],
+        )
+
+    def _likelihoods(self, tensors: dict[str, Tensor], first: View, generative_outputs: dict[str, Any]) -> Terms:
+        """Negative log-likelihoods of the counts of embedding genes and of the proteins."""
+        terms: Terms = {}
+        if self.loss_weights.reconstruction > 0.0:
+            # The mean over genes, so that one set of weights serves any number of genes.
+            terms["reconstruction"] = generative_outputs["nll"].mean()
+        if self.protein is not None and self.loss_weights.protein > 0.0:
+            values, scores = tensors[SIAMESE_KEYS.PROTEIN], tensors[SIAMESE_KEYS.PROTEIN_REP]
+            covariates = self._covariates(tensors)
+            terms["protein"] = self.protein.negative_log_likelihood(values, scores, first["z"], **covariates)
+        return terms
+
+    def _correlations(self, tensors: dict[str, Any], first: View, second: View) -> Terms:
+        """Correlations of the two views, in training over the cells of all processes of a distributed run.
+
+        In validation every process takes its own cells: processes may have different numbers of batches.
+        """
+        weights, terms = self.loss_weights, Terms()
+        if self.training:
+            cell_level = weights.cell_correlation > 0.0
+            first, second, rows = of_all_processes(tensors, first, second, numbers=cell_level)
+        else:
+            rows = row_numbers(tensors)
+        if weights.cell_correlation > 0.0:
+            terms["cell_correlation"] = self._cell_correlation(rows, first, second)
+        if weights.latent_correlation > 0.0:
+            terms["latent_correlation"] = 0.5 * (
+                self._latent(first["z_expression"], second["z_expression"])
+                + self._latent(first["z_graph"], second["z_graph"])
+            )
+        if weights.cross_correlation > 0.0:
+            terms["cross_correlation"] = 0.5 * (
+                self._latent(first["z_expression"], second["z_graph"])
+                + self._latent(second["z_expression"], first["z_graph"])
+            )
+        return terms
+
+    def _latent(self, u: Tensor, v: Tensor) -> Tensor:
+        return losses.latent_correlation_loss(u, v, self.off_diagonal_weight)
+
+    def _cell_correlation(self, rows: dict[str, Tensor], first: View, second: View) -> Tensor:
+        """Cell-level correlation, mean of the two branches; ``rows`` are :func:`row_numbers` of the same cells."""
+        positives = None
+        if self.neighbor_positives:
+            cells, neighbors = rows[SIAMESE_KEYS.CELL_INDEX], rows[SIAMESE_KEYS.NEIGHBOR_INDEX]
+            positives = losses.batch_neighbor_mask(cells, neighbors)
+            if SIAMESE_KEYS.PARTNER in rows:  # the columns are partners of the cells, not the cells themselves
+                positives |= losses.batch_neighbor_mask(cells, neighbors, rows[SIAMESE_KEYS.PARTNER])
+        pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
+        return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
+
+    def _propagation(self, tensors: dict[str, Tensor], first: View) -> Terms:
+        """Divergence between the graph embedding of the cells without their neighbours and with them."""
+        if self.loss_weights.propagation == 0.0:
+            return {}
+        rep, neighbor_rep = tensors[SIAMESE_KEYS.GRAPH_REP], tensors[SIAMESE_KEYS.NEIGHBOR_REP]
+        no_edges = torch.zeros_like(tensors[SIAMESE_KEYS.NEIGHBOR_WEIGHT])
+        alone = self.graph_encoder(rep, neighbor_rep, no_edges, **self._covariates(tensors))
+        return {"propagation": losses.propagation_loss(alone, first["z_graph"])}
+
+    def _clusters(self, tensors: dict[str, Any], first: View, second: View) -> Terms:
+        """Divergence from the cluster targets, once the clustering phase has begun."""
+        if self.loss_weights.clustering == 0.0 or not self.clustering_active or self.head is None:
+            return {}
+        return {"clustering": self._clustering(self.head, tensors, first["z"], second["z"])}
+
+    def _clustering(self, head: ClusterHead, tensors: dict[str, Any], z_first: Tensor, z_second: Tensor) -> Tensor:
+        """KL(P || Q) of both views, each cell against its own target.
+
+        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its
+        logits.
+        """
+        divergences = []
+        for z, cells in ((z_first, tensors), (z_second, tensors.get(SIAMESE_KEYS.PARTNER, tensors))):
+            logits = head(z)
+            targets = head.targets(logits.detach())
+            kept = cells.get(SIAMESE_KEYS.CLUSTER_TARGET)
+            if kept is not None:
+                targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
+            divergences.append(losses.clustering_kl(targets, logits.log_softmax(dim=1)))
+        return torch.stack(divergences).mean()
+
+
+def _nll_per_cell(counts: Tensor, generative_outputs: dict[str, Any]) -> Tensor:
+    """Negative log-likelihood of all genes of each cell, ``(batch,)``; 0 where the term is switched off.
+
+    In training the other genes are evaluated on some of the cells; the remaining cells count as the mean of these.
+    """
+    if "nll" not in generative_outputs:
+        return torch.zeros(len(counts), device=counts.device)
+    nll, others_nll = generative_outputs["nll"].sum(dim=1), generative_outputs["others_nll"]
+    if others_nll is None:
+        return nll
+    per_cell = others_nll.detach().sum(dim=1)
+    return nll + (per_cell if len(per_cell) == len(nll) else per_cell.mean())

@@ -1,0 +1,103 @@
+"""Whether cells have what the reference of a model was made from."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from scsiameseclu.pp._joint import JointProjection
+from scsiameseclu.pp._projection import Projection
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scsiameseclu.reference._sources import Cells
+
+logger = logging.getLogger(__name__)
+
+
+def check_genes(state: Mapping[str, Any], cells: Cells, projection: Projection | JointProjection | None) -> None:
+    """Refuse cells whose genes are not those of the reference, in their order.
+
+    Raises
+    ------
+    ValueError
+        If they are others, or in another order.
+    """
+    if isinstance(projection, JointProjection):
+        _check_names("genes", list(state["gene_names"]), list(cells.genes.astype(str)))
+        return
+    if projection is None:
+        return
+    if len(cells.genes) != projection.n_vars:
+        raise ValueError(
+            f"Expected the {projection.n_vars} genes the model was set up with, found {len(cells.genes)}. "
+            "Align the data with `prepare_query_anndata` first."
+        )
+    names = list(cells.genes[projection.gene_indices].astype(str))
+    if names != list(state["gene_names"]):
+        if set(state["gene_names"]) <= set(cells.genes.astype(str)):
+            raise ValueError(
+                "Expected the genes in the order the model was set up with, found them in another order. "
+                "Align the data with `prepare_query_anndata` first."
+            )
+        logger.warning("Gene names differ from those at set-up; the genes are taken to be the same, in the same order.")
+
+
+def check_proteins(state: Mapping[str, Any], cells: Cells, projection: Projection | JointProjection | None) -> None:
+    """Refuse cells whose proteins are not those of the reference, in their order and of their kind.
+
+    Raises
+    ------
+    ValueError
+        If they are others, in another order, or counts where the reference has normalised values (or the reverse).
+    """
+    if not isinstance(projection, JointProjection) or cells.proteins is None:
+        return
+    scaling, found = projection.protein, cells.proteins
+    _check_names("proteins", list(scaling.names), found.names)
+    if found.counts is not None and scaling.counts != found.counts:
+        kinds = {True: "counts", False: "normalised values"}
+        raise ValueError(f"Expected proteins as {kinds[scaling.counts]}, as at set-up, found {kinds[found.counts]}.")
+
+
+def check_representation(use_rep: str | None, data: Any) -> None:
+    """Refuse an AnnData or MuData without the representation that the reference was set up with.
+
+    Raises
+    ------
+    KeyError
+        If it lacks the entry of ``obsm``.
+    """
+    if use_rep is not None and use_rep not in data.obsm:
+        raise KeyError(
+            f"`use_rep`: the model's cell graph is built on obsm[{use_rep!r}], which the given data lack; found "
+            f"{sorted(data.obsm)}. Compute it with the same model as for the reference, for instance "
+            f"adata.obsm[{use_rep!r}] = scvi_model.get_latent_representation(adata)."
+        )
+
+
+def check_width(state: Mapping[str, Any], rep: NDArray[np.float32]) -> None:
+    """Refuse a representation of another width than the reference has.
+
+    Raises
+    ------
+    ValueError
+        If it has another number of columns.
+    """
+    if rep.shape[1] != int(state["n_rep"]):
+        raise ValueError(
+            f"obsm[{state['use_rep']!r}]: expected {state['n_rep']} columns as at set-up, found {rep.shape[1]}. "
+            "Compute it with the same model as for the reference."
+        )
+
+
+def _check_names(what: str, known: list[str], found: list[str]) -> None:
+    if known != found:
+        raise ValueError(
+            f"Expected the {len(known)} {what} the model was set up with, in their order, found {len(found)} {what} that "
+            "differ. Align the data with `prepare_query_mudata` first."
+        )

@@ -1,0 +1,68 @@
+"""The head that is fitted to other clusters after training, and their names."""
+
+import numpy as np
+import pytest
+import torch
+
+from scsiameseclu.model._granularity import _free_number, _natural, refine
+from scsiameseclu.nn import ClusterHead
+
+
+def placed_head(centers):
+    centers = torch.as_tensor(centers, dtype=torch.float32)
+    head = ClusterHead(*centers.shape)
+    head.initialise(centers, head.marginals, torch.zeros(centers.shape[1]))
+    return head
+
+
+def halves(n_cells=200, angle=0.6):
+    """Cells around a circle, in two halves, and a head whose border is turned away from theirs."""
+    turn = torch.linspace(0, 2 * np.pi, n_cells + 1)[:-1]
+    z = torch.stack([turn.cos(), turn.sin()], dim=1)
+    head = placed_head([[np.cos(angle), np.sin(angle)], [-np.cos(angle), -np.sin(angle)]])
+    return head, z, (z[:, 0] < 0).long()
+
+
+def test_a_head_that_assigns_as_wanted_stays():
+    head, z, labels = halves(angle=0.0)
+    before = head.centers.detach().clone()
+    assert refine(head, z, labels, torch.ones(200)) >= 0.99
+    assert torch.equal(head.centers, before) and torch.equal(head.origin, torch.zeros(2))
+
+
+def test_a_head_is_fitted_to_clusters_it_does_not_assign():
+    head, z, labels = halves()
+    share = refine(head, z, labels, torch.ones(200))
+    assert share > 0.97
+    found = (head(z).argmax(dim=1) == labels).float().mean().item()
+    assert found == pytest.approx(share, abs=0.005)
+    assert head.centers.grad is None and head.centers.requires_grad and not head.origin.requires_grad
+
+
+def test_cells_of_weight_zero_do_not_count():
+    head, z, labels = halves()
+    wrong = torch.arange(200) % 3 == 0
+    given = torch.where(wrong, 1 - labels, labels)
+    assert refine(head, z, given, (~wrong).float()) > 0.97
+    assert (head(z).argmax(dim=1) == labels).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fitting_never_makes_it_worse(seed):
+    """Also where no head assigns the clusters: here they are random."""
+    torch.manual_seed(seed)
+    z, labels, weights = torch.randn(100, 3), torch.randint(0, 4, (100,)), torch.rand(100)
+    head = placed_head(torch.randn(4, 3))
+
+    def agreement():
+        return (((head(z).argmax(dim=1) == labels) * weights).sum() / weights.sum()).item()
+
+    before = agreement()
+    refine(head, z, labels, weights)
+    assert agreement() >= before - 0.002
+
+
+def test_names_for_new_clusters():
+    assert [_free_number(names) for names in ([], ["1"], ["0", "2", "T"], ["1", "0"])] == ["0", "0", "1", "2"]
+    # Numbers come first, in their order; other digits than these of ASCII are no numbers.
+    assert sorted(["b", "10", "2", "²", "a", "0"], key=_natural) == ["0", "2", "10", "a", "b", "²"]
