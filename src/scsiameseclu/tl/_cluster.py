@@ -174,6 +174,7 @@ def _highly_variable_genes(
 ) -> NDArray[np.bool_]:
     """Mask of the highly variable genes; ``adata`` is not changed, and genes without counts do not change the choice."""
     counts = get_counts(adata, layer)
+    counts = counts if sparse.issparse(counts) else np.asarray(counts)
     present = totals(counts)[1] > 0
     if present.sum() <= n_top_genes:
         return present
@@ -183,7 +184,7 @@ def _highly_variable_genes(
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
     mark_variable_genes(cells, batch_key, n_top_genes=n_top_genes, flavor="seurat")
-    present[present] = cells.var["highly_variable"].to_numpy()
+    present[np.flatnonzero(present)] = cells.var["highly_variable"].to_numpy()
     return present
 
 
