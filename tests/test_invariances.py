@@ -217,6 +217,6 @@ np.save(sys.argv[2], adata.obs["siamese_clu"].astype(str).to_numpy().astype(int)
 
 def test_number_of_threads(tmp_path, run_script):
     for n_threads in ("1", "2"):
-        done = run_script(THREADS, n_threads, f"{n_threads}.npy", timeout=550)
+        done = run_script(THREADS, n_threads, f"{n_threads}.npy", timeout=280)
         assert done.returncode == 0, done.stdout
     assert adjusted_rand_score(np.load(tmp_path / "1.npy"), np.load(tmp_path / "2.npy")) >= 0.999
