@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from scsiameseclu.train import _planner, default_batch_size, learning_rate
+from scsiameseclu.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.train import SiameseTrainingPlan, _planner, default_batch_size, learning_rate
 from scsiameseclu.train._planner import DevicePlan
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -72,3 +74,26 @@ def test_data_are_held_where_they_fit_and_nothing_stands_in_the_way(monkeypatch,
     for plan, elsewhere in ((alone, True), (together, False)):
         with pytest.raises(ValueError, match="one process, no workers and no pinned memory"):
             plan.holds_data("manager", True, loads_elsewhere=elsewhere)
+
+
+class Seen(Exception):
+    """Ends a training before its first step."""
+
+
+@pytest.mark.parametrize(("batch_size", "n_devices"), [(None, 1), (None, 4), (512, 2)])
+def test_a_training_takes_its_settings_from_the_plan(monkeypatch, batch_size, n_devices):
+    adata = synthetic(n_obs=100, n_vars=30, n_types=2, seed=0)
+    SCSiameseClu.setup_anndata(adata, n_neighbors=5)
+    model = SCSiameseClu(adata, n_clusters=2, n_latent=4, n_hidden=8)
+    asked, plan = [], DevicePlan(CPU, n_devices)
+    monkeypatch.setattr(DevicePlan, "of", lambda *args: asked.append(args) or plan)
+
+    def stop(training_plan):
+        raise Seen(training_plan.lr, training_plan.trainer.datamodule.data_loader_kwargs["batch_size"])
+
+    monkeypatch.setattr(SiameseTrainingPlan, "on_fit_start", stop)
+    with pytest.raises(Seen) as seen:
+        model.train(max_epochs=1, batch_size=batch_size, accelerator="cpu", devices=1, strategy="auto")
+    assert asked == [("cpu", 1, "auto")]
+    expected = 256 if batch_size is None else batch_size
+    assert seen.value.args == (pytest.approx(learning_rate(expected * n_devices)), expected)
