@@ -1,5 +1,6 @@
 """Checks and registry fields of ``setup_anndata``."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.pp import check_counts
+from scsiameseclu.pp._counts import repeated_genes, where_counts_are
 from scsiameseclu.pp._neighbors import GraphSettings
 
 
@@ -48,11 +50,18 @@ def check_setup_input(
     ValueError
         If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or
         infinite, batches or categories are missing, size factors are not positive, or continuous covariates not finite.
+
+    Warns
+    -----
+    UserWarning
+        If the counts are not whole numbers, or gene names occur more than once.
     """
     if isinstance(adata, AnnData) and adata.is_view:
         raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
     columns = (batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
     check_cells(adata, layer, *columns, min_cells=min_cells)
+    if repeated := repeated_genes(adata.var_names):
+        warnings.warn(repeated, UserWarning, stacklevel=3)
 
 
 def check_cells(
@@ -90,7 +99,8 @@ def check_cells(
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}.")
     check_columns(adata, batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
-    check_counts(adata.X if layer is None else adata.layers[layer], adata.obs_names, adata.var_names)
+    counts = adata.X if layer is None else adata.layers[layer]
+    check_counts(counts, adata.obs_names, adata.var_names, advice=lambda: where_counts_are(adata))
 
 
 def check_columns(

@@ -25,6 +25,7 @@ from scsiameseclu.train import (
     learning_rate,
 )
 from scsiameseclu.train._checkpoint import follow_clustering
+from scsiameseclu.train._messages import quiet_lightning
 from scsiameseclu.train._schedule import BASE_BATCH
 
 AUTO: Literal["auto"] = "auto"
@@ -163,7 +164,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         hold = self._holds_data(split_options, device, distributed)
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
-        with self.adata_manager.on_device(device) if hold else nullcontext():  # type: ignore[attr-defined]
+        with quiet_lightning(), self.adata_manager.on_device(device) if hold else nullcontext():  # type: ignore[attr-defined]
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
