@@ -1,5 +1,6 @@
 """The only place that touches names scvi-tools keeps to itself."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -19,6 +20,7 @@ from scvi.data._constants import (
 from scvi.data.fields import MuDataWrapper, ObsmField
 from scvi.model.base import BaseModelClass
 from scvi.model.base._archesmixin import _pad_and_sort_query_anndata
+from scvi.model.base._de_core import _de_core
 from scvi.model.base._save_load import _initialize_model, _validate_var_names
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "TableField",
     "batch_codes",
     "check_var_names",
+    "compare_expression",
     "field_state",
     "forget_borrowed_identity",
     "initialised",
@@ -120,6 +123,11 @@ def initialised(cls: type[BaseModelClass], adata: Any, registry: dict[str, Any],
 def check_var_names(adata: Any, names: Any) -> None:
     """Warn if the genes of the data are not those of a saved model."""
     _validate_var_names(adata, names)
+
+
+def compare_expression(manager: AnnDataManager, expression: Callable[..., Any], **arguments: Any) -> pd.DataFrame:
+    """Differential expression of scvi-tools on samples of expression; writes to ``obs``."""
+    return _de_core(adata_manager=manager, model_fn=expression, representation_fn=None, **arguments)
 
 
 def pickled_types() -> list[Any]:
