@@ -86,7 +86,9 @@ def predict(arguments: argparse.Namespace) -> str:
 
         started = time.perf_counter()
         reference = _load(folder, arguments.accelerator)
-        _check_matrix(adata, reference.registry["setup_args"].get("layer"), arguments.force, "layer {!r} of the model")
+        layer = reference.registry["setup_args"].get("layer")
+        reads = "X" if layer is None else f"layers[{layer!r}]"
+        _check_matrix(adata, layer, arguments.force, f"the model reads {reads}")
         limits = {"max_out_of_reference": arguments.max_out_of_reference, "min_confidence": arguments.min_confidence}
         if arguments.force:
             limits["min_gene_share"] = 0.0

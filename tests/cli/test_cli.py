@@ -169,7 +169,9 @@ def test_values_that_are_no_counts_and_repeated_genes_need_force(
     adata.write_h5ad(tmp_path / "twice.h5ad")
     out = ["--out", tmp_path / "out"]
     options = ["--n-clusters", "2", *FAST] if command == "fit" else ["--model", fitted]
-    advice = "Whole numbers are in layers['raw_counts'] (" + ("--layer raw_counts)" if command == "fit" else "layer ")
+    advice = "Whole numbers are in layers['raw_counts'] (" + (
+        "--layer raw_counts)" if command == "fit" else "the model reads X)"
+    )
     assert advice in _error_line(capsys, [command, tmp_path / "logarithms.h5ad", *out, *options])
     assert "1 more than once (twice)" in _error_line(capsys, [command, tmp_path / "twice.h5ad", *out, *options])
     assert not (tmp_path / "out").exists()

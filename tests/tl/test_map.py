@@ -48,7 +48,8 @@ def test_cells_beyond_a_limit_are_unassigned(model):
     assert query.uns["near"]["n_unassigned"] == beyond.sum()
     tl.map(query, model, max_out_of_reference=None, key_added="all")
     assert (
-        "unassigned" not in set(query.obs["all"]) and (~beyond).sum() == (query.obs["all"].astype(str) == query.obs["near"].astype(str)).sum()
+        "unassigned" not in set(query.obs["all"])
+        and (~beyond).sum() == (query.obs["all"].astype(str) == query.obs["near"].astype(str)).sum()
     )
     limit = float(query.obs["all_confidence"].median())
     tl.map(query, model, max_out_of_reference=None, min_confidence=limit, key_added="sure")
