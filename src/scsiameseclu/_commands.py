@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu._atomic import finish, replaced_entries
-from scsiameseclu._keys import check_key, check_key_added, confidence_key, latent_key, out_of_reference_key
+from scsiameseclu._keys import (
+    UNASSIGNED,
+    check_key,
+    check_key_added,
+    confidence_key,
+    latent_key,
+    out_of_reference_key,
+    probs_key,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -34,6 +42,7 @@ BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 _DEMO_DATA = "pbmc3k, bundled with this package"
 _RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
 _TRAINED = ("model", "training.png")
+_MODEL_FILES = ("manifest.json", "model.pt")
 
 logger = logging.getLogger(__name__)
 
@@ -59,36 +68,48 @@ def fit(arguments: argparse.Namespace) -> str:
         _check_accelerator(arguments.accelerator)
         adata = _read(arguments.input)
         _check_labels(adata, arguments)
+        _check_matrix(adata, arguments.layer, arguments.force, "--layer {}")
         return _fit_and_write(adata, arguments, new, data=str(arguments.input))
 
 
 def predict(arguments: argparse.Namespace) -> str:
     """Apply a saved model to the cells of a file and write labels, embedding and picture."""
     _check_file(arguments.input)
-    _check_model(arguments.model)
+    folder = _model_folder(arguments.model)
     with _output(arguments, _RESULTS) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
         adata = _read(arguments.input)
         _check_labels(adata, arguments)
 
-        from scsiameseclu.tl._cluster import copy_results
+        from scsiameseclu import tl
 
         started = time.perf_counter()
-        model = _load(arguments.model, adata, arguments.accelerator)
-        model.write_to_adata(key_added=arguments.key_added)
-        copy_results(model.adata, adata, arguments.key_added)
-        adata.obs[out_of_reference_key(arguments.key_added)] = model.get_out_of_reference_score().to_numpy()
-        facts = {"data": str(arguments.input), "model": str(arguments.model), "n_clusters": model.n_clusters}
+        reference = _load(folder, arguments.accelerator)
+        layer = reference.registry["setup_args"].get("layer")
+        reads = "X" if layer is None else f"layers[{layer!r}]"
+        _check_matrix(adata, layer, arguments.force, f"the model reads {reads}")
+        limits = {"max_out_of_reference": arguments.max_out_of_reference, "min_confidence": arguments.min_confidence}
+        if arguments.force:
+            limits["min_gene_share"] = 0.0
+        model = tl.map(adata, reference, arguments.key_added, accelerator=arguments.accelerator, **limits)
+        facts = {
+            "data": str(arguments.input),
+            "model": str(folder),
+            "n_clusters": model.n_clusters,
+            "n_genes_of_model": model.adata.n_vars,
+            "n_genes_found": int(model.adata.var_names.isin(adata.var_names).sum()),
+            "n_unassigned": adata.uns[arguments.key_added]["n_unassigned"],
+        }
         metrics = _write_results(adata, arguments, new, facts, time.perf_counter() - started)
         return _report(adata, arguments, metrics, _RESULTS)
 
 
 def info(arguments: argparse.Namespace) -> str:
     """Describe a saved model."""
-    _check_model(arguments.model)
+    folder = _model_folder(arguments.model)
     _quieten(arguments)
-    facts = _describe(_load(arguments.model))
+    facts = _describe(_load(folder))
     if arguments.json:
         return json.dumps(facts, indent=2, default=str)
     setup = ", ".join(f"{key}={value}" for key, value in facts["setup"].items())
@@ -157,6 +178,7 @@ def _write_results(
 
     key = arguments.key_added
     labels, confidence = adata.obs[key], adata.obs[confidence_key(key)]
+    numbers = adata.obsm[probs_key(key)].argmax(axis=1)
     metrics = {
         **facts,
         "n_cells": adata.n_obs,
@@ -167,10 +189,11 @@ def _write_results(
     if arguments.labels_key is not None:
         metrics["scores"] = _score(adata.obs[arguments.labels_key], labels)
     table = pd.DataFrame({"cluster": labels, "confidence": confidence})
-    if "model" in facts:  # cells mapped to a model
+    if out_of_reference_key(key) in adata.obs:  # cells mapped to a model
         table["out_of_reference"] = adata.obs[out_of_reference_key(key)]
+        numbers[(labels == UNASSIGNED).to_numpy()] = -1
     table.to_csv(new / "pred.csv", index_label="cell")
-    np.save(new / "pred.npy", labels.astype(str).astype(np.int64).to_numpy())
+    np.save(new / "pred.npy", numbers)
     np.save(new / "embedding.npy", adata.obsm[latent_key(key)])
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
@@ -192,12 +215,26 @@ def _report(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str,
     """A table of the clusters, the scores if there are any, and the paths of what was written."""
     lines = [_cluster_table(adata, arguments.key_added, arguments.labels_key), ""]
     lines.append(f"{metrics['n_cells']} cells, {metrics['n_clusters']} clusters, {metrics['seconds']:.1f} s")
+    if "n_unassigned" in metrics:
+        lines += _mapping_summary(arguments, metrics)
     if "scores" in metrics:
         names = ("acc", "nmi", "ari", "f1_macro")
         scores = "  ".join(f"{name.upper()} {metrics['scores'][name]:.3f}" for name in names)
         lines.append(f"against {arguments.labels_key}, used for nothing else: {scores}")
     lines += ["", "wrote", *(f"  {arguments.out / name}" for name in written)]
     return "\n".join(lines)
+
+
+def _mapping_summary(arguments: argparse.Namespace, metrics: Mapping[str, Any]) -> list[str]:
+    """How many genes of the model there were, and which cells were left unassigned."""
+    limits = [f"out-of-reference score above {arguments.max_out_of_reference:g}"]
+    if arguments.min_confidence is not None:
+        limits.append(f"confidence of the cluster below {arguments.min_confidence:g}")
+    share = metrics["n_unassigned"] / max(metrics["n_cells"], 1)
+    return [
+        f"{metrics['n_genes_found']} of the model's {metrics['n_genes_of_model']} genes found",
+        f"{metrics['n_unassigned']} cells ({share:.1%}) {UNASSIGNED}: {' or '.join(limits)}",
+    ]
 
 
 def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
@@ -207,7 +244,7 @@ def _cluster_table(adata: AnnData, key: str, labels_key: str | None) -> str:
     groups = adata.obs.groupby(key, observed=False)
     table = pd.DataFrame({"cells": groups.size()})
     table["share"] = (table["cells"] / adata.n_obs).map("{:.1%}".format)
-    table["confidence"] = groups[confidence_key(key)].mean().map("{:.3f}".format)
+    table["confidence of the cluster"] = groups[confidence_key(key)].mean().map("{:.3f}".format)
     if labels_key is not None:
         known = adata.obs[adata.obs[labels_key].notna()]
         overlap = pd.crosstab(known[key], known[labels_key].astype(str)).reindex(table.index, fill_value=0)
@@ -224,10 +261,18 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"Expected a file at {path}, found none.")
 
 
-def _check_model(folder: Path) -> None:
-    """Refuse a folder without a model; one of scvi-tools is refused when it is loaded, with what to do about it."""
+def _model_folder(folder: Path) -> Path:
+    """The folder that holds the model: the one given, or ``model`` in it, where ``fit`` writes.
+
+    A model of scvi-tools is refused when it is loaded, with what to do about it.
+    """
+    inner = folder / "model"
+    finish(folder)
+    if not any((folder / name).is_file() for name in _MODEL_FILES) and inner.is_dir():
+        folder = inner
     if not (folder / "model.pt").is_file():
         _check_file(folder / "manifest.json")
+    return folder
 
 
 def _read(path: Path) -> AnnData:
@@ -239,17 +284,31 @@ def _read(path: Path) -> AnnData:
         raise ValueError(f"Expected an .h5ad file, could not read {path}: {one_line(error)}") from error
 
 
-def _load(folder: Path, query: AnnData | None = None, accelerator: str = "cpu") -> SCSiameseClu:
-    """Load a model: on its own, or mapped to other cells."""
+def _load(folder: Path, accelerator: str = "cpu") -> SCSiameseClu:
+    """Load a model without data."""
     from scsiameseclu.model import SCSiameseClu
 
     try:
-        model = SCSiameseClu.load(str(folder), adata=False, accelerator=accelerator)
+        return SCSiameseClu.load(str(folder), adata=False, accelerator=accelerator)
     except BAD_INPUT as error:
         raise ValueError(f"Expected a model of this package, could not load {folder}: {one_line(error)}") from error
-    if query is None:
-        return model
-    return SCSiameseClu.load_query_data(query, model, accelerator=accelerator)
+
+
+def _check_matrix(adata: AnnData, layer: str | None, force: bool, option: str) -> None:
+    """Refuse values that are no counts, and genes that share a name, unless ``force``; names are then made unique."""
+    from scsiameseclu.pp import check_counts
+    from scsiameseclu.pp._counts import get_counts, repeated_genes, where_counts_are
+
+    if force:
+        adata.var_names_make_unique()
+        return
+    if repeated := repeated_genes(adata.var_names, "Name them apart, or add --force to number them."):
+        raise ValueError(repeated)
+
+    def advice() -> str:
+        return f"{where_counts_are(adata, option)} To go on with these values, add --force."
+
+    check_counts(get_counts(adata, layer), adata.obs_names, adata.var_names, non_integer="raise", advice=advice)
 
 
 def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:

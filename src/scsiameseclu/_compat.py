@@ -1,5 +1,6 @@
 """The only place that touches names scvi-tools keeps to itself."""
 
+from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pandas as pd
 import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
 from anndata import AnnData
+from scvi.data import AnnDataManager
 from scvi.data._constants import (
     _FIELD_REGISTRIES_KEY,
     _SCVI_UUID_KEY,
@@ -17,12 +19,14 @@ from scvi.data._constants import (
 from scvi.model._utils import parse_device_args
 from scvi.model.base import ArchesMixin, BaseModelClass
 from scvi.model.base._archesmixin import _pad_and_sort_query_anndata, _set_params_online_update
+from scvi.model.base._de_core import _de_core
 from scvi.model.base._save_load import _initialize_model, _validate_var_names
 from scvi.module.base import BaseModuleClass
 
 __all__ = [
     "batch_codes",
     "check_var_names",
+    "compare_expression",
     "field_state",
     "forget_borrowed_identity",
     "freeze_as_query",
@@ -105,6 +109,11 @@ def initialised(cls: type[BaseModelClass], adata: Any, registry: dict[str, Any],
 def check_var_names(adata: Any, names: Any) -> None:
     """Warn if the genes of the data are not those of a saved model."""
     _validate_var_names(adata, names)
+
+
+def compare_expression(manager: AnnDataManager, expression: Callable[..., Any], **arguments: Any) -> pd.DataFrame:
+    """Differential expression of scvi-tools on samples of expression; writes to ``obs``."""
+    return _de_core(adata_manager=manager, model_fn=expression, representation_fn=None, **arguments)
 
 
 def pickled_types() -> list[Any]:

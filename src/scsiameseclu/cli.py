@@ -75,6 +75,16 @@ def _at_least(lowest: int) -> Callable[[str], int]:
     return parse
 
 
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number between 0 and 1, found {text!r}")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
@@ -117,6 +127,12 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--gene-likelihood", choices=("zinb", "nb", "poisson"), default="nb", help="of the counts (%(default)s)"
     )
+    reading = argparse.ArgumentParser(add_help=False)
+    reading.add_argument(
+        "--force",
+        action="store_true",
+        help="go on with values that are no counts, gene names that occur twice, or a query with hardly a gene of the model",
+    )
     scoring = argparse.ArgumentParser(add_help=False)
     scoring.add_argument("--labels-key", metavar="KEY", help="obs column of known types, used for scoring only")
 
@@ -124,7 +140,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("demo_out"), metavar="DIR", help="output folder (%(default)s)")
     demo.set_defaults(run=_commands.demo)
 
-    fit = commands.add_parser("fit", parents=[training, scoring], help="train on an .h5ad file and cluster its cells")
+    fit = commands.add_parser(
+        "fit", parents=[training, reading, scoring], help="train on an .h5ad file and cluster its cells"
+    )
     fit.add_argument("input", type=Path, metavar="IN.h5ad", help="cells with raw counts")
     fit.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     fit.add_argument("--layer", metavar="KEY", help="layer with the raw counts (default: X)")
@@ -133,15 +151,28 @@ def _parser() -> argparse.ArgumentParser:
     fit.set_defaults(run=_commands.fit)
 
     predict = commands.add_parser(
-        "predict", parents=[writing, scoring], help="apply a trained model to the cells of an .h5ad file"
+        "predict", parents=[writing, reading, scoring], help="apply a trained model to the cells of an .h5ad file"
     )
     predict.add_argument("input", type=Path, metavar="QUERY.h5ad", help="cells with raw counts")
-    predict.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by fit, .../model")
+    predict.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by fit")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
+    predict.add_argument(
+        "--max-out-of-reference",
+        type=_share,
+        default=0.99,
+        metavar="SCORE",
+        help="leave cells with a higher out-of-reference score unassigned, 1: none (%(default)s)",
+    )
+    predict.add_argument(
+        "--min-confidence",
+        type=_share,
+        metavar="P",
+        help="leave cells whose cluster has a lower probability unassigned (default: none)",
+    )
     predict.set_defaults(run=_commands.predict)
 
     info = commands.add_parser("info", parents=[common], help="describe a saved model")
-    info.add_argument("model", type=Path, metavar="DIR", help="folder written by fit, .../model")
+    info.add_argument("model", type=Path, metavar="DIR", help="folder written by fit, or by model.save")
     info.add_argument("--json", action="store_true", help="machine-readable output")
     info.set_defaults(run=_commands.info)
     return parser

@@ -11,6 +11,7 @@ import pytest
 from scsiameseclu import _commands, cli, datasets
 from scsiameseclu.cli import main
 from scsiameseclu.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
 
 FAST = ["--max-epochs", "4", "--accelerator", "cpu", "--n-neighbors", "8"]
 RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png"}
@@ -93,7 +94,8 @@ def test_predict_on_the_training_cells_repeats_fit(fitted: Path, cells: Path, tm
     shuffled = shuffled[:, np.random.default_rng(0).permutation(shuffled.n_vars)].copy()
     shuffled.write_h5ad(tmp_path / "query.h5ad")
     out = tmp_path / "mapped"
-    assert main(["predict", str(tmp_path / "query.h5ad"), "--model", str(fitted / "model"), "--out", str(out)]) == 0
+    argv = ["predict", str(tmp_path / "query.h5ad"), "--model", str(fitted), "--out", str(out)]
+    assert main([*argv, "--max-out-of-reference", "1"]) == 0
     assert {path.name for path in out.iterdir()} == RESULTS
     np.testing.assert_array_equal(np.load(out / "pred.npy"), np.load(fitted / "pred.npy"))
     np.testing.assert_allclose(np.load(out / "embedding.npy"), np.load(fitted / "embedding.npy"), atol=1e-4)
@@ -106,7 +108,7 @@ def test_predict_takes_other_cells_with_missing_genes(fitted: Path, tmp_path: Pa
     assert main(["predict", str(tmp_path / "query.h5ad"), "--model", str(fitted / "model"), "--out", str(out)]) == 0
     mapped = ad.read_h5ad(out / "clustered.h5ad")
     assert mapped.shape == query.shape
-    assert set(mapped.obs["siamese_clu"]) <= {"0", "1", "2"}
+    assert set(mapped.obs["siamese_clu"]) <= {"0", "1", "2", "unassigned"}
     table = pd.read_csv(out / "pred.csv")
     assert list(table.columns) == ["cell", "cluster", "confidence", "out_of_reference"]
     assert table["out_of_reference"].between(0, 1).all()
@@ -120,6 +122,77 @@ def test_predict_refuses_cells_without_a_common_gene(
     query.write_h5ad(tmp_path / "query.h5ad")
     argv = ["predict", tmp_path / "query.h5ad", "--model", fitted / "model", "--out", tmp_path / "out"]
     assert "found none of them" in _error_line(capsys, argv)
+
+
+def test_predict_leaves_cells_unlike_the_reference_unassigned(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = synthetic(n_obs=60, n_vars=80, n_types=3, seed=1)[:, :75].copy()
+    query.X[30:] = np.random.default_rng(0).poisson(3.0, size=(30, 75))
+    query.write_h5ad(tmp_path / "query.h5ad")
+    argv = ["predict", str(tmp_path / "query.h5ad"), "--model", str(fitted), "--out", str(tmp_path / "mapped")]
+    capsys.readouterr()
+    assert main([*argv, "--max-out-of-reference", "0.9"]) == 0
+    report = capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "mapped" / "pred.csv")
+    beyond = (table["out_of_reference"] > 0.9).to_numpy()
+    assert beyond[30:].mean() > 0.9 and not beyond.all()
+    assert ((table["cluster"] == "unassigned") == beyond).all()
+    numbers = np.load(tmp_path / "mapped" / "pred.npy")
+    assert ((numbers == -1) == beyond).all()
+    assert (numbers[~beyond].astype(str) == table["cluster"][~beyond]).all()
+    assert f"{beyond.sum()} cells ({beyond.mean():.1%}) unassigned: out-of-reference score above 0.9" in report
+    found = ad.read_h5ad(fitted / "clustered.h5ad").var_names[:75]
+    metrics = json.loads((tmp_path / "mapped" / "metrics.json").read_text())
+    assert metrics["n_unassigned"] == beyond.sum() and metrics["n_genes_found"] <= len(found)
+    assert f"{metrics['n_genes_found']} of the model's 50 genes found" in report
+
+
+def test_predict_of_cells_with_hardly_a_common_gene_needs_force(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = synthetic(n_obs=60, n_vars=80, n_types=3)
+    query.var_names = [name if i < 8 else f"other{i}" for i, name in enumerate(query.var_names)]
+    query.write_h5ad(tmp_path / "query.h5ad")
+    argv = ["predict", tmp_path / "query.h5ad", "--model", fitted, "--out", tmp_path / "out"]
+    assert "at least 20% of the model's 50 genes" in _error_line(capsys, argv)
+    assert not (tmp_path / "out").exists()
+    assert main([str(part) for part in [*argv, "--force"]]) == 0
+
+
+def test_predict_with_named_clusters(fitted: Path, cells: Path, tmp_path: Path) -> None:
+    model = SCSiameseClu.load(str(fitted / "model"), adata=False)
+    model.rename({"0": "first"})
+    model.save(str(tmp_path / "named"))
+    assert main(["predict", str(cells), "--model", str(tmp_path / "named"), "--out", str(tmp_path / "out")]) == 0
+    table = pd.read_csv(tmp_path / "out" / "pred.csv")
+    numbers = np.load(tmp_path / "out" / "pred.npy")
+    assert ((numbers == 0) == (table["cluster"] == "first")).all() and (numbers == 0).any()
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_values_that_are_no_counts_and_repeated_genes_need_force(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    adata = synthetic(n_obs=60, n_vars=80, n_types=2)
+    adata.layers["raw_counts"] = adata.X.copy()
+    adata.X = np.log1p(adata.X)
+    adata.write_h5ad(tmp_path / "logarithms.h5ad")
+    adata.X = adata.layers["raw_counts"]
+    adata.var_names = ["twice", "twice", *adata.var_names[2:]]
+    adata.write_h5ad(tmp_path / "twice.h5ad")
+    out = ["--out", tmp_path / "out"]
+    options = ["--n-clusters", "2", *FAST] if command == "fit" else ["--model", fitted]
+    advice = "Whole numbers are in layers['raw_counts'] (" + (
+        "--layer raw_counts)" if command == "fit" else "the model reads X)"
+    )
+    assert advice in _error_line(capsys, [command, tmp_path / "logarithms.h5ad", *out, *options])
+    assert "1 more than once (twice)" in _error_line(capsys, [command, tmp_path / "twice.h5ad", *out, *options])
+    assert not (tmp_path / "out").exists()
+    for name in ("logarithms", "twice"):
+        argv = [command, tmp_path / f"{name}.h5ad", *out, *options, "--force", "--overwrite"]
+        assert main([str(part) for part in argv]) == 0
+    assert "twice-1" in ad.read_h5ad(tmp_path / "out" / "clustered.h5ad").var_names
 
 
 def test_predict_names_what_the_model_was_set_up_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,7 +221,7 @@ def test_info_describes_the_model(fitted: Path, capsys: pytest.CaptureFixture[st
     facts = json.loads(capsys.readouterr().out)
     assert (facts["n_cells"], facts["n_genes"], facts["n_clusters"], facts["epochs"]) == (150, 50, 3, 4)
     assert facts["trained"] is True and facts["setup"]["n_neighbors"] == 8
-    assert main(["info", str(fitted / "model")]) == 0
+    assert main(["info", str(fitted)]) == 0
     assert "n_neighbors=8" in capsys.readouterr().out
 
 
@@ -203,8 +276,9 @@ def test_bad_input_ends_with_one_line(
         ["fit", "cells.h5ad", "--out", "x", "--n-clusters", "many"],
         ["fit", "cells.h5ad", "--out", "x", "--max-epochs", "0"],
         ["fit", "cells.h5ad", "--out", "x", "--accelerator", "abacus"],
+        ["predict", "cells.h5ad", "--out", "x", "--model", "y", "--min-confidence", "2"],
     ],
-    ids=["no command", "no input", "no cluster", "not a number", "no epoch", "no such accelerator"],
+    ids=["no command", "no input", "no cluster", "not a number", "no epoch", "no such accelerator", "no share"],
 )
 def test_bad_command_line_is_exit_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

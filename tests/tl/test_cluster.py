@@ -4,8 +4,10 @@ import pytest
 import scanpy as sc
 import scvi
 from anndata import AnnData, concat, read_h5ad
+from mudata import MuData
 from scipy import sparse
 
+from scsiameseclu import tl
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import cluster
@@ -125,3 +127,62 @@ def test_the_model_loads_with_the_data_it_was_made_from(tmp_path):
         assert (loaded.adata.n_vars, given.n_vars) == (30, n_vars)
     with pytest.raises(ValueError, match="Expected the 30 genes"):
         SCSiameseClu.load(tmp_path / "model", adata=adata[:, :40].copy())
+
+
+KINDS = {
+    "integers": lambda codes: codes,
+    "booleans": lambda codes: codes == 1,
+    "floats": lambda codes: codes + 0.5,
+    "categories that are numbers": lambda codes: pd.Categorical(codes),
+    "text": lambda codes: codes.astype(str),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_covariates_and_labels_of_any_kind(adata: AnnData, tmp_path, kind: str) -> None:
+    codes = adata.obs["batch"].cat.codes.to_numpy().astype(np.int64)
+    for name in ("run", "site", "type"):
+        adata.obs[name] = KINDS[kind](codes)
+    adata.obs["age"] = codes if kind == "integers" else codes == 1
+    before = adata.obs.copy()
+    setup = {"categorical_covariate_keys": ["site"], "continuous_covariate_keys": ["age"], "labels_key": "type"}
+    model = _fit(adata, batch_key="run", n_top_genes=50, setup_kwargs=setup)
+    pd.testing.assert_frame_equal(adata.obs[list(before)], before)
+    adata.write_h5ad(tmp_path / "result.h5ad")
+    model.save(tmp_path / "model")
+    query = adata[::3].copy()
+    loaded = SCSiameseClu.load_query_data(query, tmp_path / "model")
+    expected = model.predict(indices=np.arange(0, adata.n_obs, 3))
+    assert (loaded.predict().astype(str).to_numpy() == expected.astype(str).to_numpy()).mean() > 0.9
+    assert loaded.summary_stats["n_batch"] == 2
+
+
+def test_graph_is_one_that_umap_of_scanpy_takes(adata: AnnData) -> None:
+    _fit(adata, n_top_genes=50)
+    sc.tl.umap(adata, neighbors_key="siamese_clu_neighbors", maxiter=5)
+    assert adata.obsm["X_umap"].shape == (150, 2)
+
+
+def test_results_of_two_names_do_not_touch_each_other(adata: AnnData) -> None:
+    _fit(adata, n_top_genes=50)
+    first = {name: np.array(adata.obsm[name]) for name in ("X_siamese_clu", "siamese_clu_probs")}
+    model = _fit(adata, n_top_genes=40, key_added="mine")
+    for name, values in first.items():
+        np.testing.assert_array_equal(adata.obsm[name], values)
+    np.testing.assert_array_equal(adata.obsm["X_mine"], model.get_latent_representation())
+
+
+def test_values_that_are_no_counts_are_named_with_what_to_use_instead(adata: AnnData) -> None:
+    adata.layers["counts"] = adata.X.copy()
+    adata.raw = adata.copy()
+    adata.X = np.log1p(adata.X)
+    adata.var_names = ["twice", "twice", *adata.var_names[2:]]
+    with pytest.warns(UserWarning, match="layers\\['counts'\\] \\(layer='counts'\\) and raw"):
+        with pytest.warns(UserWarning, match="1 more than once \\(twice\\)"):
+            SCSiameseClu.setup_anndata(adata, n_neighbors=8)
+
+
+@pytest.mark.parametrize("tool", [tl.annotate, tl.classify, tl.cluster, tl.map, tl.markers, tl.stability])
+def test_tools_say_what_serves_a_mudata(adata: AnnData, tool) -> None:
+    with pytest.raises(TypeError, match="Expected an AnnData, found MuData: .* MuData|mdata"):
+        tool(MuData({"rna": adata}), *([{}] if tool in (tl.annotate, tl.classify, tl.map) else []))

@@ -1,6 +1,6 @@
-"""Denoised expression."""
+"""Denoised expression and the count model of every cell."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -8,14 +8,17 @@ import pandas as pd
 import torch
 from anndata import AnnData
 from numpy.typing import NDArray
+from scvi import REGISTRY_KEYS
+from sparse import GCXS, concatenate
 
 from scsiameseclu import _compat
+from scsiameseclu.model._differential import DifferentialExpressionMixin
 from scsiameseclu.model._setup import check_finite
 from scsiameseclu.module import SiameseModule
 
 
-class ExpressionMixin:
-    """Expression decoded from the embedding."""
+class ExpressionMixin(DifferentialExpressionMixin):
+    """Expression decoded from the embedding, and the likelihood of the counts."""
 
     module: SiameseModule
 
@@ -62,8 +65,7 @@ class ExpressionMixin:
         ValueError
             If a batch is unknown, ``library_size`` is not positive, or the model was trained without reconstruction.
         """
-        if self.module.loss_weights.reconstruction == 0.0:
-            raise ValueError("Expected a model trained with a reconstruction loss, found its weight 0.")
+        self._check_decoder()
         if library_size != "latent" and not float(library_size) > 0.0:
             raise ValueError(f"Expected a positive library_size or 'latent', found {library_size!r}.")
         adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
@@ -81,6 +83,160 @@ class ExpressionMixin:
         if return_numpy:
             return expression
         return pd.DataFrame(expression, index=adata.obs_names[rows], columns=rna.var_names[genes])
+
+    @torch.inference_mode()
+    def get_likelihood_parameters(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Parameters of the count model of every cell, as scvi-tools' method of the same name returns them.
+
+        The embedding is deterministic, so that there is one set of parameters per cell and no ``n_samples``.
+
+        Parameters
+        ----------
+        adata
+            Data to decode; those of the model by default.
+        indices
+            Rows, or a boolean mask; all by default.
+        batch_size
+            Cells per batch; ``scvi.settings.batch_size`` by default.
+
+        Returns
+        -------
+        ``"mean"``, ``"dispersions"`` (inverse dispersion; not for ``"poisson"``) and ``"dropout"`` (probability of an
+        extra zero; for ``"zinb"``), each float32 ``(n, n_genes)``.
+
+        Raises
+        ------
+        ValueError
+            If the model was trained without reconstruction.
+        """
+        likelihood = self.module.gene_likelihood
+        attributes = {"mean": "mu" if likelihood != "poisson" else "rate"}
+        if likelihood != "poisson":
+            attributes["dispersions"] = "theta"
+        if likelihood == "zinb":
+            attributes["dropout"] = "zi_probs"
+        adata, rows = self._cells(adata, indices)
+        blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in attributes}
+        for _, px in self._count_models(adata, rows, batch_size):
+            for name, attribute in attributes.items():
+                values = getattr(px, attribute).expand(len(px.scale), -1)  # one dispersion per gene serves all cells
+                blocks[name].append(values.cpu().numpy().astype(np.float32))
+        return {name: np.concatenate(parts) for name, parts in blocks.items()}
+
+    @torch.inference_mode()
+    def get_reconstruction_error(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        return_mean: bool = True,
+    ) -> dict[str, float] | dict[str, NDArray[np.float32]]:
+        """Negative log-likelihood of the counts of all genes, given the embedding; lower is better.
+
+        Parameters
+        ----------
+        adata
+            Data to judge; those of the model by default.
+        indices
+            Rows, or a boolean mask; all by default.
+        batch_size
+            Cells per batch; ``scvi.settings.batch_size`` by default.
+        return_mean
+            Return the mean over cells instead of a value for every cell.
+
+        Returns
+        -------
+        ``{"reconstruction_loss": ...}``: a number, or float32 ``(n,)``; summed over genes.
+
+        Raises
+        ------
+        ValueError
+            If the model was trained without reconstruction.
+        """
+        adata, rows = self._cells(adata, indices)
+        blocks = [
+            -px.log_prob(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device)).sum(dim=1).cpu().numpy()
+            for tensors, px in self._count_models(adata, rows, batch_size)
+        ]
+        errors = np.concatenate(blocks)
+        if return_mean:
+            return {"reconstruction_loss": float(errors.mean())}
+        return {"reconstruction_loss": errors}
+
+    @torch.inference_mode()
+    def posterior_predictive_sample(
+        self,
+        adata: AnnData | None = None,
+        indices: Sequence[int] | None = None,
+        n_samples: int = 1,
+        gene_list: Sequence[str] | None = None,
+        batch_size: int | None = None,
+    ) -> GCXS:
+        """Draw counts from the count model of every cell, as scvi-tools' method of the same name.
+
+        The embedding is deterministic: draws differ by the noise of the counts alone.
+
+        Parameters
+        ----------
+        adata
+            Data to draw for; those of the model by default.
+        indices
+            Rows, or a boolean mask; all by default.
+        n_samples
+            Draws per cell.
+        gene_list
+            Genes to return; all by default.
+        batch_size
+            Cells per batch; ``scvi.settings.batch_size`` by default.
+
+        Returns
+        -------
+        Sparse counts ``(n, n_genes)``, or ``(n, n_genes, n_samples)`` if there are several draws.
+
+        Raises
+        ------
+        KeyError
+            If a gene of ``gene_list`` is unknown.
+        ValueError
+            If the model was trained without reconstruction, or ``n_samples`` is below 1.
+        """
+        if n_samples < 1:
+            raise ValueError(f"`n_samples`: expected at least 1, found {n_samples}.")
+        adata, rows = self._cells(adata, indices)
+        genes = _gene_positions(self._rna(adata), gene_list)  # type: ignore[attr-defined]
+        blocks = []
+        for _, px in self._count_models(adata, rows, batch_size):
+            drawn = px.sample((n_samples,))[:, :, genes].permute(1, 2, 0).cpu().numpy()
+            blocks.append(GCXS.from_numpy(drawn[..., 0] if n_samples == 1 else drawn))
+        return concatenate(blocks, axis=0)
+
+    def _check_decoder(self) -> None:
+        """Refuse a decoder that no loss has trained."""
+        if self.module.loss_weights.reconstruction == 0.0:
+            raise ValueError("Expected a model trained with a reconstruction loss, found its weight 0.")
+
+    def _cells(self, adata: AnnData | None, indices: Sequence[int] | None) -> tuple[AnnData, NDArray[np.int64]]:
+        """Validated data and row numbers, at least one, to decode."""
+        self._check_decoder()
+        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
+        if len(rows) == 0:
+            raise ValueError("`indices`: expected at least one cell, found none.")
+        return adata, rows
+
+    def _count_models(
+        self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None
+    ) -> Iterator[tuple[dict[str, torch.Tensor], Any]]:
+        """Mini-batches with the distribution of the counts of their cells, all genes."""
+        self.module.eval()
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        for tensors in loader:
+            yield tensors, self.module.forward(tensors, compute_loss=False)[1]["px"]
 
     def _decode(
         self, tensors: dict[str, torch.Tensor], batch: int | None, library_size: float | Literal["latent"]

@@ -54,6 +54,36 @@ def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
         )
 
 
+def check_gene_share(found: pd.Index, wanted: pd.Index, min_share: float) -> None:
+    """Refuse new cells with hardly a gene of a model, which it would assign by what is missing.
+
+    Parameters
+    ----------
+    found
+        Names in the new data, unique.
+    wanted
+        Names the model was set up with.
+    min_share
+        Share of ``wanted`` that must be found, in ``[0, 1]``.
+
+    Raises
+    ------
+    ValueError
+        If fewer are found, or ``min_share`` is out of range.
+    """
+    if not 0 <= min_share <= 1:
+        raise ValueError(f"`min_gene_share`: expected a number between 0 and 1, found {min_share}.")
+    known = wanted.isin(found)
+    if known.mean() < min_share:
+        hint = _near_misses(found[~found.isin(wanted)], wanted[~known])
+        raise ValueError(
+            f"Expected at least {min_share:.0%} of the model's {len(wanted)} genes ({_examples(wanted)}), found {int(known.sum())} "
+            f"({known.mean():.1%}) among the query's {len(found)} ({_examples(found)}): cells would be assigned by what is missing. "
+            f"{hint or 'Check that both are of one species and use the same kind of gene names.'} To map the cells nevertheless, "
+            "lower min_gene_share."
+        )
+
+
 def _near_misses(found: pd.Index, wanted: pd.Index) -> str:
     """What names differ by, and what to do; empty if there is no near miss."""
     exact = pd.Series(wanted.astype(str), index=wanted.astype(str))

@@ -17,7 +17,7 @@ from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
 from scsiameseclu.model._alignment import align_genes, align_modalities
-from scsiameseclu.model._gene_names import check_gene_names
+from scsiameseclu.model._gene_names import check_gene_names, check_gene_share
 from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
@@ -49,6 +49,7 @@ class QueryMixin(ArchesMixin):
         device: int | str = "auto",
         unfrozen: bool = False,
         allow_pickle: bool = False,
+        min_gene_share: float = 0.2,
         **freeze_options: bool,
     ) -> Self:
         """Map new cells to a trained model.
@@ -77,6 +78,9 @@ class QueryMixin(ArchesMixin):
             Let training change all weights.
         allow_pickle
             Read a ``model.pt`` of scvi-tools from the folder, as for :meth:`load`.
+        min_gene_share
+            Share of the genes of the model that the query must have, in ``[0, 1]``. Cells with fewer would get clusters
+            with high confidence that say nothing about them.
         **freeze_options
             ``freeze_dropout``, ``freeze_expression`` and the other options of
             :meth:`scvi.model.base.ArchesMixin.load_query_data`.
@@ -91,7 +95,7 @@ class QueryMixin(ArchesMixin):
             If ``adata`` is not of the kind the model was set up with, or batches (or categories of another covariate)
             are numbers in one of query and reference and text in the other.
         ValueError
-            If the query has no cell, or none of the reference's genes, gene names are not unique, batch labels are
+            If the query has no cell, none of the reference's genes or too few of them, gene names are not unique, batch labels are
             missing, or counts are not valid.
         KeyError
             If a column or representation the model was set up with is missing.
@@ -105,7 +109,7 @@ class QueryMixin(ArchesMixin):
             path = _as_path(reference_model)
             reference = cls.load(path, adata=False, allow_pickle=allow_pickle, **options)  # type: ignore[attr-defined]
         _check_cells(adata, reference.registry_)
-        adata = cls._aligned(adata, reference, inplace_subset_query_vars)
+        adata = cls._aligned(adata, reference, inplace_subset_query_vars, min_gene_share)
         with search_on(accelerator):
             model = super().load_query_data(adata, reference, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
@@ -123,7 +127,7 @@ class QueryMixin(ArchesMixin):
         return model
 
     @classmethod
-    def _aligned(cls, data: AnnData | MuData, reference: Any, inplace: bool) -> AnnData | MuData:
+    def _aligned(cls, data: AnnData | MuData, reference: Any, inplace: bool, min_gene_share: float) -> AnnData | MuData:
         """The data with the genes of the reference in their order: themselves if they have that already."""
         prepare = cls.prepare_query_mudata if isinstance(data, MuData) else cls.prepare_query_anndata
         if isinstance(data, AnnData) and data.is_view:
@@ -143,6 +147,11 @@ class QueryMixin(ArchesMixin):
                 if key in present:
                     check_gene_names(present[key], pd.Index(names))
                     _check_matrices(data[key])
+            rna = _compat.setup_call(reference.registry_)[1]["modalities"]["rna_layer"]
+            if rna in present:
+                check_gene_share(present[rna], pd.Index(wanted[rna]), min_gene_share)
+        elif present.is_unique and present.isin(wanted).any():
+            check_gene_share(present, wanted, min_gene_share)
         if isinstance(data, AnnData) and data.isbacked:
             raise NotImplementedError(
                 "Expected the genes of the model in their order, found others in a backed AnnData; call adata.to_memory() first."

@@ -1,5 +1,6 @@
 """Checks and registry fields of ``setup_anndata``."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from scvi.data.fields import (
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._labels import LabelsField
+from scsiameseclu.pp._counts import repeated_genes
 from scsiameseclu.pp._graph_input import GraphSettings
 
 
@@ -47,11 +49,18 @@ def check_setup_input(
     ValueError
         If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or
         infinite, batches or categories are missing, size factors are not positive, or continuous covariates not finite.
+
+    Warns
+    -----
+    UserWarning
+        If the counts are not whole numbers, or gene names occur more than once.
     """
     if isinstance(adata, AnnData) and adata.is_view:
         raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
     columns = (batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
     check_cells(adata, layer, *columns, min_cells=min_cells)
+    if repeated := repeated_genes(adata.var_names):
+        warnings.warn(repeated, UserWarning, stacklevel=3)
 
 
 def check_cells(

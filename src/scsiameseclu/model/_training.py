@@ -16,6 +16,7 @@ from scsiameseclu.model._split import Split, plain_number, plain_numbers, valida
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
 from scsiameseclu.train._checkpoint import follow_clustering
+from scsiameseclu.train._messages import quiet_lightning
 from scsiameseclu.train._planner import DevicePlan
 
 AUTO: Literal["auto"] = "auto"
@@ -153,7 +154,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         hold = on.holds_data(self.adata_manager, wanted, bool(loads_elsewhere))  # type: ignore[attr-defined]
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
-        with self.adata_manager.on_device(on.device) if hold else nullcontext():  # type: ignore[attr-defined]
+        with quiet_lightning(), self.adata_manager.on_device(on.device) if hold else nullcontext():  # type: ignore[attr-defined]
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,

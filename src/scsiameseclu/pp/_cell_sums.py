@@ -63,6 +63,7 @@ class CellSums:
         obs_names: Sequence[str],
         var_names: Sequence[str],
         *,
+        advice: Callable[[], str] | None = None,
         visit: Callable[[slice, Any, NDArray[np.float64]], None] | None = None,
     ) -> CellSums:
         """Sum up counts, and refuse on the way what :func:`~scsiameseclu.pp.check_counts` refuses.
@@ -79,7 +80,7 @@ class CellSums:
         """
         check_shape(counts)
         sums, checked = _read(counts, None, visit, (obs_names, var_names))
-        check_totals(*zip(*checked, strict=True), non_integer="warn", stacklevel=4)
+        check_totals(*zip(*checked, strict=True), non_integer="warn", advice=advice, stacklevel=4)
         return sums
 
 

@@ -11,12 +11,14 @@ from scipy import sparse
 from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
 CHUNK = 4096
+_SAMPLE = 200  # cells looked at to judge whether a matrix holds counts
 
 
 def get_counts(adata: AnnData, layer: str | None = None) -> Any:
@@ -267,6 +269,7 @@ def check_counts(
     var_names: Sequence[str] | None = None,
     *,
     non_integer: str = "warn",
+    advice: Callable[[], str] | None = None,
 ) -> None:
     """Refuse matrices that cannot be counts.
 
@@ -278,6 +281,8 @@ def check_counts(
         Names to use in messages. Default: row and column numbers.
     non_integer
         What to do about values that are not whole numbers: ``"warn"``, ``"raise"`` or ``"ignore"``.
+    advice
+        Makes the sentence that says where whole numbers are, such as :func:`where_counts_are`.
 
     Raises
     ------
@@ -292,7 +297,7 @@ def check_counts(
     """
     check_shape(counts)
     checked = [check_block(block, rows.start, obs_names, var_names) for rows, block in row_chunks(counts)]
-    check_totals(*zip(*checked, strict=True), non_integer=non_integer)
+    check_totals(*zip(*checked, strict=True), non_integer=non_integer, advice=advice)
 
 
 def check_shape(counts: Any) -> None:
@@ -334,17 +339,70 @@ def check_block(
     return bool(values.any()), whole
 
 
-def check_totals(any_count: Sequence[bool], whole: Sequence[bool], *, non_integer: str, stacklevel: int = 3) -> None:
+def check_totals(
+    any_count: Sequence[bool],
+    whole: Sequence[bool],
+    *,
+    non_integer: str,
+    advice: Callable[[], str] | None = None,
+    stacklevel: int = 3,
+) -> None:
     """Refuse counts that are all 0, and warn of values that are not whole numbers; from the results of :func:`check_block`."""
     if not any(any_count):
         raise ValueError("Expected counts, found only zeros. Check which matrix or layer holds the raw counts.")
     if not all(whole) and non_integer != "ignore":
-        message = (
-            "Expected raw integer counts, found values that are not whole numbers. Name the layer with raw counts."
-        )
+        where = "Name the layer with raw counts." if advice is None else advice()
+        message = f"Expected raw integer counts, found values that are not whole numbers. {where}"
         if non_integer == "raise":
             raise ValueError(message)
         warnings.warn(message, UserWarning, stacklevel=stacklevel + 1)
+
+
+def where_counts_are(adata: AnnData, option: str = "layer={!r}") -> str:
+    """Say which matrices of an AnnData hold whole numbers, judged by their first cells.
+
+    Parameters
+    ----------
+    adata
+        Cells.
+    option
+        How the user names a layer; ``{!r}`` or ``{}`` stands for its key.
+
+    Returns
+    -------
+    A sentence.
+    """
+    places = [
+        f"layers[{name!r}] ({option.format(name)})"
+        for name, matrix in adata.layers.items()
+        if name is not None and _looks_like_counts(matrix)
+    ]
+    if adata.X is not None and _looks_like_counts(adata.X):
+        places.append("X (no layer)")
+    if adata.raw is not None and _looks_like_counts(adata.raw.X):
+        places.append("raw (adata.raw.to_adata() has them in X)")
+    if not places:
+        return "No layer holds whole numbers, nor does raw: go back to the file that the values were made from."
+    return f"Whole numbers are in {' and '.join(places)}."
+
+
+def _looks_like_counts(matrix: Any) -> bool:
+    """Whether the first cells have whole numbers only, at least one of them positive."""
+    block = matrix[:_SAMPLE]
+    block = block.compute() if hasattr(block, "compute") else block
+    values = np.asarray(block.data if sparse.issparse(block) else block)
+    if values.dtype.kind not in "iubf" or not values.any():
+        return False
+    return bool(values.min() >= 0 and np.array_equal(values, np.rint(values)))
+
+
+def repeated_genes(names: pd.Index, instead: str = "Call adata.var_names_make_unique() first.") -> str | None:
+    """Say what is wrong with gene names that occur more than once; nothing if none does."""
+    if names.is_unique:
+        return None
+    twice = names[names.duplicated()].unique()
+    shown = ", ".join(map(str, twice[:3])) + (", ..." if len(twice) > 3 else "")
+    return f"Expected unique gene names, found {len(twice)} more than once ({shown}). {instead}"
 
 
 def _raise_offence(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scsiameseclu.pp._counts import canonical_copy, check_counts, get_counts
+from scsiameseclu.pp._counts import canonical_copy, check_counts, get_counts, where_counts_are
 from scsiameseclu.pp._graph_input import resolve_seed
 
 if TYPE_CHECKING:
@@ -78,9 +78,10 @@ def preprocess(
     if min(adata.shape) < 2:
         raise ValueError(f"Expected at least two cells and two genes, found {adata.n_obs} and {adata.n_vars}.")
     # Before any change: running this twice, or on normalised data, must leave the data as it was.
-    check_counts(get_counts(adata, layer), adata.obs_names, adata.var_names, non_integer="raise")
+    counts = get_counts(adata, layer)
+    check_counts(counts, adata.obs_names, adata.var_names, non_integer="raise", advice=lambda: where_counts_are(adata))
     adata = adata.copy() if copy else adata
-    adata.layers["counts"] = canonical_copy(get_counts(adata, layer))
+    adata.layers["counts"] = canonical_copy(counts)
     adata.X = adata.layers["counts"].copy()
     sc.pp.normalize_total(adata, target_sum=target_sum)
     sc.pp.log1p(adata)
@@ -121,7 +122,10 @@ def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -
         raise ValueError(
             "Expected genes that vary between cells, found none. Check which matrix or layer holds the counts."
         )
+    batches = None if batch_key is None else adata.obs[batch_key]
     try:
+        if batch_key is not None:  # scanpy takes no numbers for batches
+            adata.obs[batch_key] = adata.obs[batch_key].astype("category")
         sc.pp.highly_variable_genes(adata, batch_key=batch_key, **options)
     except (IndexError, ValueError) as error:
         lacking = _where_nothing_varies(adata, batch_key)
@@ -131,6 +135,9 @@ def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -
             f"Expected genes that vary between cells in every batch of obs[{batch_key!r}], found none in {' and '.join(lacking[:3])}. Leave these cells out, join "
             "small batches, or check which matrix or layer holds the counts."
         ) from error
+    finally:
+        if batch_key is not None:
+            adata.obs[batch_key] = batches
 
 
 def _where_nothing_varies(adata: AnnData, batch_key: str | None) -> list[str]:

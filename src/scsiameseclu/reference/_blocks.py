@@ -128,7 +128,7 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     if cells.proteins is not None:
         measured = MeasuredProteins.of(cells.proteins.values, cells.batch)
         cells = measured.applied(cells)
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice)
     digest = source.digest(data, cells, settings, sums)
     stored = stored_graph(data, settings, None, digest) if isinstance(source, AnnDataSource) else None
     projection: AnyProjection = stored_projection(data)
@@ -283,7 +283,7 @@ def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32],
             sizes = positive(per_cell) if cells.sizes is None else cells.sizes[places]
             rep[places] = rna.project(block, sizes)
 
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, visit=visit)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice, visit=visit)
     return _completed(cells, projection, rep), sums
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from scipy import sparse
 
 from scsiameseclu._keys import GRAPH_VERSION
 from scsiameseclu.pp._cell_sums import CellSums
-from scsiameseclu.pp._counts import canonical, get_counts
+from scsiameseclu.pp._counts import canonical, get_counts, where_counts_are
 from scsiameseclu.pp._graph_input import GraphSettings, check_rep, obs_column, obsm_rep
 from scsiameseclu.pp._stored_graph import source_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anndata import AnnData
     from mudata import MuData
     from numpy.typing import NDArray
@@ -59,6 +62,8 @@ class Cells:
         Representation, float32 ``(n_obs, d)``, if it comes from ``obsm``: a copy.
     proteins
         Proteins, if there are any.
+    advice
+        Says which matrices hold whole numbers, for the warning that these counts do not.
     """
 
     names: pd.Index
@@ -68,6 +73,7 @@ class Cells:
     batch: pd.Series | None
     rep: NDArray[np.float32] | None
     proteins: Proteins | None = None
+    advice: Callable[[], str] | None = None
 
     def marks(self, rows: NDArray[np.int64] | None, sums: CellSums | None = None) -> dict[str, NDArray[Any]]:
         """What a later change of these cells shows in, one row each.
@@ -113,6 +119,7 @@ class AnnDataSource:
             sizes=None if sizes is None else sizes.to_numpy(np.float64),
             batch=obs_column(data, settings.batch_key),
             rep=rep,
+            advice=partial(where_counts_are, data),
         )
 
     def digest(self, data: AnnData, cells: Cells, settings: GraphSettings, sums: CellSums) -> str:
@@ -160,6 +167,7 @@ class MuDataSource:
             batch=batch,
             rep=None if settings.use_rep is None else _mudata_rep(data, settings.use_rep),
             proteins=Proteins(values, list(protein.var_names.astype(str)), counts),
+            advice=partial(where_counts_are, rna),
         )
 
     def digest(self, data: MuData, cells: Cells, settings: GraphSettings, sums: CellSums) -> str:

@@ -13,6 +13,7 @@ from scipy import sparse
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, type_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import get_counts, row_chunks
+from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -82,7 +83,7 @@ def annotate(
     KeyError
         If ``groupby``, ``layer`` or ``gene_symbols`` does not exist.
     TypeError
-        If markers are a string instead of a list of strings.
+        If ``adata`` is no AnnData, or markers are a string instead of a list of strings.
     ValueError
         If there are no types, a type has no known gene or is called ``"unassigned"``, a marker occurs twice in the
         data, there are fewer than two clusters, or the values are no counts.
@@ -108,6 +109,7 @@ def annotate(
     >>> scsiameseclu.tl.cluster(adata)
     >>> scsiameseclu.tl.annotate(adata, {"B cell": ["CD79A", "MS4A1"], "T cell": ["CD3D", "CD3E"]})
     """
+    check_anndata(adata, "pass the AnnData of one modality, such as mdata['rna'], with the clusters in its obs")
     key_added = type_key(groupby) if key_added is None else key_added
     check_key(key_added)
     clusters = _clusters(adata, groupby)

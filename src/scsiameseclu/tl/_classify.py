@@ -11,6 +11,7 @@ from scipy.optimize import minimize_scalar
 
 from scsiameseclu._keys import ADATA_KEYS, UNASSIGNED, check_key, confidence_key, predicted_key, probs_key
 from scsiameseclu.metrics import expected_calibration_error
+from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -87,6 +88,8 @@ def classify(
 
     Raises
     ------
+    TypeError
+        If ``adata`` or ``reference`` is no AnnData.
     KeyError
         If the labels or an embedding do not exist.
     ValueError
@@ -107,6 +110,11 @@ def classify(
     >>> probabilities = scsiameseclu.tl.classify(adata, "partial_labels")
     >>> adata.obs["partial_labels_predicted"].value_counts()
     """
+    for data in (adata, reference):
+        if data is not None:
+            check_anndata(
+                data, "pass the AnnData of one modality, such as mdata['rna'], with the embedding in its obsm"
+            )
     if method not in METHODS:
         raise ValueError(f"Expected method to be one of {list(METHODS)}, found {method!r}.")
     if not 0 <= threshold <= 1:

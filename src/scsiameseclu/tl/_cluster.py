@@ -12,8 +12,9 @@ from scipy import sparse
 
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import canonical, get_counts, totals
+from scsiameseclu.pp._counts import canonical, get_counts, totals, where_counts_are
 from scsiameseclu.pp._preprocess import mark_variable_genes
+from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +83,8 @@ def cluster(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is no AnnData; a MuData is set up with :meth:`~scsiameseclu.SCSiameseClu.setup_mudata`.
     ValueError
         If the counts are negative or not finite, ``n_top_genes`` is below 2, no gene varies (in one of the batches), or
         files cannot hold ``key_added`` or something else has this name; and as the model does.
@@ -98,6 +101,7 @@ def cluster(
     """
     from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
 
+    check_anndata(adata, "SCSiameseClu.setup_mudata(mdata), train() and write_to_adata() cluster a MuData")
     setup: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "use_rep": use_rep, "neighbors_key": neighbors_key}
     if adata.isbacked:
         raise NotImplementedError(
@@ -111,7 +115,7 @@ def cluster(
         raise ValueError(f"Expected n_top_genes of at least 2 or None, found {n_top_genes}.")
     cells = adata
     if n_top_genes is not None and adata.n_vars > n_top_genes:
-        check_counts(counts, adata.obs_names, adata.var_names)
+        check_counts(counts, adata.obs_names, adata.var_names, advice=lambda: where_counts_are(adata))
         genes = _highly_variable_genes(adata, layer, batch_key, n_top_genes)
         logger.info("Training on %d highly variable genes of %d.", genes.sum(), adata.n_vars)
         cells = _restricted_copy(adata, genes, layer, use_rep, neighbors_key)
@@ -149,12 +153,14 @@ def copy_results(source: AnnData, target: AnnData, key: str) -> None:
         target.obs[name] = source.obs[name].array.copy()  # by position: names of cells need not be unique
     for name in (latent_key(key), probs_key(key)):
         target.obsm[name] = source.obsm[name].copy()
+    target.uns[key] = dict(source.uns[key])
+    if ADATA_KEYS.CONNECTIVITIES not in source.obsp:  # cells of a query have neighbours in the reference only
+        return
+    graph = target.uns[ADATA_KEYS.NEIGHBORS] = dict(source.uns[ADATA_KEYS.NEIGHBORS])
     for name in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
-        if name in source.obsp:
-            target.obsp[name] = source.obsp[name].copy()
-    for name in (key, ADATA_KEYS.NEIGHBORS):
-        if name in source.uns:
-            target.uns[name] = dict(source.uns[name])
+        target.obsp[name] = source.obsp[name].copy()
+    rep = graph["params"]["use_rep"]  # scanpy looks up what a graph was made on
+    target.obsm[rep] = source.obsm[rep].copy()
 
 
 def _check_keys(adata: AnnData, batch_key: str | None, use_rep: str | None, neighbors_key: str | None) -> None:

@@ -13,6 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from scsiameseclu._keys import DEFAULT_KEY, check_key, consensus_key, probs_key, stability_key
 from scsiameseclu.metrics._matching import contingency, match_groups
 from scsiameseclu.tl._cluster import cluster
+from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -110,7 +111,7 @@ def stability(
         If there are fewer than two different runs, or ``labels`` or ``obs[key]`` have missing values or belong to other
         cells; and as :func:`~scsiameseclu.tl.cluster`.
     TypeError
-        If ``key_added`` is given.
+        If ``adata`` is no AnnData, or ``key_added`` is given.
 
     Notes
     -----
@@ -127,6 +128,7 @@ def stability(
     >>> result = scsiameseclu.tl.stability(adata, n_clusters=8, seeds=range(1, 4))
     >>> result.cluster_stability
     """
+    check_anndata(adata, "cluster a MuData once per seed, and pass the AnnData of one modality with labels=...")
     if "key_added" in cluster_kwargs:
         raise TypeError("Expected no key_added, found one; name the column of the results with `key`.")
     check_key(key, "key")

@@ -1,0 +1,197 @@
+"""Differential expression between groups of cells, by the machinery of scvi-tools on our decoder."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy import sparse
+from scvi import REGISTRY_KEYS
+from scvi.data import AnnDataManager
+
+from scsiameseclu import _compat
+from scsiameseclu.pp._counts import row_chunks
+
+CLUSTERS = "siamese_clusters"
+_TARGET_SUM = 1e4
+
+
+class DifferentialExpressionMixin:
+    """Differential expression with scvi-tools' arguments and columns."""
+
+    def differential_expression(
+        self,
+        adata: AnnData | None = None,
+        groupby: str | None = None,
+        group1: Sequence[str] | str | None = None,
+        group2: str | None = None,
+        idx1: Sequence[int] | Sequence[bool] | str | None = None,
+        idx2: Sequence[int] | Sequence[bool] | str | None = None,
+        mode: Literal["vanilla", "change"] = "vanilla",
+        delta: float = 0.25,
+        batch_size: int | None = None,
+        all_stats: bool = True,
+        batch_correction: bool = False,
+        batchid1: Sequence[str] | None = None,
+        batchid2: Sequence[str] | None = None,
+        fdr_target: float = 0.05,
+        silent: bool = False,
+        **kwargs: Any,
+    ) -> pd.DataFrame:
+        r"""Compare decoded expression between groups of cells, with the meaning of scvi-tools' method of the same name.
+
+        Pairs of cells, one of each group, are drawn at random, and decoded expression is compared within the pairs. An
+        embedding of this model has no posterior: probabilities say how cells of the groups differ, without what is
+        uncertain about a single cell. Decoded expression varies less than counts, so that they are high. Groups that
+        were found in the same expression differ by construction; order genes by these numbers, and do not test with
+        them whether clusters exist.
+
+        Parameters
+        ----------
+        adata
+            Cells to compare; those of the model by default. Nothing is written to them.
+        groupby
+            Column of ``obs`` with the groups. ``None``: the clusters of the model.
+        group1, group2
+            Groups to compare: every group of ``group1``, all by default, with ``group2``, the rest by default.
+        idx1, idx2
+            Instead of groups: rows, boolean masks or queries of ``obs``; ``idx2`` is the rest by default.
+        mode
+            ``"vanilla"``: the Bayes factor of expression being higher in one group. ``"change"``: the probability of a
+            log2 fold change of at least ``delta``.
+        delta
+            Smallest change of interest, for ``mode="change"``.
+        batch_size
+            Cells per batch; ``scvi.settings.batch_size`` by default.
+        all_stats
+            Add means and shares of the raw counts.
+        batch_correction
+            Decode every cell as of all batches (or those of ``batchid1`` and ``batchid2``) instead of its own.
+        batchid1, batchid2
+            Batches to decode each of the groups as, with ``batch_correction``.
+        fdr_target
+            Expected share of false discoveries among the genes marked, for ``mode="change"``.
+        silent
+            Show no progress bar.
+        **kwargs
+            Further arguments of :meth:`scvi.model.base.DifferentialComputation.get_bayes_factors`.
+
+        Returns
+        -------
+        One row per gene and comparison, with the columns of scvi-tools, among them ``proba_m1``, ``bayes_factor``,
+        ``scale1`` and ``scale2`` (``"vanilla"``) or ``proba_de``, ``lfc_mean`` and ``is_de_fdr_0.05`` (``"change"``);
+        ``comparison``, ``group1`` and ``group2``; and, with ``all_stats``, ``raw_mean1``, ``non_zeros_proportion1``,
+        ``raw_normalized_mean1`` (per 10,000 counts) and the same of the second group.
+
+        Raises
+        ------
+        KeyError
+            If ``obs`` has no column ``groupby``.
+        ValueError
+            If a group does not exist or has no cells, there is only one, or the model was trained without
+            reconstruction.
+        RuntimeError
+            If the model has no clusters yet and no groups are given.
+
+        Notes
+        -----
+        Lopez et al., Nature Methods 15:1053 (2018); Boyeau et al., PNAS 120:e2209124120 (2023). Cells are drawn from
+        numpy's generator: set ``scvi.settings.seed`` to repeat a result.
+        """
+        self._check_decoder()  # type: ignore[attr-defined]
+        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+
+        def expression(
+            cells: AnnData, indices: NDArray[np.int64], transform_batch: Any, n_samples_overall: int
+        ) -> NDArray[np.float32]:
+            """Decoded expression of cells drawn with replacement, each decoded once."""
+            drawn, places = np.unique(np.random.choice(indices, n_samples_overall), return_inverse=True)
+            decoded = self.get_normalized_expression(  # type: ignore[attr-defined]
+                cells, drawn, transform_batch, batch_size=batch_size, return_numpy=True
+            )
+            return decoded[places]
+
+        with self._grouped(adata, groupby, idx1) as column:
+            if idx1 is None:
+                _check_groups(adata.obs[column], group1, group2)
+            return _compat.compare_expression(
+                self.get_anndata_manager(adata, required=True),  # type: ignore[attr-defined]
+                expression,
+                groupby=column,
+                group1=group1,
+                group2=group2,
+                idx1=idx1,
+                idx2=idx2,
+                all_stats=all_stats,
+                all_stats_fn=raw_statistics,
+                col_names=self._rna(adata).var_names,  # type: ignore[attr-defined]
+                mode=mode,
+                batchid1=batchid1,
+                batchid2=batchid2,
+                delta=delta,
+                batch_correction=batch_correction,
+                fdr=fdr_target,
+                silent=silent,
+                **kwargs,
+            )
+
+    @contextmanager
+    def _grouped(self, adata: AnnData, groupby: str | None, idx1: Any) -> Iterator[str | None]:
+        """Column with the groups; the clusters of the model are in ``obs`` while the block runs. It ends as it began."""
+        if groupby is not None and groupby not in adata.obs:
+            raise KeyError(
+                f"`groupby`: expected a column of adata.obs, found {groupby!r}. Available: {list(adata.obs)}."
+            )
+        before = adata.obs
+        adata.obs = before.copy()
+        try:
+            if groupby is None and idx1 is None:
+                groupby = CLUSTERS
+                adata.obs[CLUSTERS] = self.predict(adata).array  # type: ignore[attr-defined]
+            yield groupby
+        finally:
+            adata.obs = before
+
+
+def _check_groups(column: pd.Series, group1: Sequence[str] | str | None, group2: str | None) -> None:
+    """Refuse groups without a cell; comparing with them would fail far away."""
+    wanted = [] if group1 is None else [group1] if isinstance(group1, str) else list(group1)
+    present = column.dropna().unique().tolist()
+    if unknown := [group for group in [*wanted, *([] if group2 is None else [group2])] if group not in present]:
+        raise ValueError(f"obs[{column.name!r}]: expected groups among {present}, found {unknown}.")
+
+
+def raw_statistics(
+    manager: AnnDataManager, first: NDArray[Any], second: NDArray[Any]
+) -> dict[str, NDArray[np.float64]]:
+    """Means of counts, shares of cells with a count, and means per 10,000 counts, of two groups of cells.
+
+    Parameters
+    ----------
+    manager
+        Data of a model.
+    first, second
+        Rows or masks of the groups.
+
+    Returns
+    -------
+    Names as in scvi-tools: float64 ``(n_vars,)``.
+    """
+    counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
+    members = np.zeros((counts.shape[0], 2))
+    members[first, 0], members[second, 1] = 1.0, 1.0
+    sums = np.zeros((3, 2, counts.shape[1]))
+    for rows, chunk in row_chunks(counts):
+        block = sparse.csr_matrix(chunk, dtype=np.float64, copy=True)
+        of_groups = members[rows].T
+        sums[0] += of_groups @ block
+        per_cell = np.asarray(block.sum(axis=1)).ravel()
+        sums[2] += (of_groups * (_TARGET_SUM / np.maximum(per_cell, 1.0))) @ block
+        block.data = (block.data > 0).astype(np.float64)
+        sums[1] += of_groups @ block
+    means = sums / members.sum(axis=0)[None, :, None]
+    names = ("raw_mean", "non_zeros_proportion", "raw_normalized_mean")
+    return {f"{name}{group + 1}": means[i, group] for i, name in enumerate(names) for group in (0, 1)}

@@ -1,0 +1,139 @@
+"""Cells mapped to a trained model, with the results in the object of the user."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scsiameseclu._keys import (
+    DEFAULT_KEY,
+    UNASSIGNED,
+    check_key_added,
+    confidence_key,
+    latent_key,
+    out_of_reference_key,
+)
+from scsiameseclu.tl._cluster import copy_results
+from scsiameseclu.tl._input import check_anndata
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from numpy.typing import NDArray
+
+    from scsiameseclu.model import SCSiameseClu
+
+__all__ = ["map"]
+
+
+def map(
+    query: AnnData,
+    model: SCSiameseClu | str | PathLike[str],
+    key_added: str = DEFAULT_KEY,
+    *,
+    max_out_of_reference: float | None = 0.99,
+    min_confidence: float | None = None,
+    min_gene_share: float = 0.2,
+    accelerator: str = "auto",
+) -> SCSiameseClu:
+    """Assign new cells to the clusters of a trained model, and write the results into ``query``.
+
+    The cells are mapped without training, as by :meth:`~scsiameseclu.SCSiameseClu.load_query_data`. Cells unlike all
+    cells of the reference are left unassigned.
+
+    Parameters
+    ----------
+    query
+        New cells: the same kind of counts and the same columns as the reference had. Genes are matched by name.
+    model
+        Trained model, or the folder it was saved in.
+    key_added
+        Where to write.
+    max_out_of_reference
+        Cells with a higher out-of-reference score are ``"unassigned"``. With 0.99, about 1 % of ordinary cells are.
+        ``None``: all cells are assigned.
+    min_confidence
+        Cells whose cluster has a lower probability are ``"unassigned"``. ``None``: no limit.
+    min_gene_share
+        Share of the genes of the model that the query must have, in ``[0, 1]``.
+    accelerator
+        As in scvi-tools.
+
+    Returns
+    -------
+    The model of the query, for further training or getters. Its ``adata`` is an object of its own.
+
+    Raises
+    ------
+    TypeError
+        If ``query`` is no AnnData.
+    NotImplementedError
+        If ``query`` is backed.
+    ValueError
+        If a limit is outside [0, 1], too few genes are known to the model, or as
+        :meth:`~scsiameseclu.SCSiameseClu.load_query_data`.
+    RuntimeError
+        If the model was not trained, or cannot say how unlike the reference cells are and ``max_out_of_reference`` is
+        given.
+
+    Notes
+    -----
+    Writes ``obs[key_added]``, categorical: clusters of the model, ``"unassigned"`` last; ``obs[f"{key_added}_confidence"]``,
+    float32: probability of the cell's own cluster, or of the most probable one if the cell is unassigned;
+    ``obs[f"{key_added}_out_of_reference"]``, float32; ``obsm[f"{key_added}_probs"]`` and ``obsm[f"X_{key_added}"]``,
+    float32; and ``uns[key_added]``.
+
+    Examples
+    --------
+    >>> model = scsiameseclu.tl.cluster(reference)
+    >>> scsiameseclu.tl.map(query, model)
+    >>> query.obs["siamese_clu"].value_counts()
+    """
+    from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
+
+    check_anndata(query, "SCSiameseClu.load_query_data(mdata, model) and write_to_adata() map a MuData")
+    check_key_added(query, key_added)
+    _check_limits(max_out_of_reference=max_out_of_reference, min_confidence=min_confidence)
+    mapped = SCSiameseClu.load_query_data(_shared(query), model, min_gene_share=min_gene_share, accelerator=accelerator)
+    mapped.write_to_adata(key_added=key_added)
+    copy_results(mapped.adata, query, key_added)
+    unsure = np.zeros(query.n_obs, dtype=bool)
+    if max_out_of_reference is not None or mapped.reference_latent_ is not None:
+        score = mapped._novelty(query.obsm[latent_key(key_added)])
+        query.obs[out_of_reference_key(key_added)] = score
+        unsure |= score > (1.0 if max_out_of_reference is None else max_out_of_reference)
+    if min_confidence is not None:
+        unsure |= query.obs[confidence_key(key_added)].to_numpy() < min_confidence
+    query.obs[key_added] = _without(query.obs[key_added], unsure)
+    limits = {"max_out_of_reference": max_out_of_reference, "min_confidence": min_confidence}
+    given = {name: value for name, value in limits.items() if value is not None}
+    query.uns[key_added]["params"] = {**query.uns[key_added]["params"], **given}
+    query.uns[key_added]["n_unassigned"] = int(unsure.sum())
+    return mapped
+
+
+def _check_limits(**limits: float | None) -> None:
+    for name, value in limits.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"`{name}`: expected a number between 0 and 1, or None, found {value}.")
+
+
+def _shared(query: AnnData) -> AnnData:
+    """An object of its own that shares counts and tables with the query, and takes what a model writes."""
+    if query.isbacked:
+        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call query.to_memory() first.")
+    cells = AnnData(query.X, obs=query.obs.copy(), var=query.var.copy(), obsm=dict(query.obsm), uns=dict(query.uns))
+    cells.layers.update({name: layer for name, layer in query.layers.items() if name is not None})
+    return cells
+
+
+def _without(labels: pd.Series, unsure: NDArray[np.bool_]) -> pd.Categorical:
+    """Labels with some cells unassigned; categories without a cell are left out."""
+    values = pd.Categorical(labels)
+    if unsure.any():
+        values = values.add_categories([UNASSIGNED])
+        values[unsure] = UNASSIGNED
+    return values.remove_unused_categories()
