@@ -17,16 +17,15 @@ def test_markers_of_a_type_come_first_and_agree_with_scanpy(trained):
     assert set(table["group1"]) == set(trained.adata.obs["cell_type"]) and set(table["group2"]) == {"Rest"}
     assert len(table) == 3 * trained.adata.n_vars
     marks = trained.adata.var["marker_of"].astype(str)
-    for name, part in table.groupby("group1"):
-        higher = part[part["lfc_mean"] > 0].nlargest(5, "proba_de")
-        assert (marks[higher.index] == name).mean() >= 0.8
     cells = trained.adata.copy()
     sc.pp.normalize_total(cells, target_sum=1e4)
     sc.pp.log1p(cells)
     sc.tl.rank_genes_groups(cells, "cell_type", method="wilcoxon")
     for name, part in table.groupby("group1"):
-        scores = sc.get.rank_genes_groups_df(cells, str(name)).set_index("names")["scores"]
-        assert part["lfc_mean"].corr(scores[part.index], method="spearman") > 0.7
+        best = part.nlargest(5, "lfc_mean").index
+        assert (marks[best] == name).mean() >= 0.8
+        scanpys = sc.get.rank_genes_groups_df(cells, str(name))["names"].head(6)
+        assert len(set(best) & set(scanpys)) >= 4
 
 
 def test_columns_are_those_of_scvi(trained):
