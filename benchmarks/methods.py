@@ -99,7 +99,7 @@ def _siamese(adata: Any, options: Options, n_clusters: int | str, preset: dict[s
     arguments["train_kwargs"] = {"enable_progress_bar": False, **(arguments.get("train_kwargs") or {})}
     key = arguments.setdefault("key_added", "siamese_clu")
     ssc.tl.cluster(adata, **arguments)
-    return Embedding(np.asarray(adata.obsm["X_siamese_clu"]), labels=adata.obs[key].astype(str).to_numpy())
+    return Embedding(np.asarray(adata.obsm[f"X_{key}"]), labels=adata.obs[key].astype(str).to_numpy())
 
 
 def _siamese_k(adata: Any, options: Options) -> Embedding:

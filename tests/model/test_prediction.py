@@ -232,7 +232,7 @@ def test_results_are_written_and_survive_a_file(trained, hard, soft, tmp_path):
     assert read.obs["mine"].dtype == "category"
     assert np.allclose(read.obs["mine_confidence"], soft.max(axis=1), atol=1e-5)
     assert np.allclose(read.obsm["mine_probs"], soft, atol=1e-5)
-    assert read.obsm["X_siamese_clu"].dtype == np.float32
+    assert read.obsm["X_mine"].dtype == np.float32
     assert read.uns["mine"]["params"]["n_clusters"] == 3
     assert all(np.isscalar(value) or isinstance(value, str) for value in read.uns["mine"]["params"].values())
     assert 0 <= read.uns["mine"]["sinkhorn_marginal_error"] < 0.1
