@@ -39,7 +39,7 @@ def test_state_comes_back_bit_for_bit(trained, saved):
     loaded = SCSiameseClu.load(saved, adata=False, **CPU)
     for key, value in trained.module.state_dict().items():
         assert torch.equal(value, loaded.module.state_dict()[key]), key
-    assert np.array_equal(loaded.reference_latent_, trained.reference_latent_)
+    assert np.array_equal(loaded.reference.latent, trained.reference.latent)
     assert loaded.cluster_tree_ == trained.cluster_tree_
     assert loaded.init_params_ == trained.init_params_
     assert loaded.registry_["setup_args"] == trained.registry_["setup_args"]

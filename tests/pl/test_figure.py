@@ -19,7 +19,7 @@ class Model:
 
     n_clusters_search_ = {"values": [2, 3], "scores": [0.1, 0.2], "n_clusters": 3, "criterion": "c"}
     history = {"loss_train": pd.DataFrame({"loss_train": [2.0, 1.0]}), "tail": pd.DataFrame({"tail": [1.0, 1.0]})}
-    cluster_names_ = None
+    reference = None
     cluster_tree_ = {
         "current": [0, 1],
         "sizes": [10, 20],

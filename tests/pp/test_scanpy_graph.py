@@ -9,7 +9,7 @@ from scipy import sparse
 from scsiameseclu.pp import graph_from_scanpy
 
 
-def test_strongest_edges_of_scanpy(self, counts_adata):
+def test_strongest_edges_of_scanpy(counts_adata):
     sc.pp.pca(counts_adata, n_comps=5)
     sc.pp.neighbors(counts_adata, n_neighbors=8, key_added="mine")
     graph = graph_from_scanpy(counts_adata, "mine", 5)
@@ -18,7 +18,7 @@ def test_strongest_edges_of_scanpy(self, counts_adata):
     np.testing.assert_allclose(np.take_along_axis(reference, graph.indices, axis=1), graph.weights, rtol=1e-5)
 
 
-def test_wide_enough_tables_reproduce_the_graph(self, counts_adata):
+def test_wide_enough_tables_reproduce_the_graph(counts_adata):
     sc.pp.pca(counts_adata, n_comps=5)
     sc.pp.neighbors(counts_adata, n_neighbors=8)
     reference = counts_adata.obsp["connectivities"].toarray()
@@ -26,7 +26,7 @@ def test_wide_enough_tables_reproduce_the_graph(self, counts_adata):
     np.testing.assert_allclose(graph.connectivities().toarray(), reference, rtol=1e-5)
 
 
-def test_self_loops_ties_scale_and_isolated_cells(self):
+def test_self_loops_ties_scale_and_isolated_cells():
     adata = ad.AnnData(np.ones((4, 1)))
     adata.obsp["connectivities"] = sparse.csr_matrix([[9.0, 2, 2, 4], [2, 0, 0, 0], [2, 0, 0, 0], [4, 0, 0, 0]])
     adata.uns["g"] = {}
@@ -37,7 +37,7 @@ def test_self_loops_ties_scale_and_isolated_cells(self):
     assert not graph_from_scanpy(adata, "g", 2).is_edge.any()
 
 
-def test_invalid_graphs(self):
+def test_invalid_graphs():
     adata = ad.AnnData(np.ones((2, 1)))
     adata.uns["g"] = {"connectivities_key": "c"}
     with pytest.raises(KeyError, match=r"obsp\['c'\]"):

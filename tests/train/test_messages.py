@@ -11,8 +11,9 @@ LIGHTNING = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 
 
 @pytest.fixture
-def messages():
+def messages(caplog):
     """Texts that Lightning logs."""
+    caplog.set_level(logging.INFO, "lightning.pytorch")  # whatever other tests left
     texts: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: texts.append(record.getMessage())

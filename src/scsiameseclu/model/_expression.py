@@ -114,7 +114,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         ValueError
             If the model was trained without reconstruction.
         """
-        likelihood = self.module.gene_likelihood
+        likelihood = self.module.decoder.gene_likelihood
         attributes = {"mean": "mu" if likelihood != "poisson" else "rate"}
         if likelihood != "poisson":
             attributes["dispersions"] = "theta"

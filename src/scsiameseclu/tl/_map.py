@@ -101,7 +101,7 @@ def map(
     mapped.write_to_adata(key_added=key_added)
     copy_results(mapped.adata, query, key_added)
     unsure = np.zeros(query.n_obs, dtype=bool)
-    if max_out_of_reference is not None or mapped.reference_latent_ is not None:
+    if max_out_of_reference is not None or (mapped.reference is not None and len(mapped.reference.latent)):
         score = mapped._novelty(query.obsm[latent_key(key_added)])
         query.obs[out_of_reference_key(key_added)] = score
         unsure |= score > (1.0 if max_out_of_reference is None else max_out_of_reference)
