@@ -20,13 +20,13 @@ N_CELLS, N_NEIGHBORS, N_REP, N_CLUSTERS, N_LATENT, N_PROTEINS = 10, 3, 4, 3, 5, 
 EMBEDDING_GENES, OTHER_GENES = torch.tensor([6, 1, 4, 8, 3]), torch.tensor([7, 0, 2, 5])
 OFF_DIAGONAL, DROPPED, SHARPENING, TEMPERATURE, TARGET_SUM = 0.3, 0.25, 1.7, 0.2, 2e4
 WEIGHTS = {
-    "reconstruction": 0.5,
-    "cell_correlation": 0.6,
-    "latent_correlation": 0.7,
-    "cross_correlation": 0.8,
-    "propagation": 0.9,
-    "protein": 1.1,
-    "clustering": 1.2,
+    "reconstruction": 0.05,
+    "cell_correlation": 0.06,
+    "latent_correlation": 0.07,
+    "cross_correlation": 0.08,
+    "propagation": 0.09,
+    "protein": 0.11,
+    "clustering": 0.12,
 }
 BLOCKS = {
     "neighbors": (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.NEIGHBOR_WEIGHT),
