@@ -133,6 +133,11 @@ def test_neighbor_mask_of_padding_and_of_absent_neighbours_is_empty():
     assert losses.batch_neighbor_mask(index, torch.tensor([[5, 7], [7, 7]])).sum() == 2
 
 
+def test_neighbor_mask_of_one_cell():
+    assert losses.batch_neighbor_mask(torch.tensor([5]), torch.tensor([[5, 7]])).tolist() == [[False]]
+    assert losses.batch_neighbor_mask(torch.tensor([5]), torch.tensor([[5, 7]]), torch.tensor([7])).tolist() == [[True]]
+
+
 def test_neighbor_mask_of_no_cells_or_no_neighbours():
     assert losses.batch_neighbor_mask(torch.zeros(0, dtype=torch.long), torch.zeros(0, 3, dtype=torch.long)).shape == (
         0,
@@ -251,6 +256,20 @@ def test_negative_binomial_agrees_with_scvi_tools():
         expected = -NegativeBinomial(mu=log_rate.exp(), theta=dispersion.exp()).log_prob(x)
         assert torch.allclose(losses.negative_binomial_nll(x, log_rate, dispersion), expected, atol=1e-4)
     assert torch.isfinite(losses.negative_binomial_nll(torch.zeros(2, 3), log_rate, log_theta)).all()
+
+
+@pytest.mark.parametrize("theta", [0.1, 9.9, 10.0, 10.1, 30.0, 1000.0])
+def test_negative_binomial_on_both_sides_of_where_the_series_begins(theta):
+    counts, mu = [1.0, 5.0, 40.0, 900.0], 7.0
+    expected = [
+        -math.lgamma(x + theta) + math.lgamma(theta) + math.lgamma(x + 1) + (x + theta) * math.log1p(mu / theta)
+        - x * math.log(mu / theta)
+        for x in counts
+    ]  # fmt: skip
+    x = torch.tensor([counts], dtype=torch.float64)
+    logs = [torch.full((1, 4), math.log(value), dtype=torch.float64) for value in (mu, theta)]
+    found = losses.negative_binomial_nll(x, *logs)
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-7)
 
 
 def test_negative_binomial_gradient_agrees_with_finite_differences():

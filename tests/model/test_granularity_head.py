@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from scsiameseclu.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.model._granularity import _free_number, _natural, refine
 from scsiameseclu.nn import ClusterHead
 
@@ -66,3 +68,43 @@ def test_names_for_new_clusters():
     assert [_free_number(names) for names in ([], ["1"], ["0", "2", "T"], ["1", "0"])] == ["0", "0", "1", "2"]
     # Numbers come first, in their order; other digits than these of ASCII are no numbers.
     assert sorted(["b", "10", "2", "²", "a", "0"], key=_natural) == ["0", "2", "10", "a", "b", "²"]
+
+
+# -- clusters without cells ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["merge", "merge with an empty one", "split", "cut"])
+def test_clusters_without_cells_end(model_with_empty_clusters, change):
+    model, before = model_with_empty_clusters
+    occupied = sorted(before.unique())
+    if change == "merge":
+        model.merge(["0", "1"])
+        left_over = [name for name in occupied if name != "1"]
+    elif change == "merge with an empty one":
+        model.merge(["0", "4"])
+        left_over = occupied
+    elif change == "split":
+        model.split("0")
+        left_over = [*occupied, "5"]
+    else:
+        model.cut(2)
+        left_over = ["0", "1"]
+    hard, soft = model.predict(), model.predict(soft=True)
+    assert list(hard.cat.categories) == list(soft.columns) == left_over
+    assert model.n_clusters == len(left_over) == len(model.get_cluster_summary())
+    if change != "cut":  # the cells of a cluster that nothing was done to
+        assert ((hard.astype(str) == "2") == (before == "2")).mean() > 0.95
+
+
+@pytest.fixture
+def model_with_empty_clusters(monkeypatch, quick):
+    """Five clusters were asked for, the cells fall into three groups, and the last cluster has no cell."""
+    adata = synthetic(n_obs=150, n_vars=50, n_types=3, seed=0)
+    parts = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
+    monkeypatch.setattr("scsiameseclu.train._first_partition.partition_cells", lambda *_: parts)
+    SCSiameseClu.setup_anndata(adata)
+    model = SCSiameseClu(adata, n_clusters=5, n_latent=6, n_hidden=16)
+    model.train(max_epochs=8, batch_size=64, **quick)
+    before = model.predict().astype(str)
+    assert {"0", "1", "2"} <= set(before) and "4" not in set(before) and model.n_clusters == 5
+    return model, before

@@ -1,12 +1,13 @@
 """Which tensor goes where: every logged term against :mod:`scsiameseclu.losses`, with inputs that can all be told apart.
 
-The batch has two batches of cells, two other covariates, size factors, proteins, more genes than embedding genes, a
+The batch has two batches of cells, further covariates, size factors, proteins, more genes than embedding genes, a
 partner that shares nothing with its cell, and a diffused block that differs from the block of neighbours. Corruption
 is replaced by something that is not random, so that both views can be computed by hand.
 """
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scvi import REGISTRY_KEYS
@@ -17,16 +18,17 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.module import LossWeights, SiameseModule, _siamese
 
 N_CELLS, N_NEIGHBORS, N_REP, N_CLUSTERS, N_LATENT, N_PROTEINS = 10, 3, 4, 3, 5, 4
+N_CATS = [3, 2]
 EMBEDDING_GENES, OTHER_GENES = torch.tensor([6, 1, 4, 8, 3]), torch.tensor([7, 0, 2, 5])
 OFF_DIAGONAL, DROPPED, SHARPENING, TEMPERATURE, TARGET_SUM = 0.3, 0.25, 1.7, 0.2, 2e4
 WEIGHTS = {
-    "reconstruction": 0.5,
-    "cell_correlation": 0.6,
-    "latent_correlation": 0.7,
-    "cross_correlation": 0.8,
-    "propagation": 0.9,
-    "protein": 1.1,
-    "clustering": 1.2,
+    "reconstruction": 0.05,
+    "cell_correlation": 0.06,
+    "latent_correlation": 0.07,
+    "cross_correlation": 0.08,
+    "propagation": 0.09,
+    "protein": 0.11,
+    "clustering": 0.12,
 }
 BLOCKS = {
     "neighbors": (SIAMESE_KEYS.NEIGHBOR_REP, SIAMESE_KEYS.NEIGHBOR_WEIGHT),
@@ -50,7 +52,9 @@ def make_cells(first_row, diffusion):
     cells = {
         REGISTRY_KEYS.X_KEY: torch.poisson(torch.full((N_CELLS, 9), 3.0), generator=draw),
         REGISTRY_KEYS.BATCH_KEY: torch.randint(0, 2, (N_CELLS, 1), generator=draw),
-        REGISTRY_KEYS.CAT_COVS_KEY: torch.randint(0, 3, (N_CELLS, 1), generator=draw),
+        REGISTRY_KEYS.CAT_COVS_KEY: torch.stack(
+            [torch.randint(0, n, (N_CELLS,), generator=draw) for n in N_CATS], dim=1
+        ),
         REGISTRY_KEYS.CONT_COVS_KEY: torch.randn(N_CELLS, 1, generator=draw),
         REGISTRY_KEYS.SIZE_FACTOR_KEY: 20.0 + 30.0 * torch.rand(N_CELLS, 1, generator=draw),
         SIAMESE_KEYS.CELL_INDEX: rows[:, None],
@@ -76,7 +80,7 @@ def make_module(monkeypatch, **options):
         "n_hidden": 16,
         "n_embedding_genes": len(EMBEDDING_GENES),
         "n_batch": 2,
-        "n_cats_per_cov": [3],
+        "n_cats_per_cov": N_CATS,
         "n_continuous_cov": 1,
         "edge_drop_rate": DROPPED,
         "off_diagonal_weight": OFF_DIAGONAL,
@@ -106,7 +110,8 @@ def make_module(monkeypatch, **options):
 
 def covariates_of(module, cells):
     cont = (cells[REGISTRY_KEYS.CONT_COVS_KEY] - module.covariate_scaler.mean) / module.covariate_scaler.sd
-    return [cells[REGISTRY_KEYS.BATCH_KEY], cells[REGISTRY_KEYS.CAT_COVS_KEY]], cont
+    others = cells[REGISTRY_KEYS.CAT_COVS_KEY]
+    return [cells[REGISTRY_KEYS.BATCH_KEY], others[:, :1], others[:, 1:]], cont
 
 
 def embedded(module, cells, block, corrupted):
@@ -295,14 +300,16 @@ def test_expression_is_decoded_as_of_the_first_batch(monkeypatch):
     """The batch of a cell makes no difference, its other covariates do, and the first batch is what is decoded."""
     module, cells = make_module(monkeypatch).eval(), make_cells(0, False)
     z = torch.randn(N_CELLS, N_LATENT)
-    (batch, other), cont = covariates_of(module, cells)
+    (batch, *others), cont = covariates_of(module, cells)
     first = torch.zeros_like(batch)
-    decoded = module.decoded_expression(z, [batch, other], cont)
-    scale = module.decoder.embedding_scale(z, [first, other], cont) * module.embedding_share
+    decoded = module.decoded_expression(z, [batch, *others], cont)
+    scale = module.decoder.embedding_scale(z, [first, *others], cont) * module.embedding_share
     torch.testing.assert_close(decoded, module.expression_scaler.standardise(scale))
-    assert torch.equal(decoded, module.decoded_expression(z, [1 - batch, other], cont))
-    assert not torch.allclose(decoded, module.decoded_expression(z, [batch, (other + 1) % 3], cont))
-    assert not torch.allclose(scale, module.decoder.embedding_scale(z, [first + 1, other], cont))
+    assert torch.equal(decoded, module.decoded_expression(z, [1 - batch, *others], cont))
+    changed = [(others[0] + 1) % 3, 1 - others[1]]
+    for other in ([changed[0], others[1]], [others[0], changed[1]]):
+        assert not torch.allclose(decoded, module.decoded_expression(z, [batch, *other], cont))
+    assert not torch.allclose(scale, module.decoder.embedding_scale(z, [first + 1, *others], cont))
 
 
 def test_counts_are_decoded_in_the_cells_own_batch_unless_another_is_named(monkeypatch):
@@ -312,11 +319,40 @@ def test_counts_are_decoded_in_the_cells_own_batch_unless_another_is_named(monke
     library = cells[REGISTRY_KEYS.SIZE_FACTOR_KEY] * (1e4 / TARGET_SUM)
     for batch in (None, 0, 1):
         codes = categories[0] if batch is None else torch.full_like(categories[0], batch)
-        expected = module.decoder(inference["z"], library, [codes, categories[1]], cont).mean
+        expected = module.decoder(inference["z"], library, [codes, *categories[1:]], cont).mean
         inputs = module._get_generative_input(cells, inference)
         found = module.generative(**inputs, transform_batch=batch)["px"].mean
         torch.testing.assert_close(found, expected)
     torch.testing.assert_close(generative["px"].mean, module.generative(**inputs)["px"].mean)
+
+
+def test_statistics_of_the_training_cells_go_where_they_belong():
+    module = SiameseModule(9, N_REP, n_embedding_genes=5, n_batch=2, n_latent=N_LATENT, n_hidden=16)
+    rng = np.random.default_rng(0)
+    mean, sd, proportions = rng.random(9), rng.random(9) + 0.5, rng.dirichlet(np.ones(9))
+    rep, offsets = rng.normal(size=(40, N_REP)) * [1, 5, 2, 3] + 4, rng.normal(size=(5, 2)).astype(np.float32)
+    module.fit_input(
+        EMBEDDING_GENES.numpy(), OTHER_GENES.numpy(), mean, sd, proportions, TARGET_SUM, rep, batch_offsets=offsets
+    )
+    assert module.embedding_genes.tolist() == EMBEDDING_GENES.tolist()
+    assert module.other_genes.tolist() == OTHER_GENES.tolist()
+    assert module.embedding_share.item() == pytest.approx(proportions[EMBEDDING_GENES].sum(), rel=1e-5)
+    scaler = type(module.expression_scaler)(5, 2)
+    scaler.fit(*(torch.as_tensor(each[EMBEDDING_GENES]).float() for each in (mean, sd)), TARGET_SUM)
+    for name in ("mean", "weight", "target_sum"):
+        torch.testing.assert_close(getattr(module.expression_scaler, name), getattr(scaler, name))
+    np.testing.assert_array_equal(module.expression_scaler.offset, offsets)
+    np.testing.assert_allclose(module.graph_encoder.scaler.mean, rep.mean(axis=0), rtol=1e-5)
+    assert module.graph_encoder.scaler.scale.item() == pytest.approx(np.sqrt(rep.var(axis=0).mean()), rel=1e-5)
+    ranked = np.log(proportions[torch.cat([EMBEDDING_GENES, OTHER_GENES])])
+    biases = torch.cat([module.decoder.scale_logits.bias, module.decoder.other_logits.bias]).detach()
+    np.testing.assert_allclose(biases, ranked - ranked.mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(2, 2), (9, 9), (1000, 9)])
+def test_the_embedding_is_made_of_at_most_all_genes(wanted, found):
+    module = SiameseModule(9, N_REP, n_embedding_genes=wanted, n_hidden=16)
+    assert (len(module.embedding_genes), len(module.other_genes)) == (found, 9 - found)
 
 
 def test_the_total_count_is_the_library_without_size_factors(monkeypatch):

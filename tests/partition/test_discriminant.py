@@ -31,6 +31,14 @@ def test_discriminants_of_well_known_groups_are_those_of_scikit_learn():
     assert ours.dtype == np.float32
 
 
+def test_without_masses_all_parts_are_equally_likely():
+    """Nothing is transported: what is left are the densities of the parts."""
+    points, groups = normal_groups(3000, 0.7)
+    ours = probabilities(points, groups, 3, marginal_relaxation=0.0)
+    theirs = LinearDiscriminantAnalysis(priors=[1 / 3] * 3).fit(points, groups).predict_proba(points)
+    assert np.abs(ours - theirs).mean() < 0.01
+
+
 def test_probabilities_are_the_shares_of_right_cells():
     points, groups = normal_groups(4000, 0.5)
     found = probabilities(points, groups, 3)

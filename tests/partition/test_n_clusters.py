@@ -100,6 +100,11 @@ def test_one_community_is_one_cluster_whatever_its_separability(monkeypatch):
     assert result.n_clusters == 1 and "one population" not in result.criterion
 
 
+def test_two_communities_may_be_one_population(monkeypatch):
+    with_communities(monkeypatch, dict.fromkeys(COMMUNITIES, 2), 1.0)
+    assert choose_n_clusters(space(groups_of(40))).n_clusters == 1
+
+
 @pytest.mark.parametrize(("n_cells", "expected"), [(100, 50), (60, 50), (51, 50), (20, 19)])
 def test_at_most_fifty_clusters_and_fewer_than_cells(monkeypatch, n_cells, expected):
     with_communities(monkeypatch, dict.fromkeys(COMMUNITIES, 80), 5.0)

@@ -165,10 +165,10 @@ class Checkpoint:
         self.best_model_path, self.load_best_on_end, self.ran = best, load_best_on_end, []
 
     def on_train_epoch_end(self, trainer, plan):
-        self.ran.append("epoch")
+        self.ran.append(("epoch", trainer, plan))
 
     def on_validation_end(self, trainer, plan):
-        self.ran.append("validation")
+        self.ran.append(("validation", trainer, plan))
 
 
 class Weights:
@@ -185,9 +185,9 @@ def test_checkpoints_see_the_clustering_phase_only(clustering):
     callback, plan = Checkpoint("best", load_best_on_end=False), SimpleNamespace(module=Weights())
     plan.module.clustering_active = clustering
     follow_clustering(callback, lambda path: f"weights in {path}")
-    callback.on_train_epoch_end(None, plan)
-    callback.on_validation_end(None, plan)
-    assert callback.ran == (["epoch", "validation"] if clustering else [])
+    callback.on_train_epoch_end("trainer", plan)
+    callback.on_validation_end("trainer", plan)
+    assert callback.ran == [(hook, "trainer", plan) for hook in ("epoch", "validation") if clustering]
 
 
 @pytest.mark.parametrize("best", ["best", ""])

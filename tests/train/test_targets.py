@@ -9,9 +9,10 @@ import torch
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.module import SiameseModule
 from scsiameseclu.ot import sinkhorn, target_from_duals
 from scsiameseclu.partition import fit_discriminant
-from scsiameseclu.train import _first_partition
+from scsiameseclu.train import SiameseTrainingPlan, _first_partition
 from scsiameseclu.train._cells import sampled
 
 QUICK = {"accelerator": "cpu", "enable_progress_bar": False, "batch_size": 64}
@@ -155,3 +156,71 @@ def test_samples_of_rows(n_rows):
     if n_rows == 50:  # not the first rows
         assert not np.array_equal(found, np.sort(rows)[:20])
     assert sampled([], 20).tolist() == [] and sampled([], 20).dtype == np.int64
+
+
+@pytest.mark.parametrize("new_cells", [False, True])
+def test_further_training_describes_the_clusters_there_are(new_cells):
+    """Their discriminants are the targets, and new cells have masses of their own."""
+    scvi.settings.seed = 1
+    adata = synthetic(n_obs=120, n_vars=50, n_types=3, proportions=[4, 2, 1], seed=0)
+    SCSiameseClu.setup_anndata(adata)
+    model = SCSiameseClu(adata, n_clusters=N_CLUSTERS, n_latent=6, n_hidden=16)
+    model.train(max_epochs=12, **QUICK)
+    before, masses = model.predict().astype(str), model.module.head.marginals.clone()
+    look = Look()
+    model.train(max_epochs=2, train_size=0.9, plan_kwargs={"new_cells": new_cells}, callbacks=[look], **QUICK)
+    first = look.seen[0]
+    labels = first["logits"]["train"].argmax(dim=1).numpy()
+    assert len(np.unique(labels)) == N_CLUSTERS
+    discriminant = fit_discriminant(first["rep"]["train"].numpy(), labels, N_CLUSTERS)
+    for name in ("train", "validation"):
+        torch.testing.assert_close(first["kept"][name], discriminant.probabilities(first["rep"][name]))
+    found = first["logits"]["train"].softmax(dim=1).mean(dim=0)
+    torch.testing.assert_close(first["marginals"], found if new_cells else masses)
+    assert not torch.allclose(found, masses, atol=1e-3)
+    assert (model.predict().astype(str) == before).mean() > 0.9
+
+
+@pytest.mark.parametrize("partner_views", [True, False])
+def test_training_has_partners_with_targets_and_validation_has_none(monkeypatch, trained, partner_views):
+    seen, forward = {True: [], False: []}, SiameseModule.forward
+
+    def spy(module, tensors, *args, **kwargs):
+        if kwargs.get("loss_kwargs") is not None and module.clustering_active:
+            seen[module.training].append(tensors)
+        return forward(module, tensors, *args, **kwargs)
+
+    monkeypatch.setattr(SiameseModule, "forward", spy)
+    adata = trained[0].adata
+    model = SCSiameseClu(adata, n_clusters=N_CLUSTERS, n_latent=6, n_hidden=16)
+    plan = {"n_pretrain_epochs": 1, "partner_views": partner_views}
+    model.train(max_epochs=2, train_size=0.8, check_val_every_n_epoch=1, plan_kwargs=plan, **QUICK)
+    assert seen[True] and seen[False]
+    assert not any(SIAMESE_KEYS.PARTNER in batch for batch in seen[False])
+    for batch in seen[True]:
+        assert (SIAMESE_KEYS.PARTNER in batch) == partner_views
+        if partner_views:
+            partner = batch[SIAMESE_KEYS.PARTNER]
+            rows = partner[SIAMESE_KEYS.CELL_INDEX].flatten().tolist()
+            assert set(rows) <= set(np.asarray(model.train_indices).tolist())
+            assert len(partner[SIAMESE_KEYS.CLUSTER_TARGET]) == len(batch[SIAMESE_KEYS.CELL_INDEX])
+            assert rows != batch[SIAMESE_KEYS.CELL_INDEX].flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (None, [1, 2, 0, 3]),  # by size, equal ones and those without a cell in their order
+        ([0] * 2 + [1] * 4 + [2] * 3, [0, 1, 2, 3]),
+        ([2] * 2 + [0] * 4 + [3] * 3, [1, 3, 0, 2]),  # a cluster without cells takes the number that is free
+        ([1] * 2 + [1] * 4 + [0] * 3, [2, 1, 0, 3]),
+    ],
+)
+def test_clusters_keep_the_numbers_of_those_they_overlap(before, expected):
+    """Cells are in clusters 0 (two), 1 (four) and 2 (three) now, and in none of four clusters 3."""
+    module = SiameseModule(12, 3, 4, n_latent=4, n_hidden=8)
+    module.head.initialise(torch.eye(4), torch.full((4,), 0.25), torch.zeros(4))
+    plan = SiameseTrainingPlan(module)
+    plan._embed_training_cells = lambda: torch.eye(4)[[0] * 2 + [1] * 4 + [2] * 3]
+    plan._clusters_before = None if before is None else torch.tensor(before)
+    assert plan._order_of_clusters(module.head).tolist() == expected

@@ -84,7 +84,8 @@ class GranularityMixin:
     def split(self, cluster: str) -> None:
         """Split one cluster in two, at the topmost split of the tree below it.
 
-        The larger part keeps the name, and the other gets the lowest free number and the last place.
+        The larger part keeps the name, and the other gets the lowest free number and the last place. Clusters without
+        cells are left out.
 
         Parameters
         ----------
@@ -115,6 +116,8 @@ class GranularityMixin:
 
     def merge(self, clusters: Sequence[str]) -> None:
         """Merge two or more clusters into one, which gets the smallest number, or the first name, of theirs.
+
+        Clusters without cells are left out.
 
         Parameters
         ----------
@@ -254,7 +257,10 @@ class GranularityMixin:
     def _regroup(self, current: NDArray[np.integer], names: list[str] | None) -> None:
         """Make these the clusters of the small groups: a new head, fitted to the cells of the reference."""
         tree, hierarchy = self._tree()
-        n_clusters = int(current.max()) + 1
+        # Clusters that training left without cells have no small group, and end here.
+        occupied, current = np.unique(current, return_inverse=True)
+        names = None if names is None else [names[number] for number in occupied]
+        n_clusters = len(occupied)
         z = torch.as_tensor(self.reference.latent)  # type: ignore[attr-defined]
         trained = self._trained_probabilities(z)
         groups = hierarchy.assign(z.numpy(), trained.argmax(axis=1))
