@@ -145,15 +145,15 @@ class DifferentialExpressionMixin:
             raise KeyError(
                 f"`groupby`: expected a column of adata.obs, found {groupby!r}. Available: {list(adata.obs)}."
             )
-        before = adata.obs
-        adata.obs = before.copy()
+        # Columns come and go in the table of the user: AnnData would copy a table that is put back.
+        before = set(adata.obs)
         try:
             if groupby is None and idx1 is None:
                 groupby = CLUSTERS
                 adata.obs[CLUSTERS] = self.predict(adata).array  # type: ignore[attr-defined]
             yield groupby
         finally:
-            adata.obs = before
+            adata.obs.drop(columns=[name for name in adata.obs if name not in before], inplace=True)
 
 
 def _check_groups(column: pd.Series, group1: Sequence[str] | str | None, group2: str | None) -> None:
