@@ -15,6 +15,7 @@ from scsiameseclu import _compat
 from scsiameseclu.model._differential import DifferentialExpressionMixin
 from scsiameseclu.model._setup import check_finite
 from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp._threads import within_thread_limit
 
 
 class ExpressionMixin(DifferentialExpressionMixin):
@@ -22,6 +23,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
     module: SiameseModule
 
+    @within_thread_limit()
     @torch.inference_mode()
     def get_normalized_expression(
         self,
@@ -84,6 +86,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
             return expression
         return pd.DataFrame(expression, index=adata.obs_names[rows], columns=rna.var_names[genes])
 
+    @within_thread_limit()
     @torch.inference_mode()
     def get_likelihood_parameters(
         self,
@@ -128,6 +131,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
                 blocks[name].append(values.cpu().numpy().astype(np.float32))
         return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
+    @within_thread_limit()
     @torch.inference_mode()
     def get_reconstruction_error(
         self,
@@ -168,6 +172,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
             return {"reconstruction_loss": float(errors.mean())}
         return {"reconstruction_loss": errors}
 
+    @within_thread_limit()
     @torch.inference_mode()
     def posterior_predictive_sample(
         self,

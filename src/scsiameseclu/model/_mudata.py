@@ -29,6 +29,7 @@ from scsiameseclu.model._setup import check_cells, check_columns, check_finite, 
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling
 from scsiameseclu.pp._knn import search_on
+from scsiameseclu.pp._threads import within_thread_limit
 from scsiameseclu.reference._sources import MuDataSource, read_proteins
 
 PROTEIN_STAT = f"n_{SIAMESE_KEYS.PROTEIN}"
@@ -202,6 +203,7 @@ class MuDataMixin:
             return data
         return data[_compat.setup_call(self.registry_)[1]["modalities"]["rna_layer"]]
 
+    @within_thread_limit()
     @torch.inference_mode()
     def get_protein_expression(
         self,

@@ -17,6 +17,7 @@ from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.model._setup import check_finite
 from scsiameseclu.module import SiameseModule
+from scsiameseclu.pp._threads import within_thread_limit
 from scsiameseclu.train._schedule import MAX_BATCH
 
 
@@ -60,6 +61,7 @@ class PredictionMixin:
             self._renew_if_changed(adata, None if indices is None else rows)  # type: ignore[attr-defined]
         return adata, rows
 
+    @within_thread_limit()
     @torch.inference_mode()
     def _infer(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, clusters: bool = True

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key, latent_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pp._counts import totals
+from scsiameseclu.pp._threads import numba_within_thread_limit, within_thread_limit
 
 __all__ = ["embedding"]
 
@@ -135,6 +136,8 @@ def _expression(adata: AnnData, gene: str) -> NDArray[np.float64]:
     return np.log1p(_TARGET_SUM * values / np.maximum(per_cell, 1.0))
 
 
+@within_thread_limit()
+@numba_within_thread_limit()
 def _latent_umap(adata: AnnData, latent: str, n_neighbors: int, random_state: int) -> str:
     """Compute the UMAP of the embedding on a bare copy, so that no graph or setting of the user's is replaced."""
     if latent not in adata.obsm:

@@ -15,7 +15,7 @@ import torch
 
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._memberships import fuzzy_weights
-from scsiameseclu.pp._threads import in_threads, row_slices
+from scsiameseclu.pp._threads import in_threads, numba_within_thread_limit, row_slices, within_thread_limit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +36,7 @@ _GPU_BLOCK = 65_536  # cells asked for at once, of cuML
 _GPU_SCORES = 2**29  # pairs scored at once without it, at most: 2 GB
 
 
+@within_thread_limit()
 def knn(
     rep: ArrayLike,
     n_neighbors: int = 15,
@@ -301,6 +302,7 @@ def search_exact(points: NDArray[np.float32], queries: NDArray[np.float32], widt
     return search.kneighbors(queries, return_distance=False)
 
 
+@numba_within_thread_limit()
 def _search_approximate(
     points: NDArray[np.float32], queries: NDArray[np.float32] | None, width: int, random_state: int | None
 ) -> NDArray[np.int64]:

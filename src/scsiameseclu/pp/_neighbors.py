@@ -14,6 +14,7 @@ from scsiameseclu.pp._knn import knn
 from scsiameseclu.pp._projection import Projection
 from scsiameseclu.pp._scanpy_graph import graph_from_scanpy
 from scsiameseclu.pp._stored_graph import CellGraph, write_graph
+from scsiameseclu.pp._threads import within_thread_limit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@within_thread_limit()
 def neighbor_graph(
     adata: AnnData,
     n_neighbors: int = 15,

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from scsiameseclu.pp._counts import canonical_copy, check_counts, get_counts, where_counts_are
 from scsiameseclu.pp._graph_input import resolve_seed
+from scsiameseclu.pp._threads import numba_within_thread_limit, within_thread_limit
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@within_thread_limit()
+@numba_within_thread_limit()
 def preprocess(
     adata: AnnData,
     n_top_genes: int = 2000,

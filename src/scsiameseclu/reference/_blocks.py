@@ -22,6 +22,7 @@ from scsiameseclu.pp._neighbors import link_cells
 from scsiameseclu.pp._projection import Projection, positive
 from scsiameseclu.pp._scanpy_graph import covers_all_cells
 from scsiameseclu.pp._stored_graph import CellGraph, stored_graph, stored_projection
+from scsiameseclu.pp._threads import within_thread_limit
 from scsiameseclu.reference._proteins import MeasuredProteins
 from scsiameseclu.reference._sources import AnnDataSource, Cells, MuDataSource
 from scsiameseclu.reference._targets import check_genes, check_proteins, check_representation, check_width
@@ -104,6 +105,7 @@ class CellBlocks:
         )
 
 
+@within_thread_limit()
 def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str, Any], CellBlocks]:
     """Make cells a reference: fit the projection, build the graph, choose landmarks.
 
@@ -152,6 +154,7 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     return state, _own_blocks(data, read, landmarks, stored)
 
 
+@within_thread_limit()
 def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str, Any], CellBlocks]:
     """Read cells next to a reference, in one pass over the counts.
 

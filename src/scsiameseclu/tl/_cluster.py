@@ -14,6 +14,7 @@ from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confide
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import canonical, get_counts, totals, where_counts_are
 from scsiameseclu.pp._preprocess import mark_variable_genes
+from scsiameseclu.pp._threads import numba_within_thread_limit
 from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def _check_keys(adata: AnnData, batch_key: str | None, use_rep: str | None, neig
             raise KeyError(f"`{argument}`: expected one of {sorted(map(str, present))}, found {key!r}.")
 
 
+@numba_within_thread_limit()
 def _highly_variable_genes(
     adata: AnnData, layer: str | None, batch_key: str | None, n_top_genes: int
 ) -> NDArray[np.bool_]:

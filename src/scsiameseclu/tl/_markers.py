@@ -12,6 +12,7 @@ from anndata import AnnData
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, markers_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import canonical_copy, get_counts
+from scsiameseclu.pp._threads import numba_within_thread_limit
 from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ __all__ = ["markers"]
 _TARGET_SUM = 1e4
 
 
+@numba_within_thread_limit()
 def markers(
     adata: AnnData,
     key: str = DEFAULT_KEY,

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.fabric.plugins import TorchCheckpointIO
 from scvi.train import TrainRunner
 
+from scsiameseclu.pp._threads import within_thread_limit
 from scsiameseclu.train._hooks import NonFiniteLossError
 from scsiameseclu.train._plan import SiameseTrainingPlan
 from scsiameseclu.train._resume import SafeCheckpointIO
@@ -23,6 +24,7 @@ class SiameseTrainRunner(TrainRunner):
 
     training_plan: SiameseTrainingPlan
 
+    @within_thread_limit()
     def __call__(self) -> Any:
         """Train the model."""
         handler = signal.getsignal(signal.SIGINT)
