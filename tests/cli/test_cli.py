@@ -310,3 +310,17 @@ finally:
 """
     folder = str(Path(cli.__file__).parent)
     assert subprocess.run([sys.executable, "-c", code, folder], capture_output=True, check=False).returncode == 0
+
+
+def test_a_report_is_written_on_request_and_never_stale(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["fit", str(cells), "--out", str(tmp_path / "my out"), "--n-clusters", "2", *FAST]
+    assert main([*argv, "--labels-key", "cell_type", "--report"]) == 0
+    assert str(tmp_path / "my out" / "report.html") in capsys.readouterr().out
+    page = (tmp_path / "my out" / "report.html").read_text(encoding="utf-8")
+    assert "150 cells in 2 clusters" in page and "runner-up by labels" in page
+    assert f"--out &#39;{tmp_path / 'my out'}&#39; --n-clusters 2" in page  # the command, as it was given
+    assert main([*argv, "--overwrite"]) == 0
+    assert "report.html" not in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "my out").iterdir()} == RESULTS | {"model", "training.png"}

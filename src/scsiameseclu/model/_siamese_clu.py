@@ -26,6 +26,7 @@ from scsiameseclu.model._mudata import MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._reference import ReferenceMixin
+from scsiameseclu.model._report import ReportMixin
 from scsiameseclu.model._saving import SavingMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
@@ -51,6 +52,7 @@ class SCSiameseClu(
     FromScviMixin,
     CollectionMixin,
     DescriptionMixin,
+    ReportMixin,
     BaseModelClass,
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.
