@@ -32,6 +32,7 @@ from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
 from scsiameseclu.model._training import TrainingMixin, check_enough_cells, checked_n_clusters
+from scsiameseclu.model._uncertain import UncertainCellsMixin
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._counts import name_order
 from scsiameseclu.pp._knn import search_on
@@ -52,6 +53,7 @@ class SCSiameseClu(
     FromScviMixin,
     CollectionMixin,
     DescriptionMixin,
+    UncertainCellsMixin,
     ReportMixin,
     BaseModelClass,
 ):
