@@ -40,7 +40,7 @@ PROGRAM = "scsiameseclu"
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 _DEMO_DATA = "pbmc3k, bundled with this package"
-_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
+_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", "metrics.json", "umap.png")
 _REPORT = "report.html"
 _TRAINED = (*_RESULTS, "model", "training.png", _REPORT)
 _MODEL_FILES = ("manifest.json", "model.pt")
@@ -179,6 +179,7 @@ def _write_results(
     import pandas as pd
 
     from scsiameseclu import pl
+    from scsiameseclu.tl._export import cell_table, without_internals
 
     key = arguments.key_added
     labels, confidence = adata.obs[key], adata.obs[confidence_key(key)]
@@ -202,7 +203,8 @@ def _write_results(
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
     pl.embedding(adata, colors, key=key, save=new / "umap.png", return_fig=True)
-    adata.write_h5ad(new / "clustered.h5ad", compression="gzip")
+    cell_table(adata, key).to_csv(new / "embedding.csv", index_label="cell", float_format="%.6g")
+    without_internals(adata).write_h5ad(new / "clustered.h5ad", compression="gzip")
     return metrics
 
 

@@ -14,7 +14,7 @@ from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 FAST = ["--max-epochs", "4", "--accelerator", "cpu", "--n-neighbors", "8"]
-RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png"}
+RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", "metrics.json", "umap.png"}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,11 @@ def test_fit_writes_files_that_agree(fitted: Path, cells: Path) -> None:
     assert list(table["cluster"]) == list(adata.obs["siamese_clu"])
     np.testing.assert_array_equal(np.load(fitted / "pred.npy"), adata.obs["siamese_clu"].astype(int))
     np.testing.assert_array_equal(np.load(fitted / "embedding.npy"), adata.obsm["X_siamese_clu"])
+    cells_as_text = pd.read_csv(fitted / "embedding.csv", index_col=0)
+    np.testing.assert_allclose(
+        cells_as_text.filter(regex=r"^siamese_clu_\d+$"), adata.obsm["X_siamese_clu"], rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(cells_as_text.filter(like="umap"), adata.obsm["X_siamese_clu_umap"], rtol=1e-4)
     metrics = json.loads((fitted / "metrics.json").read_text())
     assert set(metrics["scores"]) == {"acc", "nmi", "ari", "f1_macro", "n_clusters"}
     assert (metrics["n_clusters"], metrics["n_genes"], metrics["n_genes_used"], metrics["seed"]) == (3, 80, 50, 0)
