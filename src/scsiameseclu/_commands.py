@@ -40,8 +40,9 @@ PROGRAM = "scsiameseclu"
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 _DEMO_DATA = "pbmc3k, bundled with this package"
-_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png")
-_TRAINED = ("model", "training.png")
+_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", "metrics.json", "umap.png")
+_REPORT = "report.html"
+_TRAINED = (*_RESULTS, "model", "training.png", _REPORT)
 _MODEL_FILES = ("manifest.json", "model.pt")
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def demo(arguments: argparse.Namespace) -> str:
     arguments.labels_key, arguments.batch_key, arguments.layer, arguments.use_rep = "cell_type", None, None, None
     finish(arguments.out)
     arguments.overwrite = arguments.overwrite or _is_demo(arguments.out)
-    with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
+    with _output(arguments, _TRAINED) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
         from scsiameseclu import datasets
@@ -63,7 +64,7 @@ def demo(arguments: argparse.Namespace) -> str:
 def fit(arguments: argparse.Namespace) -> str:
     """Train on the cells of a file and write labels, embedding, model and pictures."""
     _check_file(arguments.input)
-    with _output(arguments, (*_RESULTS, *_TRAINED)) as new:
+    with _output(arguments, _TRAINED) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
         adata = _read(arguments.input)
@@ -164,7 +165,10 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
         "seed": arguments.seed,
     }
     metrics = _write_results(adata, arguments, new, facts, seconds)
-    return _report(adata, arguments, metrics, (*_RESULTS, *_TRAINED))
+    if arguments.report:
+        key, labels_key = arguments.key_added, arguments.labels_key
+        model.report(new / _REPORT, adata, labels_key=labels_key, key=key, call=arguments.call)
+    return _report(adata, arguments, metrics, [name for name in _TRAINED if (new / name).exists()])
 
 
 def _write_results(
@@ -175,6 +179,7 @@ def _write_results(
     import pandas as pd
 
     from scsiameseclu import pl
+    from scsiameseclu.tl._export import cell_table, without_internals
 
     key = arguments.key_added
     labels, confidence = adata.obs[key], adata.obs[confidence_key(key)]
@@ -198,7 +203,8 @@ def _write_results(
     (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
     pl.embedding(adata, colors, key=key, save=new / "umap.png", return_fig=True)
-    adata.write_h5ad(new / "clustered.h5ad", compression="gzip")
+    cell_table(adata, key).to_csv(new / "embedding.csv", index_label="cell", float_format="%.6g")
+    without_internals(adata).write_h5ad(new / "clustered.h5ad", compression="gzip")
     return metrics
 
 
@@ -330,7 +336,8 @@ def _output(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[Pat
     out = arguments.out
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"Expected --out to be a folder, found the file {out}.")
-    with replaced_entries(out, wait=0.0) as new:
+    # The report of an earlier run would stay beside the results of a new one.
+    with replaced_entries(out, wait=0.0, gone=[name for name in names if name == _REPORT]) as new:
         present = [name for name in names if (out / name).exists()]
         if present and not arguments.overwrite:
             raise FileExistsError(f"Expected no earlier results in {out}, found {', '.join(present)}: add --overwrite.")

@@ -7,6 +7,7 @@ bad command line with exit code 2.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     does.
     """
     arguments = _parser().parse_args(argv)
+    arguments.call = shlex.join([PROGRAM, *(sys.argv[1:] if argv is None else argv)])
     try:
         print(arguments.run(arguments))
     except BAD_INPUT as error:
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--gene-likelihood", choices=("zinb", "nb", "poisson"), default="nb", help="of the counts (%(default)s)"
     )
+    training.add_argument("--report", action="store_true", help="write report.html, a page about the clusters")
     reading = argparse.ArgumentParser(add_help=False)
     reading.add_argument(
         "--force",

@@ -14,7 +14,7 @@ from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 FAST = ["--max-epochs", "4", "--accelerator", "cpu", "--n-neighbors", "8"]
-RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "metrics.json", "umap.png"}
+RESULTS = {"clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", "metrics.json", "umap.png"}
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,11 @@ def test_fit_writes_files_that_agree(fitted: Path, cells: Path) -> None:
     assert list(table["cluster"]) == list(adata.obs["siamese_clu"])
     np.testing.assert_array_equal(np.load(fitted / "pred.npy"), adata.obs["siamese_clu"].astype(int))
     np.testing.assert_array_equal(np.load(fitted / "embedding.npy"), adata.obsm["X_siamese_clu"])
+    cells_as_text = pd.read_csv(fitted / "embedding.csv", index_col=0)
+    np.testing.assert_allclose(
+        cells_as_text.filter(regex=r"^siamese_clu_\d+$"), adata.obsm["X_siamese_clu"], rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(cells_as_text.filter(like="umap"), adata.obsm["X_siamese_clu_umap"], rtol=1e-4)
     metrics = json.loads((fitted / "metrics.json").read_text())
     assert set(metrics["scores"]) == {"acc", "nmi", "ari", "f1_macro", "n_clusters"}
     assert (metrics["n_clusters"], metrics["n_genes"], metrics["n_genes_used"], metrics["seed"]) == (3, 80, 50, 0)
@@ -310,3 +315,17 @@ finally:
 """
     folder = str(Path(cli.__file__).parent)
     assert subprocess.run([sys.executable, "-c", code, folder], capture_output=True, check=False).returncode == 0
+
+
+def test_a_report_is_written_on_request_and_never_stale(
+    cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["fit", str(cells), "--out", str(tmp_path / "my out"), "--n-clusters", "2", *FAST]
+    assert main([*argv, "--labels-key", "cell_type", "--report"]) == 0
+    assert str(tmp_path / "my out" / "report.html") in capsys.readouterr().out
+    page = (tmp_path / "my out" / "report.html").read_text(encoding="utf-8")
+    assert "150 cells in 2 clusters" in page and "runner-up by labels" in page
+    assert f"--out &#39;{tmp_path / 'my out'}&#39; --n-clusters 2" in page  # the command, as it was given
+    assert main([*argv, "--overwrite"]) == 0
+    assert "report.html" not in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "my out").iterdir()} == RESULTS | {"model", "training.png"}

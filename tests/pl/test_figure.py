@@ -44,6 +44,7 @@ def cells() -> AnnData:
         {"siamese_clu": pd.Categorical(list("0011") * 10), "siamese_clu_confidence": np.linspace(0.5, 1, 40)},
         index=[f"c{i}" for i in range(40)],
     )
+    obs["siamese_clu_out_of_reference"] = np.linspace(0, 1, 40)
     obs["type"] = obs["siamese_clu"].cat.rename_categories(["a", "b"])
     obsm = {"X_siamese_clu": rng.normal(size=(40, 3)).astype(np.float32), "X_umap": rng.normal(size=(40, 2))}
     return AnnData(rng.poisson(1.0, size=(40, 2)).astype(np.float32), obs=obs, obsm=obsm)
@@ -60,7 +61,9 @@ PLOTS = {
     "confidence": lambda **options: pl.confidence(cells(), **options),
     "embedding": lambda **options: pl.embedding(cells(), "type", basis="X_umap", **options),
     "latent_correlation": lambda **options: pl.latent_correlation(cells(), **options),
+    "marker_dotplot": lambda **options: pl.marker_dotplot(cells(), ["0", "1"], **options),
     "n_clusters_search": lambda **options: pl.n_clusters_search(Model(), **options),
+    "out_of_reference": lambda **options: pl.out_of_reference(cells(), **options),
     "reliability": lambda **options: pl.reliability([0.2, 0.9], [False, True], **options),
     "stability": lambda **options: pl.stability(runs(), **options),
     "training_curves": lambda **options: pl.training_curves(Model(), **options),

@@ -26,11 +26,13 @@ from scsiameseclu.model._mudata import MuDataMixin, check_mudata
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._reference import ReferenceMixin
+from scsiameseclu.model._report import ReportMixin
 from scsiameseclu.model._saving import SavingMixin
 from scsiameseclu.model._scvi import FromScviMixin
 from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
 from scsiameseclu.model._training import TrainingMixin, check_enough_cells, checked_n_clusters
+from scsiameseclu.model._uncertain import UncertainCellsMixin
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._counts import name_order
 from scsiameseclu.pp._knn import search_on
@@ -51,6 +53,8 @@ class SCSiameseClu(
     FromScviMixin,
     CollectionMixin,
     DescriptionMixin,
+    UncertainCellsMixin,
+    ReportMixin,
     BaseModelClass,
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.

@@ -1,11 +1,13 @@
-"""Plots of training, embedding, confidence and agreement. Every function returns its matplotlib figure and never shows it."""
+"""Plots of training, embedding, clusters, confidence and agreement, shown, saved and returned as scanpy's are."""
 
 from scsiameseclu.pl._annotation import annotation_overlap
 from scsiameseclu.pl._cluster_tree import cluster_tree
 from scsiameseclu.pl._confidence import confidence
 from scsiameseclu.pl._embedding import embedding
 from scsiameseclu.pl._latent import latent_correlation
+from scsiameseclu.pl._marker_dotplot import marker_dotplot
 from scsiameseclu.pl._n_clusters import n_clusters_search
+from scsiameseclu.pl._out_of_reference import out_of_reference
 from scsiameseclu.pl._reliability import reliability
 from scsiameseclu.pl._stability import stability
 from scsiameseclu.pl._training import training_curves
@@ -16,7 +18,9 @@ __all__ = [
     "confidence",
     "embedding",
     "latent_correlation",
+    "marker_dotplot",
     "n_clusters_search",
+    "out_of_reference",
     "reliability",
     "stability",
     "training_curves",

@@ -90,7 +90,7 @@ def cluster_tree(
         panel.text(x[end], -0.1, f"{label}{size}", ha="center", va="top", fontsize="x-small")
     panel.axhline(len(order) - len(made) + 0.5, color="grey", linestyle=":", linewidth=1)
     panel.set_title(f"{current.max() + 1} clusters, above the dotted line", fontsize="small")
-    panel.set(xlim=(-0.6, len(ends) - 0.4), ylim=(-1.0, len(order) + 0.6), xticks=[], yticks=[])
+    panel.set(xlim=(-0.6, len(ends) - 0.4), ylim=(-1.0, len(order) + 0.6 + 0.35 * genes), xticks=[], yticks=[])
     panel.set_xlabel(_LEGEND, fontsize="xx-small")
     panel.spines[:].set_visible(False)
     return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)

@@ -1,0 +1,73 @@
+"""How unlike the reference mapped cells are."""
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+
+from scsiameseclu._keys import DEFAULT_KEY, out_of_reference_key
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+
+__all__ = ["out_of_reference"]
+
+
+def out_of_reference(
+    adata: AnnData,
+    *,
+    key: str = DEFAULT_KEY,
+    threshold: float | None = 0.99,
+    n_bins: int = 50,
+    figsize: tuple[float, float] = (4.4, 3.0),
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
+    """Draw how the out-of-reference scores of mapped cells are distributed.
+
+    The scores of cells like those of the reference are spread evenly between 0 and 1, at the height of the dashed line.
+    What rises above the line at the right end is unlike the reference.
+
+    Parameters
+    ----------
+    adata
+        Cells mapped by :func:`~scsiameseclu.tl.map`.
+    key
+        The ``key_added`` of the mapping.
+    threshold
+        Score to mark with a line; the title then gives the share of cells above it. ``None``: no line.
+    n_bins
+        Number of bins of equal width.
+    figsize
+        Width and height of the figure, in inches.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+
+    Returns
+    -------
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+
+    Raises
+    ------
+    KeyError
+        If there are no scores; the message lists the columns there are.
+    ValueError
+        If ``n_bins`` is below 1.
+    """
+    column = out_of_reference_key(key)
+    if column not in adata.obs:
+        raise KeyError(f"Expected scores in obs[{column!r}], found {list(adata.obs.columns)}: call tl.map() first.")
+    if n_bins < 1:
+        raise ValueError(f"Expected n_bins of at least 1, found {n_bins}.")
+    scores = adata.obs[column].to_numpy(dtype=float)
+    figure, panel = canvas(ax, figsize)
+    panel.hist(scores, bins=np.linspace(0.0, 1.0, n_bins + 1).tolist(), color="lightsteelblue")
+    panel.axhline(len(scores) / n_bins, color="black", linestyle="--", linewidth=1, label="cells like the reference")
+    if threshold is not None:
+        panel.axvline(threshold, color="grey", linestyle=":", linewidth=1)
+        panel.set_title(f"{np.mean(scores > threshold):.1%} of cells above {threshold:g}", fontsize="small")
+    panel.set(xlim=(0, 1), xlabel="out-of-reference score", ylabel="cells")
+    panel.legend(fontsize="x-small", frameon=False)
+    panel.spines[["top", "right"]].set_visible(False)
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)

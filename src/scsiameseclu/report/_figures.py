@@ -1,0 +1,104 @@
+"""Pictures of a report."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from matplotlib import rc_context
+
+from scsiameseclu import pl
+from scsiameseclu._keys import confidence_key, markers_key, out_of_reference_key, stability_key
+from scsiameseclu.report._cells import KEY, Cells
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from scsiameseclu.model import SCSiameseClu
+
+_DPI = 150
+_PIXELS = 96
+"""Pixels of a page per inch."""
+_MAX_GENES = 60
+"""Genes of the given marker lists that are drawn, at most."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure with its name, and a text for those who do not see it."""
+
+    name: str
+    text: str
+    figure: Figure
+
+    @property
+    def source(self) -> str:
+        """The picture itself, as the source of an image on a page."""
+        buffer = BytesIO()
+        self.figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
+        return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+    @property
+    def width(self) -> int:
+        """Width on a page, in pixels."""
+        return round(self.figure.get_figwidth() * _PIXELS)
+
+    def write(self, folder: Path) -> None:
+        """Write the figure as PNG and as SVG."""
+        for ending in ("png", "svg"):
+            self.figure.savefig(folder / f"{self.name}.{ending}", dpi=_DPI, bbox_inches="tight")
+
+
+def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Sequence[str]] | None) -> dict[str, Picture]:
+    """Draw what there is to draw, by name.
+
+    Parameters
+    ----------
+    model
+        The model of the report.
+    cells
+        Its cells.
+    markers
+        Marker genes of each type.
+    """
+    shown, pictures = cells.shown, {}
+
+    def add(name: str, text: str, draw: Any, *arguments: Any, **options: Any) -> None:
+        with rc_context({"text.parse_math": False}):  # names with a $ are no formulae
+            pictures[name] = Picture(name, text, draw(*arguments, return_fig=True, **options))
+
+    colors = [name for name in (KEY, confidence_key(KEY), stability_key(KEY)) if name in shown.obs]
+    if shown.n_obs > 2:
+        add("umap", "The cells in two dimensions, by " + ", ".join(colors), pl.embedding, shown, colors, key=KEY)
+    add("confidence", "Confidence of the cells of every cluster", pl.confidence, shown, key=KEY)
+    if model.cluster_tree_ is not None:
+        add("tree", "Tree over the clusters, with the evidence for every split", pl.cluster_tree, model, genes=2)
+    if markers_key(KEY) in shown.uns:
+        add("markers", "Best marker genes of every cluster", pl.marker_dotplot, shown, key=KEY)
+    if known := _known(markers, shown.var_names):
+        add("given_markers", "Given marker genes in every cluster", pl.marker_dotplot, shown, known, key=KEY)
+    if model.n_clusters_search_ is not None:
+        add("n_clusters", "How the number of clusters was found", pl.n_clusters_search, model)
+    if model.is_query_ and out_of_reference_key(KEY) in shown.obs:
+        text = "Out-of-reference scores of the cells"
+        add("out_of_reference", text, pl.out_of_reference, shown, key=KEY)
+    if model.history:
+        add("training", "Loss terms by epoch", pl.training_curves, model)
+    return pictures
+
+
+def _known(markers: Mapping[str, Sequence[str]] | None, genes: Sequence[str]) -> dict[str, list[str]]:
+    """Marker genes that the data have, up to a number that can be read in a figure."""
+    known: dict[str, list[str]] = {}
+    left, present = _MAX_GENES, set(genes)
+    for name, listed in (markers or {}).items():
+        found = [gene for gene in listed if gene in present][:left]
+        if found:
+            known[name] = found
+            left -= len(found)
+    return known
