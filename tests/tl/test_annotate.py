@@ -7,7 +7,7 @@ import scanpy as sc
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from scsiameseclu.datasets import synthetic
+from scsiameseclu.datasets import marker_sets, pbmc3k, synthetic
 from scsiameseclu.tl import annotate
 
 
@@ -26,7 +26,20 @@ def _markers(adata: AnnData) -> dict[str, list[str]]:
 
 def test_clusters_get_the_types_whose_markers_they_express(adata: AnnData) -> None:
     table = annotate(adata, _markers(adata))
-    assert list(table.columns) == ["cluster", "type", "score", "margin", "n_markers"]
+    assert list(table.columns) == [
+        *[
+            "cluster",
+            "type",
+            "best",
+            "score",
+            "runner_up",
+            "runner_up_score",
+            "margin",
+            "mixed",
+            "mixed_with",
+            "n_markers",
+        ]
+    ]
     assert table["cluster"].tolist() == list("012345")
     assert table["type"].tolist() == [f"type_{i}" for i in range(6)]
     assert (table["n_markers"] == 5).all() and (table["margin"] > 0.5).all()
@@ -116,6 +129,108 @@ def test_two_clusters_may_be_of_one_type_and_one_type_is_enough(adata: AnnData) 
     table = annotate(adata, {"zero": _markers(adata)["type_0"]}, "fine").set_index("cluster")
     assert set(table.index[table["type"] == "zero"]) == {"x", "y"}
     np.testing.assert_allclose(table["margin"], table["score"])
+
+
+def test_runner_up_is_the_type_with_the_second_score(adata: AnnData) -> None:
+    table = annotate(adata, _markers(adata))
+    record = adata.uns["siamese_clu_type"]
+    scores = pd.DataFrame(record["scores"], record["clusters"], record["types"])
+    for _, row in table.iterrows():
+        first, second = scores.loc[row["cluster"]].nlargest(2).items()
+        assert (row["best"], row["score"]) == first and (row["runner_up"], row["runner_up_score"]) == second
+        assert row["margin"] == pytest.approx(first[1] - second[1])
+    assert record["runner_up"].tolist() == table["runner_up"].tolist()
+    strict = annotate(adata, _markers(adata), min_score=100)
+    assert (strict["type"] == "unassigned").all() and strict["best"].equals(table["best"])
+
+
+def _mixture(share: float, n_obs: int = 600) -> AnnData:
+    """Six types; "mix" holds type 0 and, as this share of its cells, type 1."""
+    second = round(share * n_obs / 6 / (1 - share))
+    adata = synthetic(n_obs=n_obs, n_vars=120, n_types=6, seed=1)
+    first = np.flatnonzero(adata.obs["cell_type"] == "type_0")
+    other = np.flatnonzero(adata.obs["cell_type"] == "type_1")
+    groups = adata.obs["cell_type"].astype(str).to_numpy(dtype=object)
+    groups[first] = groups[other[:second]] = "mix"
+    adata.obs["groups"] = groups
+    return adata
+
+
+def test_a_cluster_of_two_types_is_mixed_and_others_are_not() -> None:
+    adata = _mixture(0.3)
+    table = annotate(adata, _markers(adata), "groups").set_index("cluster")
+    assert table.loc["mix", "best"] == "type_0"
+    assert table.loc["mix", "mixed"] and table.loc["mix", "mixed_with"] == "type_1"
+    pure = table.drop("mix")
+    assert not pure["mixed"].any() and (pure["mixed_with"] == "").all()
+    assert adata.uns["groups_type"]["mixed_with"].tolist() == table["mixed_with"].tolist()
+
+
+def test_a_few_cells_of_another_type_do_not_make_a_cluster_mixed() -> None:
+    adata = _mixture(0.03)
+    assert not annotate(adata, _markers(adata), "groups")["mixed"].any()
+
+
+def test_markers_that_all_cells_express_do_not_make_a_cluster_mixed() -> None:
+    adata = _mixture(0.08)
+    high = adata.var["marker_of"] == "type_1"
+    adata.X = sparse.csr_matrix(adata.X + 30.0 * high.to_numpy(np.float32))
+    assert not annotate(adata, _markers(adata), "groups")["mixed"].any()
+
+
+def test_markers_that_two_types_share_do_not_hide_a_mixture() -> None:
+    adata = _mixture(0.3)
+    markers = _markers(adata)
+    shared = markers["type_2"] + markers["type_3"]
+    table = annotate(adata, {"one": markers["type_0"] + shared, "two": markers["type_1"] + shared}, "groups")
+    assert table.set_index("cluster").loc["mix", "mixed_with"] == "two"
+
+
+def test_cells_that_express_the_markers_of_two_types_at_once_are_not_mixed() -> None:
+    adata = synthetic(n_obs=600, n_vars=120, n_types=6, seed=1)
+    markers = _markers(adata)
+    # the same cells are of both: what the genes of type 0 and type 1 are is one type
+    both = {"one": markers["type_0"][:3], "two": markers["type_0"][3:], "rest": markers["type_2"]}
+    table = annotate(adata, both, "cell_type").set_index("cluster")
+    assert table.loc["type_0", "runner_up"] in both and not table.loc["type_0", "mixed"]
+
+
+def test_markers_that_two_types_share_cannot_tell_a_mixture() -> None:
+    adata = _mixture(0.3)
+    genes = _markers(adata)["type_0"]
+    assert not annotate(adata, {"one": genes, "two": genes}, "groups")["mixed"].any()
+
+
+def test_a_bundled_set_names_known_cells() -> None:
+    adata = pbmc3k()
+    adata.obs["groups"] = adata.obs["cell_type"].cat.codes.astype(str).astype("category")
+    annotate(adata, "blood", "groups")
+    expected = {
+        "B": "B cell",
+        "CD14+ Mono": "CD14 monocyte",
+        "CD8 T": "CD8 T cell",
+        "DC": "Dendritic cell",
+        "FCGR3A+ Mono": "CD16 monocyte",
+        "Memory CD4 T": "CD4 T cell",
+        "NK": "NK cell",
+        "Naive CD4 T": "CD4 T cell",
+        "Platelet": "Platelet",
+    }
+    assert (adata.obs["groups_type"].astype(str) == adata.obs["cell_type"].map(expected).astype(str)).all()
+
+
+def test_a_bundled_set_without_a_type_or_of_another_organism(adata: AnnData, caplog: pytest.LogCaptureFixture) -> None:
+    blood = marker_sets("blood")
+    names = [gene for name, genes in blood.items() if name != "Platelet" for gene in genes]
+    adata.var_names = [*dict.fromkeys(names), *adata.var_names][:120]
+    with caplog.at_level(logging.WARNING):
+        annotate(adata, "blood")
+    assert "No marker of ['Platelet'] is among the genes" in caplog.text
+    assert "Platelet" not in adata.uns["siamese_clu_type"]["types"]
+    with pytest.raises(ValueError, match="Expected gene symbols of mouse, found none of the markers of 'pancreas'"):
+        annotate(synthetic(n_obs=240, n_vars=120, n_types=6), "pancreas", "cell_type", organism="mouse")
+    with pytest.raises(ValueError, match=r"one of \['blood', .*\], found 'liver'"):
+        annotate(adata, "liver")
 
 
 def test_unknown_genes_are_listed_and_left_out(adata: AnnData) -> None:

@@ -1,6 +1,7 @@
-"""Data sets for examples and tests: no download, integer counts, known types."""
+"""Data sets and marker genes for examples, tests and annotation: no download."""
 
 from scsiameseclu.datasets._blood import pbmc3k, pbmc68k_reduced
+from scsiameseclu.datasets._markers import marker_sets, marker_sources
 from scsiameseclu.datasets._synthetic import synthetic
 
-__all__ = ["pbmc3k", "pbmc68k_reduced", "synthetic"]
+__all__ = ["marker_sets", "marker_sources", "pbmc3k", "pbmc68k_reduced", "synthetic"]

@@ -5,8 +5,20 @@ from scsiameseclu.tl._classify import classify
 from scsiameseclu.tl._cluster import cluster
 from scsiameseclu.tl._export import export
 from scsiameseclu.tl._map import map
+from scsiameseclu.tl._marker_overlap import marker_overlap
 from scsiameseclu.tl._markers import markers
 from scsiameseclu.tl._stability import StabilityResult, stability
 from scsiameseclu.tl._subcluster import subcluster
 
-__all__ = ["StabilityResult", "annotate", "classify", "cluster", "export", "map", "markers", "stability", "subcluster"]
+__all__ = [
+    "StabilityResult",
+    "annotate",
+    "classify",
+    "cluster",
+    "export",
+    "map",
+    "marker_overlap",
+    "markers",
+    "stability",
+    "subcluster",
+]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, type_key
+from scsiameseclu.datasets import marker_sets
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import get_counts, row_chunks
+from scsiameseclu.pp._counts import get_counts
 from scsiameseclu.tl._input import check_anndata
+from scsiameseclu.tl._marker_scores import marker_expression, mixed_with, type_scores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,17 +22,19 @@ if TYPE_CHECKING:
     from anndata import AnnData
     from numpy.typing import NDArray
 
+    from scsiameseclu.datasets._markers import Organism
+
 __all__ = ["annotate"]
 
 logger = logging.getLogger(__name__)
-TARGET_SUM = 1e4
 
 
 def annotate(
     adata: AnnData,
-    markers: Mapping[str, Sequence[str]],
+    markers: Mapping[str, Sequence[str]] | str,
     groupby: str = DEFAULT_KEY,
     *,
+    organism: Organism = "human",
     layer: str | None = None,
     normalize: bool = True,
     gene_symbols: str | None = None,
@@ -51,14 +54,22 @@ def annotate(
     :math:`\sqrt{K - 1}`; a gene that marks nothing adds about 0. A cluster gets the type with the highest score, or
     ``"unassigned"`` if that score or its distance to the second is too small. Several clusters may get one type.
 
+    A cluster is "mixed" if it seems to hold cells of a second type: in some cells the markers of the second type replace
+    those of the best one. That shows in a correlation of at most -0.35 between the scores of the two types over the cells
+    of the cluster, with a higher score of the second type in 10 % of the cells or more, and in three at least.
+
     Parameters
     ----------
     adata
         Cells with raw counts and clusters. Only ``obs`` and ``uns`` are changed.
     markers
-        Marker genes of each type. Genes that are not in the data are left out with a warning.
+        Marker genes of each type, or the name of a bundled set (``"blood"``, ``"immune"``, ``"pancreas"``, ``"kidney"``,
+        ``"brain"``; see :func:`~scsiameseclu.datasets.marker_sets`). Genes that are not in the data are left out: those of
+        your own lists with a warning.
     groupby
         Column of ``obs`` with the clusters, at least two. Cells without one stay unassigned.
+    organism
+        Whose gene symbols a bundled set has: ``"human"`` or ``"mouse"``.
     layer
         Layer with the counts. ``None``: ``X``.
     normalize
@@ -75,8 +86,9 @@ def annotate(
     Returns
     -------
     pandas.DataFrame
-        One row per cluster: ``cluster``, ``type`` (or ``"unassigned"``), ``score`` (the highest), ``margin`` (distance
-        to the second; with one type, to 0) and ``n_markers`` (genes behind the score).
+        One row per cluster: ``cluster``; ``type`` (or ``"unassigned"``); ``best``, the type with the highest score, and
+        ``score``; ``runner_up`` and ``runner_up_score`` (with one type, that type and 0); ``margin`` between the two
+        scores; ``mixed`` and ``mixed_with``, the second type or ``""``; ``n_markers``, genes behind the score.
 
     Raises
     ------
@@ -85,8 +97,9 @@ def annotate(
     TypeError
         If ``adata`` is no AnnData, or markers are a string instead of a list of strings.
     ValueError
-        If there are no types, a type has no known gene or is called ``"unassigned"``, a marker occurs twice in the
-        data, there are fewer than two clusters, or the values are no counts.
+        If there is no bundled set of this name, there are no types, a type of your own has no known gene or is called
+        ``"unassigned"``, a marker occurs twice in the data, there are fewer than two clusters, or the values are no
+        counts.
 
     Warns
     -----
@@ -100,52 +113,70 @@ def annotate(
     the clusters got a name with 3 genes per list, 16 % with 10 and 6 % with 20. Raise ``min_score`` for short lists.
 
     Writes ``obs[key_added]``, categorical, in the order of ``markers``, ``"unassigned"`` last; and ``uns[key_added]``
-    with ``"params"``, ``"scores"`` (float64, clusters x types), ``"clusters"`` and ``"types"`` (its rows and columns)
-    and ``"margin"`` (float64, one per cluster).
+    with ``"params"``, ``"scores"`` (float64, clusters x types), ``"clusters"`` and ``"types"`` (its rows and columns),
+    and, for each cluster, ``"best"``, ``"runner_up"``, ``"margin"`` (float64) and ``"mixed_with"``.
 
     Examples
     --------
     >>> adata = scsiameseclu.datasets.pbmc68k_reduced()
     >>> scsiameseclu.tl.cluster(adata)
     >>> scsiameseclu.tl.annotate(adata, {"B cell": ["CD79A", "MS4A1"], "T cell": ["CD3D", "CD3E"]})
+    >>> scsiameseclu.tl.annotate(adata, "blood")
     """
     check_anndata(adata, "pass the AnnData of one modality, such as mdata['rna'], with the clusters in its obs")
     key_added = type_key(groupby) if key_added is None else key_added
     check_key(key_added)
     clusters = _clusters(adata, groupby)
-    genes = _find_genes(adata, markers, gene_symbols)
+    gene_names = _gene_names(adata, gene_symbols)
+    genes = _find_genes(gene_names, _bundled(markers, organism, gene_names) if isinstance(markers, str) else markers)
     matrix = get_counts(adata, layer)
     if normalize:
         check_counts(matrix, adata.obs_names, adata.var_names)
 
     used = np.unique(np.concatenate(list(genes.values())))
     codes = clusters.codes.astype(np.int64)
-    standardised, informative = _standardised_means(matrix, used, codes, len(clusters.categories), normalize)
-    scores, n_markers = _type_scores(standardised, informative, used, genes)
+    expression = marker_expression(matrix, used, codes, len(clusters.categories), normalize)
+    scores, n_markers = type_scores(expression, genes)
+    table = _table(scores, n_markers, mixed_with(expression, genes, scores.argmax(axis=1)), np.array(list(genes)))
+    table.insert(0, "cluster", clusters.categories.astype(str))
+    named = (table["score"] >= min_score) & (table["margin"] >= min_margin)
+    table.insert(1, "type", table["best"].where(named, UNASSIGNED))
 
-    types = np.array(list(genes))
-    best = scores.argmax(axis=1)
-    first = scores.max(axis=1)
-    second = np.sort(scores, axis=1)[:, -2] if len(types) > 1 else np.zeros(len(scores))
-    margin = first - second
-    named = (first >= min_score) & (margin >= min_margin)
-    names = np.where(named, types[best], UNASSIGNED).astype(object)
-
-    of_cell = np.append(names, UNASSIGNED)[codes]  # the code -1 of cells without a cluster picks the last one
+    of_cell = np.append(table["type"], UNASSIGNED)[codes]  # the code -1 of cells without a cluster picks the last one
     present = set(of_cell)
     adata.obs[key_added] = pd.Categorical(of_cell, [each for each in (*genes, UNASSIGNED) if each in present])
-    cluster_names = clusters.categories.astype(str).to_numpy(dtype=object)
     params = {"groupby": groupby, "min_score": min_score, "min_margin": min_margin, "normalize": normalize}
     adata.uns[key_added] = {
         "params": params | ({} if layer is None else {"layer": layer}),
         "scores": scores,
-        "clusters": cluster_names.astype(str),
-        "types": types.astype(str),
-        "margin": margin,
+        "clusters": table["cluster"].to_numpy(str),
+        "types": np.array(list(genes)),
+        "margin": table["margin"].to_numpy(),
+        **{column: table[column].to_numpy(str) for column in ("best", "runner_up", "mixed_with")},
     }
-    return pd.DataFrame(
-        {"cluster": cluster_names, "type": names, "score": first, "margin": margin, "n_markers": n_markers[best]}
-    )
+    return table
+
+
+def _table(
+    scores: NDArray[np.float64], n_markers: NDArray[np.int64], mixed: NDArray[np.int64], types: NDArray[np.str_]
+) -> pd.DataFrame:
+    """The two best types of each cluster, and whether a second type is mixed in (``mixed``: its number, or -1)."""
+    order = np.argsort(-scores, axis=1, kind="stable")
+    best, runner_up = order[:, 0], order[:, min(1, len(types) - 1)]
+    rows = np.arange(len(scores))
+    first = scores[rows, best]
+    second = scores[rows, runner_up] if len(types) > 1 else np.zeros(len(scores))
+    columns = {
+        "best": types[best].astype(object),
+        "score": first,
+        "runner_up": types[runner_up].astype(object),
+        "runner_up_score": second,
+        "margin": first - second,
+        "mixed": mixed >= 0,
+        "mixed_with": np.where(mixed >= 0, types[mixed], "").astype(object),
+        "n_markers": n_markers[best],
+    }
+    return pd.DataFrame(columns)
 
 
 def _clusters(adata: AnnData, groupby: str) -> pd.Categorical:
@@ -162,22 +193,40 @@ def _clusters(adata: AnnData, groupby: str) -> pd.Categorical:
     return clusters
 
 
-def _find_genes(
-    adata: AnnData, markers: Mapping[str, Sequence[str]], gene_symbols: str | None
-) -> dict[str, NDArray[np.int64]]:
-    """Columns of the known markers of each type."""
+def _gene_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
     if gene_symbols is not None and gene_symbols not in adata.var:
         raise KeyError(
             f"`gene_symbols`: expected a column of adata.var, found {gene_symbols!r}. "
             f"Available: {list(adata.var.columns)}."
         )
+    return pd.Index((adata.var_names if gene_symbols is None else adata.var[gene_symbols]).astype(str))
+
+
+def _bundled(tissue: str, organism: Organism, names: pd.Index) -> dict[str, list[str]]:
+    """Bundled markers that are among the genes of the data, without the types that have none of them."""
+    bundled = marker_sets(tissue, organism)
+    known = {name: [gene for gene in genes if gene in names] for name, genes in bundled.items()}
+    present = {name: genes for name, genes in known.items() if genes}
+    if not present:
+        raise ValueError(
+            f"Expected gene symbols of {organism}, found none of the markers of {tissue!r}; genes are called like "
+            f"{names[:3].tolist()} here. Pass another `organism`, or name the column of symbols by `gene_symbols`."
+        )
+    if absent := [name for name in bundled if name not in present]:
+        logger.warning("No marker of %s is among the genes of the data; no cluster can get these names.", absent)
+    n_missing = sum(map(len, bundled.values())) - sum(map(len, known.values()))
+    logger.info("%d of the markers of %r are not among the genes of the data.", n_missing, tissue)
+    return present
+
+
+def _find_genes(names: pd.Index, markers: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.int64]]:
+    """Columns of the known markers of each type."""
     if not markers:
         raise ValueError("Expected at least one type in markers, found none.")
     if UNASSIGNED in markers:
         raise ValueError(
             f"Expected other names of types, found {UNASSIGNED!r}, which is kept for clusters without a type."
         )
-    names = pd.Index((adata.var_names if gene_symbols is None else adata.var[gene_symbols]).astype(str))
     repeated = set(names[names.duplicated()])
 
     found: dict[str, NDArray[np.int64]] = {}
@@ -208,48 +257,3 @@ def _positions(names: pd.Index, genes: list[str]) -> NDArray[np.int64]:
     """Positions of names that occur at most once, -1 for those that do not occur, in an index with repetitions."""
     first = names[~names.duplicated()]
     return np.append(np.flatnonzero(~names.duplicated()), -1)[first.get_indexer(genes)]
-
-
-def _standardised_means(
-    matrix: Any, genes: NDArray[np.int64], codes: NDArray[np.int64], n_clusters: int, normalize: bool
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Standardised cluster means ``(n_clusters, n_genes)``, and which genes vary at all; in one pass over the cells."""
-    sums, squares = np.zeros((2, n_clusters, len(genes)))
-    for rows, block in row_chunks(matrix):
-        values = sparse.csr_matrix(block[:, genes], dtype=np.float64)
-        if normalize:
-            totals = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-            scale = np.divide(TARGET_SUM, totals, out=np.zeros_like(totals), where=totals > 0)
-            values = sparse.csr_matrix(sparse.diags(scale) @ values).log1p()
-        cells = np.flatnonzero(codes[rows] >= 0)
-        member = sparse.csr_matrix((np.ones(len(cells)), (codes[rows][cells], cells)), (n_clusters, values.shape[0]))
-        sums += (member @ values).toarray()
-        squares += (member @ values.multiply(values)).toarray()
-    if not np.isfinite(squares).all():
-        raise ValueError("Expected finite expression of the markers, found NaN or infinite values; name another layer.")
-    sizes = np.bincount(codes[codes >= 0], minlength=n_clusters)[:, None]
-    means = sums / sizes
-    centre = means.mean(axis=0)
-    variance = (squares / sizes).mean(axis=0) - centre**2
-    informative = variance > 1e-10 * np.maximum(centre**2, 1e-10)  # rounding leaves traces in constant genes
-    deviation = np.sqrt(np.where(informative, variance, 1.0))
-    return np.where(informative, (means - centre) / deviation, 0.0), informative
-
-
-def _type_scores(
-    standardised: NDArray[np.float64],
-    informative: NDArray[np.bool_],
-    used: NDArray[np.int64],
-    genes: Mapping[str, NDArray[np.int64]],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Mean over the markers that vary, ``(n_clusters, n_types)``, and their number; 0 for types without any."""
-    scores, n_markers = np.zeros((len(standardised), len(genes))), np.zeros(len(genes), dtype=np.int64)
-    for t, (name, columns) in enumerate(genes.items()):
-        positions = np.searchsorted(used, columns)
-        positions = positions[informative[positions]]
-        n_markers[t] = len(positions)
-        if len(positions):
-            scores[:, t] = standardised[:, positions].mean(axis=1)
-        else:
-            logger.warning("No marker of %r varies between cells; it is given to no cluster.", name)
-    return scores, n_markers

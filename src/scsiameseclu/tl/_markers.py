@@ -89,12 +89,33 @@ def markers(
     >>> table.groupby("group", observed=True).head(3)
     """
     check_anndata(adata, "pass the AnnData of one modality, such as mdata['rna'], with the clusters in its obs")
+    key_added = markers_key(key) if key_added is None else key_added
+    check_key(key_added)
+    cells, chosen = rank_genes(
+        adata, key, groups=groups, reference=reference, layer=layer, normalize=normalize, method=method, **kwargs
+    )
+    adata.uns[key_added] = cells.uns["rank_genes_groups"]
+    # Scanpy leaves the group out of a table of one group.
+    tables = {group: sc.get.rank_genes_groups_df(cells, group) for group in chosen if group != reference}
+    return pd.concat(tables, names=["group", None]).reset_index("group").reset_index(drop=True)
+
+
+def rank_genes(
+    adata: AnnData,
+    key: str,
+    *,
+    groups: Sequence[str] | None = None,
+    reference: str = "rest",
+    layer: str | None = None,
+    normalize: bool = True,
+    method: str,
+    **kwargs: Any,
+) -> tuple[AnnData, list[str]]:
+    """Rank genes as :func:`markers` does, without writing: a copy of the cells with scanpy's result, and the groups."""
     if key not in adata.obs:
         raise KeyError(
             f"Expected clusters in obs[{key!r}], found {list(adata.obs.columns)}: call write_to_adata() first."
         )
-    key_added = markers_key(key) if key_added is None else key_added
-    check_key(key_added)
     matrix = get_counts(adata, layer)
     if normalize:
         check_counts(matrix, adata.obs_names, adata.var_names)
@@ -107,13 +128,8 @@ def markers(
         sc.pp.normalize_total(cells, target_sum=_TARGET_SUM)
         sc.pp.log1p(cells)
     chosen = list(labels.cat.categories) if groups is None else list(groups)
-    sc.tl.rank_genes_groups(
-        cells, key, groups=chosen, reference=reference, method=method, use_raw=False, key_added=key_added, **kwargs
-    )
-    adata.uns[key_added] = cells.uns[key_added]
-    # Scanpy leaves the group out of a table of one group.
-    tables = {group: sc.get.rank_genes_groups_df(cells, group, key=key_added) for group in chosen if group != reference}
-    return pd.concat(tables, names=["group", None]).reset_index("group").reset_index(drop=True)
+    sc.tl.rank_genes_groups(cells, key, groups=chosen, reference=reference, method=method, use_raw=False, **kwargs)
+    return cells, chosen
 
 
 def _labels(column: pd.Series, key: str, groups: Sequence[str] | None, reference: str) -> pd.Series:
