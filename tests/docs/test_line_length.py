@@ -1,0 +1,30 @@
+"""No page has a line that an editor of 120 columns has to break."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+COLUMNS = 120
+ROOMS = ("docs", "benchmarks", "src", "tutorials", "tests", ".github")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
+
+
+def long_lines(text: str) -> list[int]:
+    """Numbers of the lines that are too long; rows of tables and single words, such as addresses, cannot be wrapped."""
+    return [
+        number
+        for number, line in enumerate(text.splitlines(), start=1)
+        if len(line) > COLUMNS and not line.lstrip().startswith("|") and len(line.split()) > 1
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_lines_of_pages_are_at_most_120_columns_long(page: Path) -> None:
+    assert long_lines(page.read_text(encoding="utf-8")) == []
+
+
+def test_a_long_line_is_found() -> None:
+    words = "word " * 24 + "more"
+    assert len(words) == 124
+    assert long_lines(f"short\n{words}\n| {words} |\n{'x' * 200}\n{words[:120]}") == [2]
