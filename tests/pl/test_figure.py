@@ -65,6 +65,7 @@ PLOTS = {
     "n_clusters_search": lambda **options: pl.n_clusters_search(Model(), **options),
     "out_of_reference": lambda **options: pl.out_of_reference(cells(), **options),
     "reliability": lambda **options: pl.reliability([0.2, 0.9], [False, True], **options),
+    "split_evidence": lambda **options: pl.split_evidence(Model(), **options),
     "stability": lambda **options: pl.stability(runs(), **options),
     "training_curves": lambda **options: pl.training_curves(Model(), **options),
 }

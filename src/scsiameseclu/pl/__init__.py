@@ -9,6 +9,7 @@ from scsiameseclu.pl._marker_dotplot import marker_dotplot
 from scsiameseclu.pl._n_clusters import n_clusters_search
 from scsiameseclu.pl._out_of_reference import out_of_reference
 from scsiameseclu.pl._reliability import reliability
+from scsiameseclu.pl._split_evidence import split_evidence
 from scsiameseclu.pl._stability import stability
 from scsiameseclu.pl._training import training_curves
 
@@ -22,6 +23,7 @@ __all__ = [
     "n_clusters_search",
     "out_of_reference",
     "reliability",
+    "split_evidence",
     "stability",
     "training_curves",
 ]
