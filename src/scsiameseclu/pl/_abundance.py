@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu.pl._colors import group_colors
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["abundance"]
@@ -65,10 +65,10 @@ def abundance(
 
     figure, panel = canvas(ax, figsize or (max(3.6, 0.5 * len(shares) + 2.2), 3.4))
     ticks, below = np.arange(len(shares)), np.zeros(len(shares))
-    cmap = colormaps["tab20" if shares.shape[1] > 10 else "tab10"]
-    for number, name in enumerate(shares):
+    colors = group_colors(adata, key)
+    for name in shares:
         values = shares[name].to_numpy()
-        panel.bar(ticks, values, bottom=below, width=0.8, color=cmap(number % cmap.N), label=str(name))
+        panel.bar(ticks, values, bottom=below, width=0.8, color=colors[str(name)], label=str(name))
         below = below + values
     names = [f"{name}\n{size:,}" for name, size in sizes.items()]
     panel.set_xticks(ticks, names, fontsize="x-small", rotation=90 if max(map(len, names)) > 16 else 0)

@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import scanpy as sc
 from anndata import AnnData
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from sklearn.neighbors import NearestNeighbors
 
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, latent_key
+from scsiameseclu.pl._colors import default_colors, group_colors
 from scsiameseclu.pl._embedding import latent_umap
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
@@ -126,11 +125,8 @@ def _placed(latent: np.ndarray, reference: np.ndarray, places: np.ndarray, n_nei
 
 def _palette(query: AnnData, reference: AnnData, key: str, reference_key: str) -> dict[str, str]:
     """The colours that the clusters have in a picture of the reference; black for cells without a cluster."""
-    names = reference.obs[reference_key].astype("category").cat.categories if reference_key in reference.obs else []
-    stored = reference.uns.get(f"{reference_key}_colors", [])
-    cmap = colormaps["tab20"]
-    known = dict(zip(names, stored, strict=False)) if len(stored) >= len(names) else {}
-    palette = {str(name): known.get(name, to_hex(cmap(number % cmap.N))) for number, name in enumerate(names)}
-    others = [name for name in query.obs[key].astype("category").cat.categories if str(name) not in palette]
-    palette |= {str(name): to_hex(cmap((len(palette) + number) % cmap.N)) for number, name in enumerate(others)}
-    return palette | {UNASSIGNED: "black"}
+    palette = group_colors(reference, reference_key) if reference_key in reference.obs else {}
+    names = [str(name) for name in query.obs[key].astype("category").cat.categories]
+    others = [name for name in names if name not in palette]  # clusters without a cell in the reference
+    colors = default_colors(len(palette) + len(others))[len(palette) :]
+    return {**palette, **dict(zip(others, colors, strict=True)), UNASSIGNED: "black"}

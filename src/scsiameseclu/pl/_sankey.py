@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu.pl._colors import group_colors
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["sankey"]
@@ -76,8 +76,8 @@ def sankey(
     lefts, rights = _bars(flows.sum(axis=1)), _bars(flows.sum(axis=0))
 
     figure, panel = canvas(ax, figsize or (5.2, max(3.0, 0.32 * max(flows.shape) + 0.8)))
-    cmap = colormaps["tab20" if len(lefts) > 10 else "tab10"]
-    colors = [cmap(number % cmap.N) for number in range(len(lefts))]
+    of_groups = group_colors(adata, left)
+    colors = [of_groups[str(name)] for name in counts.index]
     from_left, from_right = lefts.copy(), rights.copy()
     for (i, j), n_cells in np.ndenumerate(flows):
         if n_cells >= max(min_cells, 1):
