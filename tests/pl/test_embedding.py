@@ -69,7 +69,21 @@ def test_confidence_has_a_box_per_cluster_and_the_share_below(clustered: AnnData
     ax = confidence(clustered, return_fig=True).axes[0]
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0\n40", "1\n30", "2\n10"]
     assert ax.get_title() == "12.5% of cells below 0.5"
+    medians = [line.get_ydata()[0] for line in ax.lines if line.get_color() == "C1"]
+    np.testing.assert_allclose(medians, [0.9, 0.9, 0.3])
     assert confidence(clustered, threshold=None, return_fig=True).axes[0].get_title() == ""
+
+
+def test_confidences_near_one_are_spread_and_none_is_out_of_sight(clustered: AnnData) -> None:
+    values = np.array([0.0, 0.9, 0.99, 0.999, 1.0])
+    clustered.obs["siamese_clu_confidence"] = np.resize(values, 80)
+    ax = confidence(clustered, return_fig=True).axes[0]
+    heights = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([np.zeros(5), values])))[:, 1]
+    np.testing.assert_allclose(np.diff(heights[:4]), np.diff(heights[:4])[0], rtol=1e-6)
+    drawn = np.concatenate([np.atleast_1d(line.get_ydata()) for line in ax.lines])
+    places = ax.transAxes.inverted().transform(ax.transData.transform(np.column_stack([drawn * 0, drawn])))[:, 1]
+    assert places.min() >= -1e-9 and places.max() <= 1 + 1e-9
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["0", "0.5", "0.9", "0.99", "0.999", "0.9999"]
 
 
 def test_confidence_names_what_is_missing(clustered: AnnData) -> None:

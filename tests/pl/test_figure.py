@@ -56,6 +56,7 @@ def runs() -> tl.StabilityResult:
 
 
 PLOTS = {
+    "abundance": lambda **options: pl.abundance(cells(), "type", **options),
     "annotation_overlap": lambda **options: pl.annotation_overlap(cells(), "type", **options),
     "cluster_tree": lambda **options: pl.cluster_tree(Model(), **options),
     "confidence": lambda **options: pl.confidence(cells(), **options),
@@ -64,7 +65,10 @@ PLOTS = {
     "marker_dotplot": lambda **options: pl.marker_dotplot(cells(), ["0", "1"], **options),
     "n_clusters_search": lambda **options: pl.n_clusters_search(Model(), **options),
     "out_of_reference": lambda **options: pl.out_of_reference(cells(), **options),
+    "query_on_reference": lambda **options: pl.query_on_reference(cells(), cells(), basis="X_umap", **options),
     "reliability": lambda **options: pl.reliability([0.2, 0.9], [False, True], **options),
+    "sankey": lambda **options: pl.sankey(cells(), "type", **options),
+    "split_evidence": lambda **options: pl.split_evidence(Model(), **options),
     "stability": lambda **options: pl.stability(runs(), **options),
     "training_curves": lambda **options: pl.training_curves(Model(), **options),
 }

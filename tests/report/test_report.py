@@ -94,7 +94,7 @@ def test_everything_is_on_one_page_and_nothing_is_written_to_the_data(model, ada
     page = Page((tmp_path / "new" / "report.html").read_text(encoding="utf-8"))
     assert page.open == []
     alternatives = [image["alt"] for image in page.of("img")]
-    assert len(alternatives) == len(set(alternatives)) == 6 and all(alternatives)
+    assert len(alternatives) == len(set(alternatives)) == 7 and all(alternatives)
     text = " ".join(page.texts)
     for name in (*markers, "scvi-tools", "n_neighbors", "240"):
         assert name in text
@@ -143,7 +143,7 @@ def test_figures_are_written_as_png_and_svg(model, tmp_path):
     for path in (tmp_path / "figures").iterdir():
         written[path.stem].add(path.suffix)
         assert path.read_bytes()[:5] in (b"\x89PNG\r", b"<?xml")
-    assert set(written) == {"umap", "confidence", "tree", "markers", "training"}
+    assert set(written) == {"umap", "confidence", "tree", "evidence", "markers", "training"}
     assert all(kinds == {".png", ".svg"} for kinds in written.values())
 
 

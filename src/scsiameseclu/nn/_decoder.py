@@ -166,8 +166,7 @@ class CountDecoder(nn.Module):
         ----------
         x, x_others
             Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of
-            :meth:`assign`; the latter may be those of the first cells of the batch only, ``(n_rows, n_genes -
-            n_embedding_genes)``.
+            :meth:`assign`; the latter may be those of the first cells of the batch only, ``(n_rows, n_others)``.
         z, library, categories, cont
             As for :meth:`forward`.
 

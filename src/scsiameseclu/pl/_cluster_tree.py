@@ -63,16 +63,13 @@ def cluster_tree(
     ValueError
         If the model has no tree.
     """
-    tree = getattr(model, "cluster_tree_", None)
-    if tree is None:
-        raise ValueError("Expected a model with a cluster tree, found none: call model.train(), or model.cut(), first.")
-    n_groups, current = len(tree["current"]), np.asarray(tree["current"])
-    members = _members(n_groups, tree["children"])
-    made = [split for split in tree["splits"] if len(np.unique(current[members[split["node"]]])) > 1]
-    others = [split for split in tree["splits"] if split not in made][:n_below]
+    tree = tree_of(model)
+    n_groups, current, members = len(tree["current"]), np.asarray(tree["current"]), members_of(tree)
+    made, below = made_and_below(tree)
+    others = below[:n_below]
     shown = {split["node"]: split for split in tree["splits"] if split in made or split in others}
     _close(shown, tree["splits"], made)
-    names = _names(model, int(current.max()) + 1)
+    names = cluster_names(model, int(current.max()) + 1)
     ends = _ends(shown, 2 * n_groups - 2)
     figure, panel = canvas(ax, figsize or (max(4.0, 0.75 * len(ends) + 1.0), max(3.0, 0.35 * len(shown) + 1.5)))
     order = [split["node"] for split in tree["splits"] if split["node"] in shown]
@@ -96,9 +93,26 @@ def cluster_tree(
     return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
 
 
-def _members(n_groups: int, children: Sequence[Sequence[int]]) -> list[list[int]]:
-    members = [[group] for group in range(n_groups)]
-    for first, second in children:
+def tree_of(model: _HasTree) -> Mapping[str, Any]:
+    """The tree of a model."""
+    tree = getattr(model, "cluster_tree_", None)
+    if tree is None:
+        raise ValueError("Expected a model with a cluster tree, found none: call model.train(), or model.cut(), first.")
+    return tree
+
+
+def made_and_below(tree: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Splits between the clusters as they are, and splits within clusters; the topmost of each first."""
+    current, members = np.asarray(tree["current"]), members_of(tree)
+    divides = [len(np.unique(current[members[split["node"]]])) > 1 for split in tree["splits"]]
+    made = [split for split, is_made in zip(tree["splits"], divides, strict=True) if is_made]
+    return made, [split for split, is_made in zip(tree["splits"], divides, strict=True) if not is_made]
+
+
+def members_of(tree: Mapping[str, Any]) -> list[list[int]]:
+    """Small groups of every node."""
+    members = [[group] for group in range(len(tree["current"]))]
+    for first, second in tree["children"]:
         members.append([*members[first], *members[second]])
     return members
 
@@ -142,6 +156,7 @@ def _draw_split(
     ax.text(middle, height + 0.05, text, ha="center", va="bottom", fontsize="xx-small", fontweight=weight, bbox=paper)
 
 
-def _names(model: Any, n_clusters: int) -> list[str]:
+def cluster_names(model: Any, n_clusters: int) -> list[str]:
+    """Name of every cluster, by number."""
     names = None if model.reference is None else model.reference.cluster_names
     return [str(number) for number in range(n_clusters)] if names is None else list(names)

@@ -3,11 +3,17 @@
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
+from numpy.typing import ArrayLike, NDArray
 
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["confidence"]
+
+_LEAST = 1e-4
+"""Chance of another cluster below which cells are drawn at the top."""
+_TICKS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
 def confidence(
@@ -24,7 +30,8 @@ def confidence(
     """Draw the confidence of the cells of every cluster as box plots, with the size of each cluster below.
 
     The confidence of a cell is the probability of its own cluster, between 1/K and 1. It says how sure the model is of the
-    cluster, not that the cluster is one cell type.
+    cluster, not that the cluster is one cell type. The scale spreads what is near 1, where most cells are: 0.9, 0.99 and
+    0.999 are as far apart as the chances of another cluster, 1 in 10, 100 and 1,000.
 
     Parameters
     ----------
@@ -56,7 +63,7 @@ def confidence(
         raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}: call write_to_adata() first.")
     labels = adata.obs[key].astype("category")
     values = adata.obs[column].to_numpy(dtype=float)
-    groups = [values[(labels == name).to_numpy()] for name in labels.cat.categories]
+    groups = [np.minimum(values, 1.0 - _LEAST)[(labels == name).to_numpy()] for name in labels.cat.categories]
 
     figure, panel = canvas(ax, figsize or (max(4.0, 0.45 * len(groups) + 1.5), 3.2))
     ticks = np.arange(len(groups))
@@ -65,9 +72,22 @@ def confidence(
     panel.set_xticks(ticks, names, fontsize="x-small")
     panel.set_xlabel(f"{key} (cells)")
     panel.set_ylabel("confidence of the cluster")
-    panel.set_ylim(0, 1.02)
+    panel.set_yscale("function", functions=(_spread, _gathered))
+    panel.set_ylim(0, 1.0 - _LEAST / 2)
+    panel.set_yticks(_TICKS, [f"{tick:g}" for tick in _TICKS], fontsize="x-small")
+    panel.yaxis.set_minor_locator(NullLocator())
     panel.spines[["top", "right"]].set_visible(False)
     if threshold is not None:
         panel.axhline(threshold, color="grey", linestyle=":", linewidth=1)
         panel.set_title(f"{np.mean(values < threshold):.1%} of cells below {threshold:g}", fontsize="small")
     return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
+
+
+def _spread(confidence: ArrayLike) -> NDArray[np.float64]:
+    """Place of a confidence on the scale: orders of magnitude of the chance of another cluster."""
+    return -np.log10(np.maximum(1.0 - np.asarray(confidence, dtype=np.float64), _LEAST / 10))
+
+
+def _gathered(place: ArrayLike) -> NDArray[np.float64]:
+    """Inverse of :func:`_spread`."""
+    return 1.0 - 10.0 ** -np.asarray(place, dtype=np.float64)

@@ -83,7 +83,7 @@ def embedding(
             f"Expected one color with ax, found {len(colors)} ({', '.join(colors)}): draw them one by one."
         )
     if basis is None:
-        basis = _latent_umap(adata, latent_key(key), n_neighbors=n_neighbors, random_state=random_state)
+        basis = latent_umap(adata, latent_key(key), n_neighbors=n_neighbors, random_state=random_state)
     elif basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
         raise KeyError(f"Expected coordinates obsm[{basis!r}], found {sorted(adata.obsm)}.")
     if ax is None:
@@ -138,7 +138,7 @@ def _expression(adata: AnnData, gene: str) -> NDArray[np.float64]:
 
 @within_thread_limit()
 @numba_within_thread_limit()
-def _latent_umap(adata: AnnData, latent: str, n_neighbors: int, random_state: int) -> str:
+def latent_umap(adata: AnnData, latent: str, n_neighbors: int = 15, random_state: int = 0) -> str:
     """Compute the UMAP of the embedding on a bare copy, so that no graph or setting of the user's is replaced."""
     if latent not in adata.obsm:
         raise KeyError(

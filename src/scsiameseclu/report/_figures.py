@@ -78,6 +78,7 @@ def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Seque
     add("confidence", "Confidence of the cells of every cluster", pl.confidence, shown, key=KEY)
     if model.cluster_tree_ is not None:
         add("tree", "Tree over the clusters, with the evidence for every split", pl.cluster_tree, model, genes=2)
+        add("evidence", "What speaks for every further cluster", pl.split_evidence, model)
     if markers_key(KEY) in shown.uns:
         add("markers", "Best marker genes of every cluster", pl.marker_dotplot, shown, key=KEY)
     if known := _known(markers, shown.var_names):

@@ -1,0 +1,64 @@
+"""Make the pictures of the pages from the bundled blood cells: ``python docs/make_pictures.py``, a few minutes on a CPU."""
+
+from pathlib import Path
+
+import numpy as np
+import scvi
+from anndata import AnnData
+from matplotlib.figure import Figure
+
+import scsiameseclu as ssc
+from scsiameseclu import SCSiameseClu
+
+STATIC = Path(__file__).parent / "_static"
+DPI = 75
+MARKERS = {
+    "T cell": ["CD3D", "CD3E", "IL7R"],
+    "CD8 T or NK": ["CD8A", "NKG7", "GNLY"],
+    "B cell": ["CD79A", "MS4A1"],
+    "monocyte": ["CD14", "LYZ", "FCGR3A"],
+    "dendritic cell": ["FCER1A", "CST3"],
+    "platelet": ["PPBP", "PF4"],
+}
+
+
+def clustered(cells: AnnData) -> SCSiameseClu:
+    scvi.settings.seed = 0
+    return ssc.tl.cluster(cells, train_kwargs={"accelerator": "cpu", "enable_progress_bar": False})
+
+
+def of_one_data_set() -> dict[str, Figure]:
+    adata = ssc.datasets.pbmc3k()
+    model = clustered(adata)
+    colors = ["siamese_clu", "siamese_clu_confidence", "cell_type"]
+    return {
+        "embedding": ssc.pl.embedding(adata, colors, return_fig=True),
+        "split_evidence": ssc.pl.split_evidence(model, return_fig=True),
+        "cluster_tree": ssc.pl.cluster_tree(model, genes=2, return_fig=True),
+        "marker_dotplot": ssc.pl.marker_dotplot(adata, MARKERS, return_fig=True),
+        "sankey": ssc.pl.sankey(adata, "cell_type", return_fig=True),
+        "confidence": ssc.pl.confidence(adata, return_fig=True),
+        "training_curves": ssc.pl.training_curves(model, return_fig=True),
+    }
+
+
+def of_a_query() -> dict[str, Figure]:
+    """A random fifth of the cells, and no B cell in the reference."""
+    adata = ssc.datasets.pbmc3k()
+    is_new = np.random.default_rng(0).random(adata.n_obs) < 0.2
+    reference = adata[~is_new & (adata.obs["cell_type"] != "B").to_numpy()].copy()
+    query = adata[is_new].copy()
+    ssc.tl.map(query, clustered(reference))
+    return {
+        "query_on_reference": ssc.pl.query_on_reference(query, reference, return_fig=True),
+        "out_of_reference": ssc.pl.out_of_reference(query, return_fig=True),
+    }
+
+
+def main() -> None:
+    for name, figure in {**of_one_data_set(), **of_a_query()}.items():
+        figure.savefig(STATIC / f"{name}.png", dpi=DPI, bbox_inches="tight")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What samples are made of."""
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+
+from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu.pl._colors import group_colors
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+
+__all__ = ["abundance"]
+
+
+def abundance(
+    adata: AnnData,
+    groupby: str,
+    *,
+    key: str = DEFAULT_KEY,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
+    """Draw the share of every cluster among the cells of every batch, sample or condition, as stacked bars.
+
+    Shares add up to 1 in every bar: where one cluster is more frequent, others are less so, whether or not their cells
+    became fewer. Cells without one of the labels are left out.
+
+    Parameters
+    ----------
+    adata
+        Cells with clusters.
+    groupby
+        Column of ``obs`` with the batch, sample or condition.
+    key
+        Column of ``obs`` with the clusters.
+    figsize
+        Width and height of the figure, in inches; by default as wide as the number of bars asks for.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+
+    Returns
+    -------
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing; the message lists the columns there are.
+    ValueError
+        If no cell has both labels.
+    """
+    missing = [name for name in (key, groupby) if name not in adata.obs]
+    if missing:
+        raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}.")
+    counts = pd.crosstab(pd.Categorical(adata.obs[groupby]), pd.Categorical(adata.obs[key]))
+    if counts.empty:
+        raise ValueError(f"Expected cells with both {groupby!r} and {key!r}, found none.")
+    sizes = counts.sum(axis=1)
+    shares = counts.div(sizes, axis=0)
+
+    figure, panel = canvas(ax, figsize or (max(3.6, 0.5 * len(shares) + 2.2), 3.4))
+    ticks, below = np.arange(len(shares)), np.zeros(len(shares))
+    colors = group_colors(adata, key)
+    for name in shares:
+        values = shares[name].to_numpy()
+        panel.bar(ticks, values, bottom=below, width=0.8, color=colors[str(name)], label=str(name))
+        below = below + values
+    names = [f"{name}\n{size:,}" for name, size in sizes.items()]
+    panel.set_xticks(ticks, names, fontsize="x-small", rotation=90 if max(map(len, names)) > 16 else 0)
+    panel.set(ylim=(0, 1), xlabel=f"{groupby} (cells)", ylabel="share of the cells")
+    handles, labels = panel.get_legend_handles_labels()
+    panel.legend(
+        handles[::-1], labels[::-1], title=key, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False,
+        fontsize="x-small", title_fontsize="x-small", ncols=1 + (len(labels) - 1) // 15,
+    )  # fmt: skip
+    panel.spines[["top", "right"]].set_visible(False)
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)

@@ -1,0 +1,132 @@
+"""Mapped cells among those of the reference."""
+
+from typing import Any
+
+import numpy as np
+import scanpy as sc
+from anndata import AnnData
+from matplotlib.axes import Axes
+from sklearn.neighbors import NearestNeighbors
+
+from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, latent_key
+from scsiameseclu.pl._colors import default_colors, group_colors
+from scsiameseclu.pl._embedding import latent_umap
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+
+__all__ = ["query_on_reference"]
+
+_GREY = "#d9d9d9"
+
+
+def query_on_reference(
+    query: AnnData,
+    reference: AnnData,
+    color: str | None = None,
+    *,
+    key: str = DEFAULT_KEY,
+    reference_key: str = DEFAULT_KEY,
+    basis: str | None = None,
+    n_neighbors: int = 15,
+    figsize: tuple[float, float] = (5.2, 4.2),
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+    **kwargs: Any,
+) -> Drawn:
+    """Draw mapped cells on the picture of the reference, whose cells are grey.
+
+    A cell is drawn at the mean of the places of its nearest reference cells in the embedding. A cell unlike the
+    reference is drawn somewhere, too: look at its out-of-reference score.
+
+    Parameters
+    ----------
+    query
+        Cells mapped by :func:`~scsiameseclu.tl.map`. Their places are stored in ``obsm[f"X_{key}_umap"]``.
+    reference
+        Cells of the reference, with the results of the model that the query was mapped to.
+    color
+        Column of ``query.obs``. ``None``: the clusters.
+    key, reference_key
+        Names under which the results of the query and of the reference were written.
+    basis
+        Coordinates in ``reference.obsm``, such as ``"X_umap"``. ``None``: a UMAP of the embedding, as
+        :func:`~scsiameseclu.pl.embedding` makes it: ``obsm[f"X_{reference_key}_umap"]``, computed and stored if it is
+        not there.
+    n_neighbors
+        Reference cells whose places are averaged; at most as many as there are.
+    figsize
+        Width and height of the figure, in inches.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    **kwargs
+        Passed on to :func:`scanpy.pl.embedding` for the cells of the query.
+
+    Returns
+    -------
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+
+    Raises
+    ------
+    KeyError
+        If an embedding, the basis or the colour is missing; the message lists what there is.
+    ValueError
+        If the two embeddings have different numbers of dimensions, or ``n_neighbors`` is below 1.
+    """
+    color = key if color is None else color
+    if color not in query.obs:
+        raise KeyError(f"Expected color among the obs columns {list(query.obs.columns)}, found {color!r}.")
+    for cells, name in ((query, latent_key(key)), (reference, latent_key(reference_key))):
+        if name not in cells.obsm:
+            raise KeyError(f"Expected an embedding in obsm[{name!r}], found {sorted(cells.obsm)}: call tl.map() first.")
+    if basis is None:
+        basis = f"{latent_key(reference_key)}_umap"
+        if basis not in reference.obsm:
+            basis = latent_umap(reference, latent_key(reference_key))
+    elif basis not in reference.obsm:
+        raise KeyError(f"Expected coordinates obsm[{basis!r}], found {sorted(reference.obsm)}.")
+    places = np.asarray(reference.obsm[basis])[:, :2]
+    stored = f"{latent_key(key)}_umap"
+    query.obsm[stored] = _placed(
+        np.asarray(query.obsm[latent_key(key)]),
+        np.asarray(reference.obsm[latent_key(reference_key)]),
+        places,
+        n_neighbors,
+    )
+
+    figure, panel = canvas(ax, figsize)
+    size = 120_000 / (reference.n_obs + query.n_obs)
+    panel.scatter(
+        places[:, 0], places[:, 1], s=min(size, 20.0), color=_GREY, linewidth=0, rasterized=reference.n_obs > 20_000
+    )
+    options = {"frameon": False, "size": min(2.0 * size, 40.0), **kwargs}
+    if color == key:
+        options.setdefault("palette", _palette(query, reference, key, reference_key))
+    # Scanpy stores colours with the cells; those of the user stay as they are.
+    shown = AnnData(obs=query.obs[[color]].copy(), obsm={stored: query.obsm[stored]})
+    sc.pl.embedding(shown, basis=stored, color=color, ax=panel, show=False, **options)
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
+
+
+def _placed(latent: np.ndarray, reference: np.ndarray, places: np.ndarray, n_neighbors: int) -> np.ndarray:
+    """Mean of the places of the nearest reference cells, float32 ``(n, 2)``."""
+    if latent.shape[1] != reference.shape[1]:
+        raise ValueError(
+            f"Expected embeddings by one model, found {latent.shape[1]} dimensions in the query and {reference.shape[1]} in the "
+            "reference."
+        )
+    if n_neighbors < 1:
+        raise ValueError(f"Expected n_neighbors of at least 1, found {n_neighbors}.")
+    search = NearestNeighbors(n_neighbors=min(n_neighbors, len(reference))).fit(reference)
+    return places[search.kneighbors(latent, return_distance=False)].mean(axis=1).astype(np.float32)
+
+
+def _palette(query: AnnData, reference: AnnData, key: str, reference_key: str) -> dict[str, str]:
+    """The colours that the clusters have in a picture of the reference; black for cells without a cluster."""
+    palette = group_colors(reference, reference_key) if reference_key in reference.obs else {}
+    names = [str(name) for name in query.obs[key].astype("category").cat.categories]
+    others = [name for name in names if name not in palette]  # clusters without a cell in the reference
+    colors = default_colors(len(palette) + len(others))[len(palette) :]
+    return {**palette, **dict(zip(others, colors, strict=True)), UNASSIGNED: "black"}

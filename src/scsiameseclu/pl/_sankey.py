@@ -1,0 +1,122 @@
+"""From one naming of the cells to another."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path
+
+from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu.pl._colors import group_colors
+from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+
+__all__ = ["sankey"]
+
+_WIDTH = 0.04
+_GAP = 0.02
+"""Room between two bars, as a share of all cells."""
+
+
+def sankey(
+    adata: AnnData,
+    right: str,
+    left: str = DEFAULT_KEY,
+    *,
+    min_cells: int = 1,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+    show: bool | None = None,
+    save: PathOf | None = None,
+    return_fig: bool = False,
+) -> Drawn:
+    """Draw which cells of every group on the left are in which group on the right.
+
+    Heights of bars and bands are numbers of cells. Bands have the colour of the group on the left. Groups on the right
+    are ordered so that few bands cross. Cells without one of the labels are left out.
+
+    Parameters
+    ----------
+    adata
+        Cells with two columns of labels.
+    right, left
+        Columns of ``obs``: known types and clusters, clusters before and after a cut, and so on.
+    min_cells
+        Bands of fewer cells are not drawn; the heights of the bars count their cells.
+    figsize
+        Width and height of the figure, in inches; by default the height follows from the number of groups.
+    ax
+        Axes to draw into. ``None``: a new figure.
+    show, save, return_fig
+        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+
+    Returns
+    -------
+    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+
+    Raises
+    ------
+    KeyError
+        If a column is missing; the message lists the columns there are.
+    ValueError
+        If no cell has both labels.
+    """
+    missing = [name for name in (left, right) if name not in adata.obs]
+    if missing:
+        raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}.")
+    counts = pd.crosstab(_labels(adata, left), _labels(adata, right))
+    if counts.empty:
+        raise ValueError(f"Expected cells with both {left!r} and {right!r}, found none.")
+    # A group on the right stands where most of its cells come from.
+    places = np.arange(len(counts)) @ counts.to_numpy() / counts.to_numpy().sum(axis=0)
+    counts = counts.iloc[:, np.argsort(places, kind="stable")]
+    flows = counts.to_numpy()
+    lefts, rights = _bars(flows.sum(axis=1)), _bars(flows.sum(axis=0))
+
+    figure, panel = canvas(ax, figsize or (5.2, max(3.0, 0.32 * max(flows.shape) + 0.8)))
+    of_groups = group_colors(adata, left)
+    colors = [of_groups[str(name)] for name in counts.index]
+    from_left, from_right = lefts.copy(), rights.copy()
+    for (i, j), n_cells in np.ndenumerate(flows):
+        if n_cells >= max(min_cells, 1):
+            band = _band(float(from_left[i]), float(from_right[j]), int(n_cells))
+            panel.add_patch(PathPatch(band, facecolor=colors[i], edgecolor="none", alpha=0.5))
+        from_left[i] += n_cells
+        from_right[j] += n_cells
+    for at, bars, names, sizes, align in (
+        (-_WIDTH, lefts, counts.index, flows.sum(axis=1), "right"),
+        (1.0, rights, counts.columns, flows.sum(axis=0), "left"),
+    ):
+        for number, (start, name, size) in enumerate(zip(bars, names, sizes, strict=True)):
+            color = colors[number] if at < 0 else "dimgrey"
+            panel.add_patch(Rectangle((at, start), _WIDTH, size, color=color))
+            x = at - 0.02 if at < 0 else at + _WIDTH + 0.02
+            panel.text(x, start + size / 2, f"{name} ({size:,})", ha=align, va="center", fontsize="x-small")
+    top = max(lefts[-1] + flows[-1].sum(), rights[-1] + flows[:, -1].sum())
+    panel.set(xlim=(-_WIDTH, 1 + _WIDTH), ylim=(1.01 * top, -0.01 * top), xticks=[0, 1], yticks=[])
+    panel.set_xticklabels([left, right])
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
+
+
+def _labels(adata: AnnData, column: str) -> Any:
+    """Labels in the order of their categories."""
+    labels = pd.Categorical(adata.obs[column])
+    return labels.rename_categories([str(name) for name in labels.categories])
+
+
+def _bars(sizes: np.ndarray) -> np.ndarray:
+    """Where each bar begins."""
+    gap = _GAP * sizes.sum()
+    return np.concatenate([[0.0], np.cumsum(sizes[:-1] + gap)])
+
+
+def _band(left: float, right: float, height: int) -> Path:
+    """A band between two places, of the same height at both."""
+    corners = [(0, left), (0.5, left), (0.5, right), (1, right)]
+    back = [(1, right + height), (0.5, right + height), (0.5, left + height), (0, left + height)]
+    codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
+    return Path([*corners, *back, (0, left)], codes)
