@@ -153,7 +153,8 @@ def scvi_classifiers(adata: Any, stored: Path | None) -> dict[str, Classifier]:
     cells = preprocessing.select_genes(adata)
     scvi.model.SCVI.setup_anndata(cells, layer="counts")
     model = scvi.model.SCVI(cells)
-    model.train(accelerator="cpu", enable_progress_bar=False)
+    quiet = {"accelerator": "cpu", "enable_progress_bar": False}
+    model.train(**quiet)
     points = np.asarray(model.get_latent_representation())
 
     def neighbours(labels: pd.Series) -> pd.DataFrame:
@@ -166,7 +167,7 @@ def scvi_classifiers(adata: Any, stored: Path | None) -> dict[str, Classifier]:
         scvi.settings.seed = EMBEDDING_SEED
         cells.obs["labels"] = labels.to_numpy()
         peer = scvi.model.SCANVI.from_scvi_model(model, UNKNOWN, labels_key="labels")
-        peer.train(n_samples_per_label=100, accelerator="cpu", enable_progress_bar=False)
+        peer.train(n_samples_per_label=100, datasplitter_kwargs={"drop_last": True}, **quiet)
         return peer.predict(soft=True)
 
     return {"scvi_knn": neighbours, "scanvi": scanvi}
