@@ -5,6 +5,7 @@ from anndata import AnnData, read_h5ad
 
 from scsiameseclu.metrics import expected_calibration_error
 from scsiameseclu.tl import classify
+from scsiameseclu.tl._classify import _fit_temperature
 
 TYPES = np.array(["B", "NK/T", "pDC"])
 METHODS = ["logistic", "knn"]
@@ -129,6 +130,13 @@ def test_the_only_labelled_cell_of_a_type_keeps_its_type(method: str) -> None:
     assert adata.obs["part"].value_counts()["NK/T"] == 1
     assert probs.iloc[7].idxmax() == "NK/T"
     assert adata.uns["part_predicted"]["accuracy"] == 1.0
+
+
+def test_the_temperature_of_a_few_cells_stays_near_one() -> None:
+    probs = np.tile([[0.98, 0.01, 0.01]], (5, 1))
+    codes = np.array([0, 0, 0, 1, 2])  # sure of all, right in three of five
+    few, many = _fit_temperature(probs, codes), _fit_temperature(np.tile(probs, (400, 1)), np.tile(codes, 400))
+    assert 1.0 < few < 1.6 and many > 2.5
 
 
 @pytest.mark.parametrize("method", METHODS)
