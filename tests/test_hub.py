@@ -44,7 +44,7 @@ def test_no_model(tmp_path):
 
 def test_missing_package_is_named(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="pip install huggingface_hub"):
+    with pytest.raises(ImportError, match=r"pip install 'scsiameseclu\[hub\]'"):
         hub.prepare_hub_model(folder, "mit")
 
 

@@ -168,7 +168,9 @@ def prepare_hub_model(
         from huggingface_hub import ModelCard
         from scvi.hub import HubMetadata, HubModel
     except ImportError as error:
-        raise ImportError("Expected the package huggingface_hub, found none: pip install huggingface_hub.") from error
+        raise ImportError(
+            "Expected the package huggingface_hub, found none: pip install 'scsiameseclu[hub]'."
+        ) from error
     path = str(Path(folder))
     registry = SCSiameseClu.load_registry(path)
     metadata = HubMetadata(
@@ -229,7 +231,9 @@ def pull_hub_model(
         from huggingface_hub import snapshot_download
         from scvi.hub import HubModel
     except ImportError as error:
-        raise ImportError("Expected the package huggingface_hub, found none: pip install huggingface_hub.") from error
+        raise ImportError(
+            "Expected the package huggingface_hub, found none: pip install 'scsiameseclu[hub]'."
+        ) from error
     data = list(DATA_FILES.values()) if pull_anndata else []
     wanted = [MANIFEST, VALUES, ARRAYS, _METADATA, "README.md", *data]
     folder = snapshot_download(repo_name, allow_patterns=wanted, revision=revision, cache_dir=cache_dir, **kwargs)

@@ -5,6 +5,7 @@ from anndata import AnnData, read_h5ad
 
 from scsiameseclu.metrics import expected_calibration_error
 from scsiameseclu.tl import classify
+from scsiameseclu.tl._classify import _fit_temperature
 
 TYPES = np.array(["B", "NK/T", "pDC"])
 METHODS = ["logistic", "knn"]
@@ -121,6 +122,44 @@ def test_types_with_one_labelled_cell(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_the_only_labelled_cell_of_a_type_keeps_its_type(method: str) -> None:
+    adata = _cells(60, spread=0.3)
+    adata.obs["part"] = adata.obs["type"].where((np.arange(60) % 3 != 1) | (np.arange(60) == 7))
+    adata.obs.loc[adata.obs_names[30:], "part"] = np.nan
+    probs = classify(adata, "part", method=method, n_neighbors=3)
+    assert adata.obs["part"].value_counts()["NK/T"] == 1
+    assert probs.iloc[7].idxmax() == "NK/T"
+    assert adata.uns["part_predicted"]["accuracy"] == 1.0
+
+
+def test_the_temperature_of_a_few_cells_stays_near_one() -> None:
+    probs = np.tile([[0.98, 0.01, 0.01]], (5, 1))
+    codes = np.array([0, 0, 0, 1, 2])  # sure of all, right in three of five
+    few, many = _fit_temperature(probs, codes), _fit_temperature(np.tile(probs, (400, 1)), np.tile(codes, 400))
+    assert 1.0 < few < 1.6 and many > 2.5
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_label_for_each_type_is_enough(method: str) -> None:
+    adata = _cells(300, spread=0.5)
+    adata.obs["part"] = adata.obs["type"].where(np.arange(300) < 3)
+    with pytest.warns(UserWarning, match=r"obs\['part'\]: no type has two labelled cells, so that confidences are not"):
+        probs = classify(adata, "part", method=method)
+    assert (probs.idxmax(axis=1) == adata.obs["type"]).mean() > 0.95
+    record = adata.uns["part_predicted"]
+    assert record["temperature"] == 1.0 and np.isnan(record["accuracy"]) and np.isnan(record["calibration_error"])
+
+
+def test_many_types_are_warned_of_and_batches_as_numbers_are_labels() -> None:
+    adata = _cells(600)
+    adata.obs["many"] = np.arange(600) % 201
+    with pytest.warns(UserWarning, match=r"obs\['many'\] has 201 types; is it a column of cell types"):
+        classify(adata, "many", method="knn")
+    adata.obs["number"] = adata.obs["type"].map({"B": 0.0, "NK/T": 1.0, "pDC": 2.0})
+    assert list(classify(adata, "number").columns) == ["0.0", "1.0", "2.0"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_same_seed_same_result_and_duplicated_cells(method: str) -> None:
     adata = _cells()
     _hide(adata, 0.3)
@@ -152,13 +191,18 @@ def test_bad_arguments_are_refused_and_nothing_is_written() -> None:
         classify(adata, "type", threshold=50)
     with pytest.raises(ValueError, match="n_neighbors of at least 1, found 0"):
         classify(adata, "type", n_neighbors=0)
-    adata.obs["few"] = pd.Series(["B", "pDC"], index=adata.obs_names[:2])
-    with pytest.raises(ValueError, match=r"found {'B': 1, 'pDC': 1}; label more cells"):
-        classify(adata, "few")
+    adata.obs["measured"] = np.linspace(0, 1, adata.n_obs)
+    with pytest.raises(
+        ValueError, match=r"cell types in obs\['measured'\], found numbers with fractions, such as 0.0;"
+    ):
+        classify(adata, "measured")
+    adata.obs["barcode"] = adata.obs_names
+    with pytest.raises(ValueError, match="found 300 values for 300 labelled cells, which are rather names of cells"):
+        classify(adata, "barcode")
     adata.obs["one"] = "B"
-    with pytest.raises(ValueError, match=r"at least two types in obs\['one'\]"):
+    with pytest.raises(ValueError, match=r"at least two types in obs\['one'\], found \['B'\]"):
         classify(adata, "one")
     adata.obsm["X_siamese_clu"][5, 0] = np.nan
     with pytest.raises(ValueError, match="finite embedding"):
         classify(adata, "type")
-    assert list(adata.obs) == [*columns, "few", "one"] and list(adata.obsm) == ["X_siamese_clu"]
+    assert list(adata.obs) == [*columns, "measured", "barcode", "one"] and list(adata.obsm) == ["X_siamese_clu"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -21,6 +22,9 @@ __all__ = ["classify"]
 
 logger = logging.getLogger(__name__)
 N_FOLDS = 5
+PRIOR_SD = 0.25  # of the logarithm of the temperature
+MANY_TYPES = 50
+VERY_MANY_TYPES = 200
 METHODS = ("logistic", "knn")
 
 
@@ -47,9 +51,10 @@ def classify(
 
     with :math:`d_{i1}` the distance of the nearest, :math:`\bar d_i^2` the mean squared distance of all neighbours and
     :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau`
-    that gives the labels of held-out labelled cells the highest likelihood (5-fold cross-validation). Labelled cells
+    that the labels of held-out labelled cells make most likely (5-fold cross-validation; normal prior on
+    :math:`\log \tau` of standard deviation 0.25, which matters with few labels). Labelled cells
     get that held-out prediction: it never comes from their own label, so that a confident disagreement points at a
-    wrong label.
+    wrong label. The only labelled cell of a type is predicted with its label, since nothing else knows that type.
 
     The confidence is the probability among the known types. It does not see that a cell belongs to a type without any
     labelled cell.
@@ -93,15 +98,21 @@ def classify(
     KeyError
         If the labels or an embedding do not exist.
     ValueError
-        If fewer than two types have labelled cells, none has two, the embeddings do not fit each other or are not
-        finite, or an argument is out of range.
+        If fewer than two types have labelled cells, the labels are measurements or identifiers, the embeddings do not
+        fit each other or are not finite, or an argument is out of range.
+
+    Warns
+    -----
+    UserWarning
+        If no type has two labelled cells, so that confidences cannot be calibrated, or there are more than 200 types.
 
     Notes
     -----
     Writes ``obs[key_added]``, categorical; ``obs[f"{key_added}_confidence"]``, float32; ``obsm[f"{key_added}_probs"]``,
     float32; and ``uns[key_added]`` with ``"params"``, ``"types"`` (columns of the probabilities), ``"temperature"``,
-    and ``"accuracy"`` and ``"calibration_error"`` of the held-out predictions. The latter two come from the cells that
-    the temperature was chosen on, one number from all of them.
+    and ``"accuracy"`` and ``"calibration_error"`` of the held-out predictions, over cells of types with two labels or
+    more (NaN if there are none). The latter two come from the cells that the temperature was chosen on, one number from
+    all of them.
 
     Temperature scaling: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 
@@ -136,20 +147,15 @@ def classify(
     codes, types = labels.codes[labelled].astype(np.int64), labels.categories.to_numpy(dtype=str)
     train = source_points[labelled]
 
-    held_out = np.zeros((len(labelled), len(types)))
-    for fold, rest in _folds(codes, random_state):
-        held_out[fold] = _predict(method, train[rest], codes[rest], len(types), train[fold], n_neighbors)
-    # A type with one labelled cell is unknown where that cell is held out: no temperature can mend that.
-    fair = np.bincount(codes)[codes] > 1
-    temperature = _fit_temperature(held_out[fair], codes[fair])
-    probs = np.zeros((adata.n_obs, len(types)))
-    unknown = np.ones(adata.n_obs, dtype=bool)
+    held_out, fair = _held_out(method, train, codes, len(types), n_neighbors, random_state)
+    if not fair.any():
+        message = f"obs[{labels_key!r}]: no type has two labelled cells, so that confidences are not calibrated."
+        warnings.warn(f"{message} Label more cells.", UserWarning, stacklevel=2)
+    temperature = _fit_temperature(held_out[fair], codes[fair]) if fair.any() else 1.0
+    probs = _predict(method, train, codes, len(types), points, n_neighbors)
     if reference is None:
-        unknown[labelled] = False
-        probs[labelled] = held_out
-    if unknown.any():
-        probs[unknown] = _predict(method, train, codes, len(types), points[unknown], n_neighbors)
-    probs, held_out = _sharpened(probs, temperature).astype(np.float32), _sharpened(held_out, temperature)
+        probs[labelled[fair]] = held_out[fair]
+    probs, held_out = _sharpened(probs, temperature).astype(np.float32), _sharpened(held_out[fair], temperature)
 
     confidence = probs.max(axis=1)
     names = np.where(confidence >= threshold, types[probs.argmax(axis=1)], UNASSIGNED)
@@ -157,7 +163,7 @@ def classify(
     adata.obs[key_added] = pd.Categorical(names, [each for each in (*types, UNASSIGNED) if each in present])
     adata.obs[confidence_key(key_added)] = confidence
     adata.obsm[probs_key(key_added)] = probs
-    correct = held_out.argmax(axis=1) == codes
+    correct = held_out.argmax(axis=1) == codes[fair]
     adata.uns[key_added] = {
         "params": {
             "labels_key": labels_key,
@@ -170,10 +176,10 @@ def classify(
         },
         "types": types,
         "temperature": temperature,
-        "accuracy": float(correct.mean()),
-        "calibration_error": expected_calibration_error(held_out.max(axis=1), correct),
+        "accuracy": float(correct.mean()) if fair.any() else np.nan,
+        "calibration_error": expected_calibration_error(held_out.max(axis=1), correct) if fair.any() else np.nan,
     }
-    logger.info("Held-out accuracy %.3f on %d labelled cells.", correct.mean(), len(labelled))
+    logger.info("Held-out accuracy %.3f on %d labelled cells.", adata.uns[key_added]["accuracy"], fair.sum())
     return pd.DataFrame(probs, index=adata.obs_names, columns=types)
 
 
@@ -196,17 +202,44 @@ def _labels(source: AnnData, key: str, unlabeled_category: str) -> pd.Categorica
     """Labels as strings; code -1 for cells without one."""
     if key not in source.obs:
         raise KeyError(f"`labels_key`: expected a column of obs, found {key!r}. Available: {list(source.obs.columns)}.")
-    given = pd.Categorical(source.obs[key])
+    column = source.obs[key]
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 != 0).any():
+        raise ValueError(
+            f"Expected cell types in obs[{key!r}], found numbers with fractions, such as {column.dropna().iloc[0]}; "
+            "name the column of labels."
+        )
+    given = pd.Categorical(column)
     given = given.rename_categories(given.categories.astype(str))
     known = [each for each in given.categories if each not in (unlabeled_category, UNASSIGNED)]
     labels = given.set_categories(known).remove_unused_categories()
-    sizes = np.bincount(labels.codes[labels.codes >= 0], minlength=1)
-    if len(labels.categories) < 2 or sizes.max() < 2:
+    n_types, n_labelled = len(labels.categories), int((labels.codes >= 0).sum())
+    if n_types < 2:
         raise ValueError(
-            f"Expected at least two types in obs[{key!r}], one of them with two labelled cells, found "
-            f"{dict(zip(labels.categories, sizes.tolist(), strict=False))}; label more cells."
+            f"Expected at least two types in obs[{key!r}], found {list(labels.categories)}; label cells of other types."
         )
+    if n_types > MANY_TYPES and n_labelled < 2 * n_types:
+        raise ValueError(
+            f"Expected cell types in obs[{key!r}], found {n_types} values for {n_labelled} labelled cells, which are "
+            "rather names of cells; name the column of labels."
+        )
+    if n_types > VERY_MANY_TYPES:
+        message = f"obs[{key!r}] has {n_types} types; is it a column of cell types? Training takes longer with each."
+        warnings.warn(message, UserWarning, stacklevel=3)
     return labels
+
+
+def _held_out(
+    method: str, train: NDArray[np.float64], codes: NDArray[np.int64], n_types: int, n_neighbors: int, random_state: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Probabilities of labelled cells without their own label, and for which cells that is fair.
+
+    A type with one labelled cell is unknown where that cell is held out: no temperature can mend that.
+    """
+    fair = np.bincount(codes)[codes] > 1
+    held_out = np.zeros((len(codes), n_types))
+    for fold, rest in _folds(codes, random_state) if fair.any() else []:
+        held_out[fold] = _predict(method, train[rest], codes[rest], n_types, train[fold], n_neighbors)
+    return held_out, fair
 
 
 def _folds(codes: NDArray[np.int64], random_state: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
@@ -258,10 +291,10 @@ def _sharpened(probs: NDArray[np.float64], temperature: float) -> NDArray[np.flo
 
 
 def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
-    """Temperature with the highest likelihood of the labels, between 0.1 and 10.
+    """Temperature with the highest posterior given the labels, between 0.1 and 10.
 
-    One error more than was seen is counted (rule of succession): a few cells without an error are no proof of
-    certainty.
+    A few cells say little, so that the logarithm of the temperature has a normal prior around 0. One error more than was
+    seen is counted (rule of succession): a few cells without an error are no proof of certainty.
     """
     share_of_errors = 1.0 / (len(codes) + 2.0)
 
@@ -269,6 +302,7 @@ def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
         log_probs = np.log(np.maximum(_sharpened(probs, float(np.exp(log_temperature))), 1e-12))
         own = log_probs[np.arange(len(codes)), codes]
         others = (log_probs.sum(axis=1) - own) / max(probs.shape[1] - 1, 1)
-        return -((1.0 - share_of_errors) * own + share_of_errors * others).mean()
+        log_prior = -0.5 * (log_temperature / PRIOR_SD) ** 2 / len(codes)
+        return -((1.0 - share_of_errors) * own + share_of_errors * others).mean() - log_prior
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded").x))
