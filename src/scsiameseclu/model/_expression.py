@@ -120,7 +120,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
             attributes["dispersions"] = "theta"
         if likelihood == "zinb":
             attributes["dropout"] = "zi_probs"
-        adata, rows = self._cells(adata, indices)
+        adata, rows = self._cells_to_decode(adata, indices)
         blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in attributes}
         for _, px in self._count_models(adata, rows, batch_size):
             for name, attribute in attributes.items():
@@ -158,7 +158,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         ValueError
             If the model was trained without reconstruction.
         """
-        adata, rows = self._cells(adata, indices)
+        adata, rows = self._cells_to_decode(adata, indices)
         blocks = [
             -px.log_prob(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device)).sum(dim=1).cpu().numpy()
             for tensors, px in self._count_models(adata, rows, batch_size)
@@ -207,7 +207,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         """
         if n_samples < 1:
             raise ValueError(f"`n_samples`: expected at least 1, found {n_samples}.")
-        adata, rows = self._cells(adata, indices)
+        adata, rows = self._cells_to_decode(adata, indices)
         genes = _gene_positions(self._rna(adata), gene_list)  # type: ignore[attr-defined]
         blocks = []
         for _, px in self._count_models(adata, rows, batch_size):
@@ -220,11 +220,12 @@ class ExpressionMixin(DifferentialExpressionMixin):
         if self.module.loss_weights.reconstruction == 0.0:
             raise ValueError("Expected a model trained with a reconstruction loss, found its weight 0.")
 
-    def _cells(self, adata: AnnData | None, indices: Sequence[int] | None) -> tuple[AnnData, NDArray[np.int64]]:
-        """Validated data and row numbers, at least one, to decode."""
+    def _cells_to_decode(
+        self, adata: AnnData | None, indices: Sequence[int] | None
+    ) -> tuple[AnnData, NDArray[np.int64]]:
+        """Data and row numbers, at least one, of a model that can decode them."""
         self._check_decoder()
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
-        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
         if len(rows) == 0:
             raise ValueError("`indices`: expected at least one cell, found none.")
         return adata, rows

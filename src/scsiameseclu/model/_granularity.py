@@ -13,6 +13,7 @@ from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.partition import Space
 from scsiameseclu.partition._hierarchy import Hierarchy, describe, from_state, grow, to_state
+from scsiameseclu.train._first_partition import head_of
 from scsiameseclu.train._inference import decode, principal_components
 
 MAX_TREE_CELLS = 10_000
@@ -218,7 +219,7 @@ class GranularityMixin:
     def _grow_tree(self) -> None:
         """Build the tree through the clusters on (a sample of) the cells of the model."""
         adata, manager = self.adata, self.adata_manager  # type: ignore[attr-defined]
-        head = _placed(self.module)
+        head = head_of(self.module)
         seed = 0 if settings.seed is None else int(settings.seed)
         rows = np.arange(adata.n_obs)
         if len(rows) > MAX_TREE_CELLS:
@@ -364,12 +365,6 @@ def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: to
         head.centers.copy_(kept[0])
     head.centers.grad, head.origin = None, kept[1]
     return best
-
-
-def _placed(module: SiameseModule) -> ClusterHead:
-    if module.head is None:
-        raise RuntimeError("Expected a clustering head, found none; this is a bug.")
-    return module.head
 
 
 def _free_number(names: Sequence[str]) -> str:

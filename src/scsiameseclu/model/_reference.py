@@ -16,6 +16,7 @@ from scsiameseclu.model._surgery import encoder_digest
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
 from scsiameseclu.reference import Reference
+from scsiameseclu.train._first_partition import head_of
 
 
 class ReferenceMixin:
@@ -42,16 +43,13 @@ class ReferenceMixin:
         seed
             Seed of the training.
         """
-        head = self.module.head
-        if head is None:
-            raise RuntimeError("Expected a clustering head, found none; this is a bug.")
         names = self._cluster_names()
         categories = self._categories()
         setup = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)
         self.reference_ = {
             "latent": self._embed_landmarks(),
             "cluster_names": names,
-            "cluster_masses": head.marginals.double().cpu().numpy().copy(),
+            "cluster_masses": head_of(self.module).marginals.double().cpu().numpy().copy(),
             "categories": categories,
             "seed": None if seed is None else int(seed),
             "data_digest": setup["source"],
@@ -149,14 +147,14 @@ class ReferenceMixin:
 
     def _cluster_names(self) -> list[str]:
         """Name of every cluster, by number: those of the reference, if they still are its clusters."""
-        n_clusters = self.module.head.n_clusters  # type: ignore[union-attr]
+        n_clusters = head_of(self.module).n_clusters
         names = [] if self.reference_ is None else list(self.reference_["cluster_names"])
         return names if len(names) == n_clusters else [str(number) for number in range(n_clusters)]
 
     def _rename(self, names: list[str] | None) -> None:
         """Give the clusters of the head these names, or numbers, and record their masses."""
-        head = self.module.head
-        if self.reference_ is None or head is None:
+        head = head_of(self.module)
+        if self.reference_ is None:
             raise RuntimeError("Expected a trained model, found one without a reference; this is a bug.")
         masses = head.marginals.double().cpu().numpy().copy()
         named = [str(number) for number in range(head.n_clusters)] if names is None else names

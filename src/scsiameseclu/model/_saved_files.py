@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import finish
-from scsiameseclu._file_format import MALFORMED, MANIFEST, Manifest, read_state, write_state
+from scsiameseclu._file_format import MALFORMED, MANIFEST, Manifest, read_state, reason, write_state
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu._torch_file import read_torch_file
 from scsiameseclu.pp._graph_input import GraphSettings
@@ -214,8 +214,7 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
 
 
 def _not_a_model(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return ValueError(
-        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason}). Name the folder of a "
+        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason(error)}). Name the folder of a "
         "model that was saved with model.save."
     )

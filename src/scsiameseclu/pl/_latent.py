@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY
+from scsiameseclu.metrics._latent import unit_rows
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
 
@@ -114,8 +115,7 @@ def _mark_groups(panel: Axes, groups: pd.Categorical) -> None:
 def _correlation(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pearson correlation of the rows; 0 for constant ones, 1 on the diagonal."""
     centred = rows - rows.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    units = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    units = unit_rows(centred)
     correlation = units @ units.T
     np.fill_diagonal(correlation, 1.0)
     return correlation
