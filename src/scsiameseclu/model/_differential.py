@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pp._counts import row_chunks
 
 CLUSTERS = "siamese_clusters"
@@ -22,6 +23,7 @@ _TARGET_SUM = 1e4
 class DifferentialExpressionMixin:
     """Differential expression with scvi-tools' arguments and columns."""
 
+    @with_shared_descriptions
     def differential_expression(
         self,
         adata: AnnData | None = None,
@@ -64,8 +66,7 @@ class DifferentialExpressionMixin:
             log2 fold change of at least ``delta``.
         delta
             Smallest change of interest, for ``mode="change"``.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_batch_size)s
         all_stats
             Add means and shares of the raw counts.
         batch_correction

@@ -12,6 +12,7 @@ from scvi import REGISTRY_KEYS
 from sparse import GCXS, concatenate
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.model._differential import DifferentialExpressionMixin
 from scsiameseclu.model._setup import check_finite
 from scsiameseclu.module import SiameseModule
@@ -23,6 +24,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
     module: SiameseModule
 
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_normalized_expression(
         self,
         adata: AnnData | None = None,
@@ -37,21 +39,15 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to decode; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        transform_batch
-            Batch category, or several to average over, that every cell is decoded as; its own by default.
-        gene_list
-            Genes to return; all by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_transform_batch)s
+        %(param_gene_list)s
         library_size
             Total every cell is scaled to, or ``"latent"`` for the cell's own library size (or its size factor,
             in the unit in which the median ratio of size factor and library size is 1).
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
-        return_numpy
-            Return an array instead of a :class:`pandas.DataFrame`.
+        %(param_batch_size)s
+        %(param_return_numpy)s
 
         Returns
         -------
@@ -85,6 +81,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         return pd.DataFrame(expression, index=adata.obs_names[rows], columns=rna.var_names[genes])
 
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_likelihood_parameters(
         self,
         adata: AnnData | None = None,
@@ -97,12 +94,9 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to decode; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size)s
 
         Returns
         -------
@@ -129,6 +123,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_reconstruction_error(
         self,
         adata: AnnData | None = None,
@@ -140,12 +135,9 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to judge; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size)s
         return_mean
             Return the mean over cells instead of a value for every cell.
 
@@ -169,6 +161,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         return {"reconstruction_loss": errors}
 
     @torch.inference_mode()
+    @with_shared_descriptions
     def posterior_predictive_sample(
         self,
         adata: AnnData | None = None,
@@ -183,16 +176,12 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to draw for; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
+        %(param_adata)s
+        %(param_indices)s
         n_samples
             Draws per cell.
-        gene_list
-            Genes to return; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_gene_list)s
+        %(param_batch_size)s
 
         Returns
         -------

@@ -21,6 +21,7 @@ from scvi.data.fields import (
 )
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._labels import LabelsField
@@ -53,6 +54,7 @@ class MuDataMixin:
     summary_stats: Any
 
     @classmethod
+    @with_shared_descriptions
     def setup_mudata(
         cls,
         mdata: MuData,
@@ -88,8 +90,7 @@ class MuDataMixin:
         use_rep
             Key of the MuData's own ``obsm`` to build the cell graph on, such as the latent space of TOTALVI. By
             default: principal components of the RNA next to those of the standardised proteins.
-        n_neighbors
-            Neighbours per cell.
+        %(param_n_neighbors)s
         protein_weight
             Share of the proteins in the total variance of that joint space, and of the space in which clusters are
             first looked for; between 0 and 1.
@@ -98,8 +99,7 @@ class MuDataMixin:
             ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
         diffusion, accelerator
             As in :meth:`setup_anndata`.
-        **kwargs
-            Arguments scvi-tools passes on when a model is loaded or mapped to a query.
+        %(param_setup_kwargs)s
 
         Raises
         ------
@@ -203,6 +203,7 @@ class MuDataMixin:
         return data[_compat.setup_call(self.registry_)[1]["modalities"]["rna_layer"]]
 
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_protein_expression(
         self,
         adata: MuData | None = None,
@@ -216,18 +217,13 @@ class MuDataMixin:
 
         Parameters
         ----------
-        adata
-            Data to decode; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        transform_batch
-            Batch category, or several to average over, that every cell is decoded as; its own by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_transform_batch)s
         protein_list
             Proteins to return; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
-        return_numpy
-            Return an array instead of a :class:`pandas.DataFrame`.
+        %(param_batch_size)s
+        %(param_return_numpy)s
 
         Returns
         -------

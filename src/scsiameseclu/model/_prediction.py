@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scvi import settings
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
@@ -96,6 +97,7 @@ class PredictionMixin:
                 adata, indices=rows, batch_size=batch_size, data_and_attributes=view_keys(manager, "first")
             )
 
+    @with_shared_descriptions
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
@@ -106,13 +108,9 @@ class PredictionMixin:
 
         Parameters
         ----------
-        adata
-            Data to embed; those of the model by default. Other data are set up as the model's were.
-        indices
-            Rows to embed, or a boolean mask; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the
-            result.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size_on_gpu)s
 
         Returns
         -------
@@ -158,6 +156,7 @@ class PredictionMixin:
         max_out_of_reference: float | None = ...,
         unassigned_label: str = ...,
     ) -> pd.Series | pd.DataFrame: ...
+    @with_shared_descriptions
     def predict(
         self,
         adata: AnnData | None = None,
@@ -173,15 +172,11 @@ class PredictionMixin:
 
         Parameters
         ----------
-        adata
-            Data to assign; those of the model by default. Other data are set up as the model's were.
-        indices
-            Rows to assign, or a boolean mask; all by default.
+        %(param_adata)s
+        %(param_indices)s
         soft
             Return probabilities instead of labels.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the
-            result.
+        %(param_batch_size_on_gpu)s
         min_confidence
             Leave cells whose highest probability is below this unassigned. By default all cells are assigned.
         max_out_of_reference
@@ -236,15 +231,14 @@ class PredictionMixin:
         codes = np.zeros(0, dtype=np.int64) if probs is None else probs.argmax(axis=1)
         return pd.Categorical.from_codes(codes, categories=self._cluster_names())  # type: ignore[attr-defined]
 
+    @with_shared_descriptions
     def get_cluster_summary(self, adata: AnnData | None = None, batch_size: int | None = None) -> pd.DataFrame:
         """Describe the clusters.
 
         Parameters
         ----------
-        adata
-            Data to describe; those of the model by default.
-        batch_size
-            Cells per batch.
+        %(param_adata)s
+        %(param_batch_size_on_gpu)s
 
         Returns
         -------
@@ -275,6 +269,7 @@ class PredictionMixin:
         summary.index = pd.Index(self._cluster_names(), name="cluster")  # type: ignore[attr-defined]
         return summary
 
+    @with_shared_descriptions
     def write_to_adata(
         self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY, batch_size: int | None = None
     ) -> None:
@@ -286,8 +281,7 @@ class PredictionMixin:
             Data to annotate; those of the model by default.
         key_added
             Key of the labels.
-        batch_size
-            Cells per batch.
+        %(param_batch_size_on_gpu)s
 
         Notes
         -----

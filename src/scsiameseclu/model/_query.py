@@ -16,6 +16,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.model._alignment import align_genes, align_modalities
 from scsiameseclu.model._gene_names import check_gene_names, check_gene_share
 from scsiameseclu.model._saved_files import SavedModel
@@ -39,6 +40,7 @@ class QueryMixin(ArchesMixin):
     freeze_: dict[str, Any] | None
 
     @classmethod
+    @with_shared_descriptions
     def load_query_data(
         cls,
         adata: AnnData | MuData,
@@ -67,13 +69,11 @@ class QueryMixin(ArchesMixin):
         adata
             New cells: the same kind of counts, keys and representations as the reference. Genes that are missing count
             as unobserved (0), others are ignored, and their order does not matter. Labels are not needed.
-        reference_model
-            Trained model, or the folder it was saved in.
+        %(param_reference_model)s
         inplace_subset_query_vars
             Bring the genes of ``adata`` itself into the order of the model. By default, if that is necessary, it
             happens in a copy, which is then the ``adata`` of the result.
-        accelerator, device
-            As in scvi-tools.
+        %(param_device)s
         unfrozen
             Let training change all weights.
         allow_pickle
@@ -163,6 +163,7 @@ class QueryMixin(ArchesMixin):
         return prepare(data, reference, inplace=False)
 
     @staticmethod
+    @with_shared_descriptions
     def prepare_query_anndata(
         adata: AnnData,
         reference_model: Any,
@@ -177,8 +178,7 @@ class QueryMixin(ArchesMixin):
         ----------
         adata
             New cells.
-        reference_model
-            Trained model, or the folder it was saved in.
+        %(param_reference_model)s
         return_reference_var_names
             Only return the gene names of the model.
         inplace
@@ -210,6 +210,7 @@ class QueryMixin(ArchesMixin):
         return None
 
     @staticmethod
+    @with_shared_descriptions
     def prepare_query_mudata(
         mdata: MuData,
         reference_model: Any,
@@ -226,8 +227,7 @@ class QueryMixin(ArchesMixin):
         ----------
         mdata
             New cells. Modalities that the model does not know are left out.
-        reference_model
-            Trained model, or the folder it was saved in.
+        %(param_reference_model)s
         return_reference_var_names
             Only return the names of the model, by modality.
         inplace
@@ -260,6 +260,7 @@ class QueryMixin(ArchesMixin):
 
     # -- unlike the reference ------------------------------------------------------------------------------------
 
+    @with_shared_descriptions
     def get_out_of_reference_score(
         self,
         adata: AnnData | None = None,
@@ -275,12 +276,9 @@ class QueryMixin(ArchesMixin):
 
         Parameters
         ----------
-        adata
-            Cells to score; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        batch_size
-            Cells per batch.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size_on_gpu)s
 
         Returns
         -------

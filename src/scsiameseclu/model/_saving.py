@@ -15,6 +15,7 @@ from scvi.data import AnnDataManager
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._file_format import MALFORMED
 from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel, check_graph
 from scsiameseclu.module import SiameseModule
@@ -106,6 +107,7 @@ class SavingMixin:
             SavedModel.of(self).write(new, prefix, beside=sorted(path.name for path in new.iterdir()))
 
     @classmethod
+    @with_shared_descriptions
     def load(
         cls,
         dir_path: str | PathLike[str],
@@ -120,16 +122,13 @@ class SavingMixin:
 
         Parameters
         ----------
-        dir_path
-            Folder of the model.
+        %(param_dir_path)s
         adata
             Data of the model, by default those saved with it. An AnnData with further genes, or with the genes in
             another order, is not changed: the model works on a copy with its own genes in their order.
             :func:`scsiameseclu.tl.cluster` leaves such data. ``False``: load without data.
-        accelerator, device
-            As in scvi-tools.
-        prefix
-            What the names of the files begin with.
+        %(param_device)s
+        %(param_prefix)s
         allow_pickle
             Read ``model.pt`` where there is nothing else: the file of scvi-tools and of early versions of this package.
             It is a pickle, which is made to be run. Only functions that build tensors, arrays and tables are called,
@@ -194,15 +193,14 @@ class SavingMixin:
         return model
 
     @staticmethod
+    @with_shared_descriptions
     def load_registry(dir_path: str | PathLike[str], prefix: str | None = None) -> dict[str, Any]:
         """Registry of a saved model: what set-up recorded about its data.
 
         Parameters
         ----------
-        dir_path
-            Folder of the model.
-        prefix
-            What the names of the files begin with.
+        %(param_dir_path)s
+        %(param_prefix)s
 
         Raises
         ------
@@ -213,15 +211,14 @@ class SavingMixin:
         return registry
 
     @staticmethod
+    @with_shared_descriptions
     def view_setup_args(dir_path: str | PathLike[str], prefix: str | None = None) -> None:
         """Print the arguments that the data of a saved model were set up with.
 
         Parameters
         ----------
-        dir_path
-            Folder of the model.
-        prefix
-            What the names of the files begin with.
+        %(param_dir_path)s
+        %(param_prefix)s
 
         Raises
         ------

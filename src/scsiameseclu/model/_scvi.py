@@ -7,6 +7,7 @@ import numpy as np
 from scvi.model import SCANVI, SCVI, LinearSCVI
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class FromScviMixin:
     """Construction from a trained scVI model."""
 
     @classmethod
+    @with_shared_descriptions
     def from_scvi_model(
         cls,
         scvi_model: SCVI,
@@ -47,8 +49,7 @@ class FromScviMixin:
             attached. It is not changed, and both models go on working on the one AnnData.
         n_clusters
             Number of clusters, or ``"auto"``.
-        n_neighbors
-            Neighbours per cell.
+        %(param_n_neighbors)s
         diffusion
             Diffuse the graph, as in :meth:`~scsiameseclu.SCSiameseClu.setup_anndata`.
         key_added

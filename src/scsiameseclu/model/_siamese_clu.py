@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._file_format import check_storable
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField
@@ -164,6 +165,7 @@ class SCSiameseClu(
     # -- set-up --------------------------------------------------------------------------------------------------
 
     @classmethod
+    @with_shared_descriptions
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -204,8 +206,7 @@ class SCSiameseClu(
             Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``; PCA of log-normalised counts by default.
         neighbors_key
             Key of ``uns`` with a graph made by :func:`scanpy.pp.neighbors`, to be used instead of building one.
-        n_neighbors
-            Neighbours per cell.
+        %(param_n_neighbors)s
         diffusion
             Diffuse the graph by personalised PageRank (:func:`scsiameseclu.pp.ppr_diffusion`) for the second view of
             a cell, as the paper does. By default the second view has the neighbours of the graph itself: on ten data
@@ -213,8 +214,7 @@ class SCSiameseClu(
             mapped to a query keeps the setting it was made with.
         accelerator
             ``"cpu"`` keeps the search for neighbours off a GPU, which is used for more than 30,000 cells otherwise.
-        **kwargs
-            Arguments scvi-tools passes on when a model is loaded or mapped to a query.
+        %(param_setup_kwargs)s
 
         Raises
         ------

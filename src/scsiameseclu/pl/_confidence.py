@@ -4,12 +4,14 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["confidence"]
 
 
+@with_shared_descriptions
 def confidence(
     adata: AnnData,
     *,
@@ -28,18 +30,14 @@ def confidence(
 
     Parameters
     ----------
-    adata
-        Cells with the results of :meth:`~scsiameseclu.SCSiameseClu.write_to_adata`.
-    key
-        The ``key_added`` under which the results were written.
+    %(param_results)s
+    %(param_key)s
     threshold
         Value to mark with a line; the title then gives the share of cells below it. ``None``: no line.
     figsize
         Width and height of the figure, in inches; by default as wide as the number of clusters asks for.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------

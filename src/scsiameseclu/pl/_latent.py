@@ -8,6 +8,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY
 from scsiameseclu.metrics._latent import unit_rows
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
@@ -16,6 +17,7 @@ from scsiameseclu.pl._heatmap import draw_heatmap
 __all__ = ["latent_correlation"]
 
 
+@with_shared_descriptions
 def latent_correlation(
     adata: AnnData,
     *,
@@ -50,12 +52,9 @@ def latent_correlation(
         ``between="cells"``.
     random_state
         Seed of the sample.
-    figsize
-        Width and height of the figure, in inches.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------
