@@ -15,13 +15,10 @@ from scsiameseclu import _compat
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.model._differential import DifferentialExpressionMixin
 from scsiameseclu.model._setup import check_finite
-from scsiameseclu.module import SiameseModule
 
 
 class ExpressionMixin(DifferentialExpressionMixin):
     """Expression decoded from the embedding, and the likelihood of the counts."""
-
-    module: SiameseModule
 
     @torch.inference_mode()
     @with_shared_descriptions
@@ -64,13 +61,13 @@ class ExpressionMixin(DifferentialExpressionMixin):
         self._check_decoder()
         if library_size != "latent" and not float(library_size) > 0.0:
             raise ValueError(f"Expected a positive library_size or 'latent', found {library_size!r}.")
-        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
-        rna = self._rna(adata)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)
+        rna = self._rna(adata)
         genes = _gene_positions(rna, gene_list)
         codes = self._transform_codes(transform_batch)
         self.module.eval()
         blocks = []
-        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
         for tensors in loader:
             per_batch = [self._decode(tensors, code, library_size)[:, genes] for code in codes]
             blocks.append(torch.stack(per_batch).mean(dim=0).cpu().numpy())
@@ -197,7 +194,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         if n_samples < 1:
             raise ValueError(f"`n_samples`: expected at least 1, found {n_samples}.")
         adata, rows = self._cells_to_decode(adata, indices)
-        genes = _gene_positions(self._rna(adata), gene_list)  # type: ignore[attr-defined]
+        genes = _gene_positions(self._rna(adata), gene_list)
         blocks = []
         for _, px in self._count_models(adata, rows, batch_size):
             drawn = px.sample((n_samples,))[:, :, genes].permute(1, 2, 0).cpu().numpy()
@@ -214,7 +211,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
     ) -> tuple[AnnData, NDArray[np.int64]]:
         """Data and row numbers, at least one, of a model that can decode them."""
         self._check_decoder()
-        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)
         if len(rows) == 0:
             raise ValueError("`indices`: expected at least one cell, found none.")
         return adata, rows
@@ -224,7 +221,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
     ) -> Iterator[tuple[dict[str, torch.Tensor], Any]]:
         """Mini-batches with the distribution of the counts of their cells, all genes."""
         self.module.eval()
-        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
         for tensors in loader:
             yield tensors, self.module.forward(tensors, compute_loss=False)[1]["px"]
 
@@ -242,7 +239,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
             return [None]
         several = isinstance(transform_batch, list | tuple | np.ndarray | pd.Index)
         wanted = list(transform_batch) if several else [transform_batch]
-        return _compat.batch_codes(self.registry, wanted)  # type: ignore[attr-defined]
+        return _compat.batch_codes(self.registry, wanted)
 
 
 def _gene_positions(adata: AnnData, gene_list: Sequence[str] | None) -> NDArray[np.int64]:

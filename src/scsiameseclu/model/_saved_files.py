@@ -37,7 +37,7 @@ SCVI_FILE = "model.pt"
 """File of a model in the format of scvi-tools, a pickle."""
 
 DATA_FILES = {"setup_anndata": "adata.h5ad", "setup_mudata": "mdata.h5mu"}
-"""File of the data saved beside a model, by the method that set them up; the names are those of scvi-tools."""
+"""File of the data saved beside a model, by the method that set them up, named as in scvi-tools."""
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +215,6 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
 
 def _not_a_model(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason(error)}). Name the folder of a "
-        "model that was saved with model.save."
+        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason(error)}). Name the folder "
+        "of a model that was saved with model.save."
     )

@@ -103,8 +103,8 @@ class SCSiameseClu(
     ``p_value`` against one population, and the ``genes`` that carry it (name: standardised difference, positive if
     higher on the left). ``current`` holds the cluster of each small group, the leaves.
 
-    ``reference`` (:class:`~scsiameseclu.reference.Reference`) is what the model knows about the cells it was trained on:
-    landmarks, names and masses of the clusters, known categories, seed. Other cells never change it, and further
+    ``reference`` (:class:`~scsiameseclu.reference.Reference`) is what the model knows about the cells it was trained
+    on: landmarks, names and masses of the clusters, known categories, seed. Other cells never change it, and further
     training keeps the names.
 
     Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
@@ -229,7 +229,7 @@ class SCSiameseClu(
         Notes
         -----
         The graph is kept with the set-up, not in ``adata``; :meth:`write_to_adata` writes it. A graph that is there
-        already is reused if it was written for these very data and settings.
+        already is reused if it was written for the same data and settings.
         """
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
         setup_method_args = cls._get_setup_method_args(**locals())
@@ -300,7 +300,7 @@ class SCSiameseClu(
             raise ValueError("Expected data, found a model loaded without; pass adata.")
         if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
             self._check_new_cells(adata)
-        return super()._validate_anndata(adata, copy_if_view)
+        return super()._validate_anndata(adata, copy_if_view)  # type: ignore[safe-super]
 
     def _renew_if_changed(self, adata: AnnData | MuData, rows: NDArray[np.int64] | None) -> None:
         """Read data again that have changed in place, as far as these rows (all by default) tell.

@@ -1,4 +1,4 @@
-"""Plots of training, embedding, confidence and agreement. Every function returns its matplotlib figure and never shows it."""
+"""Plots of training, embedding, confidence and agreement, shown, saved or returned as scanpy does."""
 
 from scsiameseclu.pl._annotation import annotation_overlap
 from scsiameseclu.pl._cluster_tree import cluster_tree

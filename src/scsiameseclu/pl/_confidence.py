@@ -25,8 +25,8 @@ def confidence(
 ) -> Drawn:
     """Draw the confidence of the cells of every cluster as box plots, with the size of each cluster below.
 
-    The confidence of a cell is the probability of its own cluster, between 1/K and 1. It says how sure the model is of the
-    cluster, not that the cluster is one cell type.
+    The confidence of a cell is the probability of its own cluster, between 1/K and 1. It says how sure the model is of
+    the cluster, not that the cluster is one cell type.
 
     Parameters
     ----------

@@ -69,8 +69,9 @@ def training_curves(
     history = model if isinstance(model, Mapping) else model.history
     if not history and getattr(model, "is_trained", False):
         raise ValueError(
-            "Expected a training history, found a model trained with a logger that keeps none in the model: its curves are where "
-            "that logger writes, such as TensorBoard's folder. Train without logger=..., or pass a history (names to data frames)."
+            "Expected a training history, found a model trained with a logger that keeps none in the model: its curves "
+            "are where that logger writes, such as TensorBoard's folder. Train without logger=..., or pass a history "
+            "(names to data frames)."
         )
     curves = _collect_curves(history)
     names = [name for name in curves if name not in _VARIATIONAL] if metrics is None else list(metrics)
