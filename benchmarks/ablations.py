@@ -3,9 +3,9 @@
     python -m benchmarks.ablations --data DIR --out ablations.jsonl [--variants no_reconstruction ...] [--seeds 0 1]
     python -m benchmarks.ablations --report accuracy.jsonl ablations.jsonl > ablations.md
 
-Each variant is a run of ``siamese_k`` with a tag (see ``benchmarks.run``), resumable in the same way. The report pairs it with
-the default on the same set and seed: the difference is averaged over seeds, then over sets, and its uncertainty is that of the
-sets (a bootstrap over sets), since the next user brings another data set, not another seed.
+Each variant is a run of ``siamese_k`` with a tag (see ``benchmarks.run``), resumable in the same way. The report pairs
+it with the default on the same set and seed: the difference is averaged over seeds, then over sets, and its uncertainty
+is that of the sets (a bootstrap over sets), since the next user brings another data set, not another seed.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Are the probabilities of the soft assignment right? Simulated cells of known types, from easy to hard; see README.md.
 
-    python -m benchmarks.calibration --out calibration.jsonl [--seeds 0 1 2] [--figure calibration.png] [--no-clustering]
+    python -m benchmarks.calibration --out calibration.jsonl [--seeds 0 1 2] [--figure calibration.png]
+        [--no-clustering]
 
 A cell is right if its cluster is the one matched to its type. Curves pool the cells of all seeds.
 ``--no-clustering``: an ablation, without the clustering loss; keep its results in a file of their own.

@@ -1,13 +1,14 @@
 """RNA only next to RNA + surface proteins, on CITE-seq sets with labels.
 
-    python benchmarks/cite.py --data DIR --out cite.jsonl [--seeds 0 1 2] [--methods rna joint joint_kmeans] [--sets ...]
+    python benchmarks/cite.py --data DIR --out cite.jsonl [--seeds 0 1 2]
+        [--methods rna joint joint_kmeans] [--sets ...]
     python benchmarks/cite.py --out cite.jsonl --table
 
-Every ``*.h5ad`` file of DIR with raw RNA counts in ``X``, proteins in an ``obsm`` entry whose name begins with "protein" and
-labels in ``obs["cell_type"]`` is one data set. Labels are used for scoring and for the number of types, which every method
-is given (``--auto``: the models estimate it). Where labels were derived from the proteins, scores of the joint methods are
-flattered; that is for the reader of the results to know. Every run is a process of its own; a run already in the results
-file is skipped.
+Every ``*.h5ad`` file of DIR with raw RNA counts in ``X``, proteins in an ``obsm`` entry whose name begins with
+"protein" and labels in ``obs["cell_type"]`` is one data set. Labels are used for scoring and for the number of types,
+which every method is given (``--auto``: the models estimate it). Where labels were derived from the proteins, scores of
+the joint methods are flattered; that is for the reader of the results to know. Every run is a process of its own; a run
+already in the results file is skipped.
 
 ``rna``: the model with its defaults on the RNA. ``joint``: the same with the proteins. ``joint_kmeans``: k-means on the
 space of the joint cell graph, without any training.

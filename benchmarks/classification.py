@@ -1,21 +1,21 @@
 """Cell types from some labels: `tl.classify` on our embedding next to classifiers trained on the same labels.
 
-    python -m benchmarks.classification --data DIR --out classification.jsonl [--sets ...] [--methods ...] [--keep FOLDER]
-    python -m benchmarks.classification --out classification.jsonl --table
+    python -m benchmarks.classification --data DIR --out classification.jsonl [--sets ...] [--methods ...] [--keep
+    FOLDER] python -m benchmarks.classification --out classification.jsonl --table
 
-Labels are kept for 1, 5, 20 and 80 % of the cells of every type, at least one each, and hidden from all methods otherwise.
-In a fifth task, one type of 20 cells or more has no label, and the others have 20 %. Scores are those of the cells without
-a label whose type has labels: accuracy, macro-F1, expected calibration error. ``auroc_withheld`` says how well a low
-confidence tells the cells of the withheld type from all others without a label.
+Labels are kept for 1, 5, 20 and 80 % of the cells of every type, at least one each, and hidden from all methods
+otherwise. In a fifth task, one type of 20 cells or more has no label, and the others have 20 %. Scores are those of
+the cells without a label whose type has labels: accuracy, macro-F1, expected calibration error. ``auroc_withheld``
+says how well a low confidence tells the cells of the withheld type from all others without a label.
 
 ``classify``, ``classify_knn``: `tl.cluster` and `tl.classify` with their defaults, and with ``method="knn"``.
-``pca_logistic``: logistic regression on 50 principal components. ``scvi_knn``: 5 neighbours on the latent space of scVI,
-weighed by distance. ``scanvi``: SCANVI on that scVI model. ``celltypist``: CellTypist trained on log-normalised counts of
-all genes (needs celltypist and, with its release 1.7.1, scikit-learn below 1.8).
+``pca_logistic``: logistic regression on 50 principal components. ``scvi_knn``: 5 neighbours on the latent space of
+scVI, weighed by distance. ``scanvi``: SCANVI on that scVI model. ``celltypist``: CellTypist trained on log-normalised
+counts of all genes (needs celltypist and, with its release 1.7.1, scikit-learn below 1.8).
 
 Every seed is a draw of the labels that are kept; an embedding is made once, with one seed, since none sees a label.
-``--keep`` stores our embeddings, so that other settings of `tl.classify` can be run on the same ones. A draw that is in the
-results file is skipped.
+``--keep`` stores our embeddings, so that other settings of `tl.classify` can be run on the same ones. A draw that is
+in the results file is skipped.
 """
 
 import argparse

@@ -1,17 +1,20 @@
-"""Which rule for the cut of the embedding into clusters, and for their number? On embeddings that were kept; see README.md.
+"""Which rule for the cut of the embedding into clusters, and for their number? See README.md.
+
+The embeddings are those that ``benchmarks.tasks embed`` kept.
 
     python -m benchmarks.tasks embed --data DIR --keep FOLDER
     python -m benchmarks.cut FOLDER --keep-candidates FOLDER2 [--out cut.jsonl] [--sets ...] [--numbers ...]
     python -m benchmarks.cut --report cut.jsonl > cut.md
 
-The slow step, done once per file: all candidate partitions into as many clusters as there are types, what the label-free judges
-say of each, and what labels say of each. What is kept is not made again, of whatever version: empty the folder after a change of the
-candidates. A rule takes one of the candidates of every task, by name or by the judges' ranks, so that rules are compared in
-seconds. Where a candidate did not reach the number of clusters, a rule that asks for it by name gets k-means on expression.
+The slow step, done once per file: all candidate partitions into as many clusters as there are types, what the
+label-free judges say of each, and what labels say of each. What is kept is not made again, of whatever version: empty
+the folder after a change of the candidates. A rule takes one of the candidates of every task, by name or by the judges'
+ranks, so that rules are compared in seconds. Where a candidate did not reach the number of clusters, a rule that asks
+for it by name gets k-means on expression.
 
-"Best on the other sets" takes for every data set the rule with the highest mean ARI + F1 over the others, and is scored on the set
-left out. Figures are means over the tasks of a data set first and over sets then; intervals are those of the sets. All
-figures are of the pretrained network, before the head.
+"Best on the other sets" takes for every data set the rule with the highest mean ARI + F1 over the others, and is scored
+on the set left out. Figures are means over the tasks of a data set first and over sets then; intervals are those of the
+sets. All figures are of the pretrained network, before the head.
 """
 
 import argparse
@@ -221,11 +224,13 @@ def leave_set_out(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
     Parameters
     ----------
     frame
-        Lines of :func:`as_frame`. Candidates alone and rules of judges can be chosen; peers and the best by label cannot.
+        Lines of :func:`as_frame`. Candidates alone and rules of judges can be chosen; peers and the best by label
+        cannot.
 
     Returns
     -------
-    Lines of the tasks of every set under the rule chosen without it, named "best on the other sets"; names of rules by set.
+    Lines of the tasks of every set under the rule chosen without it, named "best on the other sets"; names of rules by
+    set.
     """
     may = frame[frame["candidate"] | frame["method"].isin(RULES)]
     means = may.assign(goal=may["ari"] + may["f1_macro"]).pivot_table(index="set", columns="method", values="goal")

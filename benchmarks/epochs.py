@@ -3,9 +3,9 @@
     python -m benchmarks.epochs [--cells 100000] [--genes 2000] [--accelerator gpu] [--batches 256 1024 8192]
         [--scvi-batches 128 8192] [--precision 32-true bf16-mixed] [--epochs 3] [--compile]
 
-Simulated counts. Every line is one training: the median of the epochs after the first of each phase (which pays for first
-calls; that of clustering also for the first partition), pretraining and clustering apart. scVI has its default settings but the
-batch size, and its data where it keeps them by default.
+Simulated counts. Every line is one training: the median of the epochs after the first of each phase (which pays for
+first calls; that of clustering also for the first partition), pretraining and clustering apart. scVI has its default
+settings but the batch size, and its data where it keeps them by default.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """FlowSOM-like partition: a self-organising map, whose nodes are merged by consensus hierarchical clustering.
 
-After Van Gassen et al., Cytometry A 87:636 (2015), written from the paper with the defaults it names: a 10 x 10 grid, ten
-passes, a learning rate from 0.05 to 0.01, a bubble neighbourhood that shrinks from the 67 % quantile of the grid
+After Van Gassen et al., Cytometry A 87:636 (2015), written from the paper with the defaults it names: a 10 x 10 grid,
+ten passes, a learning rate from 0.05 to 0.01, a bubble neighbourhood that shrinks from the 67 % quantile of the grid
 distances to the winner alone, and consensus clustering (Monti et al. 2003) of the nodes with average linkage, 100
 resamplings of 90 % of the nodes. Departures: nodes without cells are left out before merging (they would otherwise take
 some of the K clusters), and the input is a cell embedding instead of antibody intensities.

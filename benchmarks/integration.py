@@ -4,8 +4,8 @@
     python -m benchmarks.integration --report integration.jsonl > integration.md
 
 Every ``*.h5ad`` file of DIR with raw counts in ``X``, labels in ``obs["cell_type"]`` and at least two batches in
-``obs["batch"]`` is one data set, and so are simulated cells with known batch effects. Labels are used for scoring only. Every
-run is a process of its own; a run that is in the results file already is skipped.
+``obs["batch"]`` is one data set, and so are simulated cells with known batch effects. Labels are used for scoring only.
+Every run is a process of its own; a run that is in the results file already is skipped.
 """
 
 import argparse
@@ -99,7 +99,7 @@ EMBED = {"pca": pca, "harmony": harmony, "scvi": scvi, "siamese": siamese}
 
 
 def score(adata: AnnData, embedding: NDArray[np.float32]) -> dict[str, float]:
-    """Default scores of scib-metrics' ``Benchmarker`` and their totals; components of the log counts are the reference."""
+    """Default scores of scib-metrics' ``Benchmarker`` and their totals, against components of the log counts."""
     from scib_metrics.benchmark import Benchmarker
 
     cells = select_genes(adata)

@@ -3,7 +3,8 @@
     python -m benchmarks.make_pbmc3k ../shared/data/pbmc3k_seurat_labels.h5ad
 
 The input holds the counts of all genes and the labels. The labels are copied, and used for nothing else: genes are
-chosen by their variance in the counts (scanpy's ``flavor="seurat_v3"``), and marker genes from the literature are added.
+chosen by their variance in the counts (scanpy's ``flavor="seurat_v3"``), and marker genes from the literature are
+added.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ MARKERS = """
 """.split()
 ATTRIBUTION = (
     "Made from '3k PBMCs from a Healthy Donor', Chromium demonstration data by 10x Genomics, licensed under CC BY 4.0 "
-    "(https://creativecommons.org/licenses/by/4.0/). Changes: 2,638 cells and the genes listed in var are kept. Cell types "
-    "are those of the clustering tutorial of Seurat, through clustifyrdata (MIT licence)."
+    "(https://creativecommons.org/licenses/by/4.0/). Changes: 2,638 cells and the genes listed in var are kept. Cell "
+    "types are those of the clustering tutorial of Seurat, through clustifyrdata (MIT licence)."
 )
 
 

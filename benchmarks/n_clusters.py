@@ -4,8 +4,8 @@
     python -m benchmarks.n_clusters --report n_clusters.jsonl > n_clusters.md
 
 Every network is pretrained with the defaults; its principal components of decoded expression, where the model looks for
-clusters, are kept in ``--points`` and reused. Each criterion then names a number of clusters. It is judged by the number of
-types, and by the ARI of the model's own first partition into that many clusters.
+clusters, are kept in ``--points`` and reused. Each criterion then names a number of clusters. It is judged by the
+number of types, and by the ARI of the model's own first partition into that many clusters.
 """
 
 import argparse
@@ -85,7 +85,7 @@ def load(name: str, args: argparse.Namespace, seed: int) -> tuple[Any, NDArray[A
 
 
 def embed_and_decode(adata: Any, seed: int, batch_key: str | None = None) -> tuple[NDArray[np.float32], Points]:
-    """Embedding and components of decoded expression after pretraining, as the model has them when it looks for clusters."""
+    """Embedding and components of decoded expression after pretraining, when the model looks for clusters."""
     import scvi
 
     import scsiameseclu as ssc
@@ -106,7 +106,10 @@ def pretrain(adata: Any, seed: int) -> Points:
 
 
 def points_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Points, NDArray[Any]]:
-    """Components and labels of a data set, trained now or kept from an earlier run (of whatever version: empty the folder)."""
+    """Components and labels of a data set, trained now or kept from an earlier run.
+
+    The version of the earlier run is not checked: empty the folder after a change of the package.
+    """
     path = args.points / f"{name}.{seed}.npz"
     if not path.exists():
         adata, truth = load(name, args, seed)
@@ -155,7 +158,7 @@ def leiden_by_cells(points: Points, seed: int) -> int:
 
 
 def leiden_by_clusters(points: Points, seed: int) -> int:
-    """Leiden's partition with the largest silhouette, mean over clusters, so that a small cluster counts like a large one."""
+    """Leiden's partition with the largest silhouette, as the mean over clusters, small and large alike."""
     scores = _leiden_silhouettes(points, seed)
     return max(scores, key=lambda k: scores[k][1], default=2)
 
@@ -202,7 +205,10 @@ def eigengap(points: Points, seed: int) -> int:
 
 
 def prediction_strength(points: Points, seed: int) -> int:
-    """Most clusters whose k-means on one half predicts that of the other: weakest cluster at 0.8 (Tibshirani & Walther 2005)."""
+    """Most clusters whose k-means on one half predicts that of the other half.
+
+    The weakest cluster must reach 0.8 (Tibshirani & Walther 2005).
+    """
     half = np.random.default_rng(seed).permutation(len(points))
     first, second = points[half[: len(half) // 2]], points[half[len(half) // 2 :]]
     found = 2

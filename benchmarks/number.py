@@ -1,14 +1,14 @@
-"""How well can the number of types be told at all? Rules against a learned one, on embeddings that were kept; see README.md.
+"""How well can the number of types be told? Rules against taught ones, on embeddings that were kept; see README.md.
 
     python -m benchmarks.tasks embed --data DIR --keep FOLDER
     python -m benchmarks.number FOLDER --out number.jsonl
     python -m benchmarks.number --report number.jsonl > number.md
 
-A rule is the number of Leiden communities at one resolution, in the embedding or in decoded expression, on at most 2,000
-cells. The learned rules see all these numbers, their versions without small communities and by entropy, the number of
-cells, their depth and the stability of the communities. They are fitted to the known numbers of types of the other data
-sets, so they show what the numbers of communities hold: a bound for rules that nobody teaches, not a method. Figures are
-means over the tasks of a data set first and over sets then.
+A rule is the number of Leiden communities at one resolution, in the embedding or in decoded expression, on at most
+2,000 cells. The learned rules see all these numbers, their versions without small communities and by entropy, the
+number of cells, their depth and the stability of the communities. They are fitted to the known numbers of types of the
+other data sets, so they show what the numbers of communities hold: a bound for rules that nobody teaches, not a
+method. Figures are means over the tasks of a data set first and over sets then.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""Does ``n_clusters="auto"`` answer 1 where there is one population, and no split of the tree look significant? See README.md.
+"""Does ``n_clusters="auto"`` answer 1 where there is one population, and is no split significant? See README.md.
 
     python -m benchmarks.one_population --keep FOLDER [--seeds 16] [--data DIR] > one_population.md
 
-Simulated populations have 300, 800 or 2,000 cells, three depths and three amounts of noise; every second one varies along one
-continuous axis. With ``--data``, the three largest types of every labelled set are taken alone, thinned to a random depth. A real
-type may hold populations that its label does not tell apart (a cell cycle, technologies, subtypes), so that 1 is not always the
-truth. What the rule reads of a network after pretraining is kept in ``--keep`` and reused.
+Simulated populations have 300, 800 or 2,000 cells, three depths and three amounts of noise; every second one varies
+along one continuous axis. With ``--data``, the three largest types of every labelled set are taken alone, thinned to a
+random depth. A real type may hold populations that its label does not tell apart (a cell cycle, technologies,
+subtypes), so that 1 is not always the truth. What the rule reads of a network after pretraining is kept in ``--keep``
+and reused.
 """
 
 import argparse
@@ -123,8 +124,8 @@ def report(rows: list[dict[str, Any]]) -> str:
             ones, of_tree = (sum(row[key] == 1 for row in part) for key in ("K", "K of tree"))
             significant, splits = (sum(row[key] for row in part) for key in ("significant", "splits"))
             shares.append(
-                f"{kind}: auto answers 1 in {ones} of {len(part)}; {significant} of {splits} splits have a p value of at most "
-                f"{SIGNIFICANCE}, and the tree cut there is one cluster in {of_tree}."
+                f"{kind}: auto answers 1 in {ones} of {len(part)}; {significant} of {splits} splits have a p value of "
+                f"at most {SIGNIFICANCE}, and the tree cut there is one cluster in {of_tree}."
             )
     return "\n".join([table, "", *shares])
 

@@ -4,9 +4,9 @@
     python -m benchmarks.oversmoothing --report oversmoothing.jsonl > oversmoothing.md
     python -m benchmarks.oversmoothing --keep latents --draw pbmc3k_seurat_labels --figure oversmoothing.png
 
-The graph autoencoder is what the paper argues against: graph convolutions (Kipf & Welling 2017) of the principal components on
-the graph of 15 neighbours, trained to give the components back by a linear decoder. It has the width of our embedding; only its
-depth varies. Known types enter the scores only.
+The graph autoencoder is what the paper argues against: graph convolutions (Kipf & Welling 2017) of the principal
+components on the graph of 15 neighbours, trained to give the components back by a linear decoder. It has the width of
+our embedding; only its depth varies. Known types enter the scores only.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Partitions of an embedding: the last step of every peer.
 
-All have one signature: ``(embedding, n_types, seed) -> labels``; those that find the number of clusters ignore ``n_types``.
+All have one signature: ``(embedding, n_types, seed) -> labels``; those that find the number of clusters ignore
+``n_types``.
 """
 
 from typing import Any
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 N_NEIGHBORS = 15
 WARD_CELLS = 20_000
-"""Ward's distances take memory that grows with cells squared; above, the tree is built on a random sample of this size."""
+"""Most cells for Ward's tree, whose memory grows with cells squared: of more cells, a random sample is taken."""
 
 
 def kmeans(embedding: NDArray[Any], n_types: int, seed: int) -> NDArray[Any]:

@@ -1,15 +1,17 @@
 """Where an epoch goes, and how far that is from what the machine could do.
 
-    python -m benchmarks.profiling [--cells 5000] [--genes 2000] [--epochs 3] [--threads 1] [--accelerator cpu] [--batch-size 256] [--data FILE.h5ad]
+    python -m benchmarks.profiling [--cells 5000] [--genes 2000] [--epochs 3] [--threads 1]
+        [--accelerator cpu] [--batch-size 256] [--data FILE.h5ad]
 
-Simulated counts unless ``--data`` is given. The first epoch warms up and is not counted. Each part's time is its own: what it
-calls, if that is a part too, is charged there. On a GPU the device is waited for at the start and end of every part, so that the
-sum is longer than an undisturbed run.
+Simulated counts unless ``--data`` is given. The first epoch warms up and is not counted. Each part's time is its own:
+what it calls, if that is a part too, is charged there. On a GPU the device is waited for at the start and end of every
+part, so that the sum is longer than an undisturbed run.
 
-The floor of a step counts what cannot be avoided with this architecture: the matrix products (operations counted by PyTorch,
-forward and backward) at the speed of a large product on the same device; the likelihood and its gradient (two log-gamma and two
-digamma functions per count of an embedding gene) and the other passes over cells x genes at the speed of these functions on a
-tensor of that size; the rows read, the parameters, gradients and moments at the speed of a copy in memory.
+The floor of a step counts what cannot be avoided with this architecture: the matrix products (operations counted by
+PyTorch, forward and backward) at the speed of a large product on the same device; the likelihood and its gradient (two
+log-gamma and two digamma functions per count of an embedding gene) and the other passes over cells x genes at the speed
+of these functions on a tensor of that size; the rows read, the parameters, gradients and moments at the speed of a copy
+in memory.
 """
 
 import argparse
@@ -22,7 +24,10 @@ from typing import Any
 import torch
 
 PASSES = 6
-"""Element-wise passes over cells x genes besides the likelihood: scaling and corruption of two views, softmax and its gradient."""
+"""Element-wise passes over cells x genes besides the likelihood.
+
+These are scaling and corruption of two views, softmax and its gradient.
+"""
 
 
 class Stopwatch:
@@ -201,9 +206,9 @@ def profile(adata: Any, epochs: int, accelerator: str, batch_size: int) -> str:
     lines.append(f"| all | | {1e3 * least:.1f} |")
     lines += [
         "",
-        f"{adata.n_obs} cells x {adata.n_vars} genes, {steps} steps of {batch_size} cells, {torch.get_num_threads()} thread(s), {device}. "
-        f"Step: {per_step / steps / least:.1f} times the floor. Once per run: set-up {setup:.1f} s, first partition "
-        f"{watch.seconds['first partition']:.1f} s. Per refresh: Sinkhorn targets "
+        f"{adata.n_obs} cells x {adata.n_vars} genes, {steps} steps of {batch_size} cells, {torch.get_num_threads()} "
+        f"thread(s), {device}. Step: {per_step / steps / least:.1f} times the floor. Once per run: set-up {setup:.1f} "
+        f"s, first partition {watch.seconds['first partition']:.1f} s. Per refresh: Sinkhorn targets "
         f"{watch.seconds['Sinkhorn targets'] / max(watch.calls['Sinkhorn targets'], 1):.2f} s.",
     ]
     return "\n".join(lines)

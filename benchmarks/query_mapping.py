@@ -1,22 +1,24 @@
 """How well, and how fast, new cells are mapped to a trained model.
 
-    python benchmarks/query_mapping.py --data DIR --out results.jsonl [--tasks cells cells_of_batches batches scvi speed] [--seeds 0 1 2]
+    python benchmarks/query_mapping.py --data DIR --out results.jsonl
+        [--tasks cells cells_of_batches batches scvi speed] [--seeds 0 1 2]
     python benchmarks/query_mapping.py --out results.jsonl --table
 
-Every ``*.h5ad`` file of DIR with raw counts in ``X`` and labels in ``obs["cell_type"]`` is one data set; K is the number of
-its types. Labels are used for scoring, and as the labels to transfer.
+Every ``*.h5ad`` file of DIR with raw counts in ``X`` and labels in ``obs["cell_type"]`` is one data set; K is the
+number of its types. Labels are used for scoring, and as the labels to transfer.
 
 cells
-    20 % of the cells, drawn at random, are left out of training and mapped. ARI of the trained and of the mapped cells; the
-    largest difference of the embedding when trained cells are passed again. Since ARI depends on how many cells each type has,
-    also the mean ARI of trained cells drawn, 100 times with replacement, in the numbers per type of the mapped ones; and, since
-    some cells are harder than others of their type, that of the very same cells in a model trained on all cells.
+    20 % of the cells, drawn at random, are left out of training and mapped. ARI of the trained and of the mapped cells;
+    the largest difference of the embedding when trained cells are passed again. Since ARI depends on how many cells
+    each type has, also the mean ARI of trained cells drawn, 100 times with replacement, in the numbers per type of the
+    mapped ones; and, since some cells are harder than others of their type, that of the very same cells in a model
+    trained on all cells.
 cells_of_batches
     The same with ``batch_key``, on sets with ``obs["batch"]``: the mapped cells are of known batches.
 batches
-    Sets with ``obs["batch"]``: each batch in turn (the first five) is left out and mapped as a new batch. Accuracy of labels
-    transferred by the majority label of a cell's cluster, and from the embedding by the majority of the 15 nearest trained cells
-    and by ``tl.classify``; the latter two also after adapting the weights of the new batch.
+    Sets with ``obs["batch"]``: each batch in turn (the first five) is left out and mapped as a new batch. Accuracy of
+    labels transferred by the majority label of a cell's cluster, and from the embedding by the majority of the 15
+    nearest trained cells and by ``tl.classify``; the latter two also after adapting the weights of the new batch.
 scvi
     The same batches, genes and ways for scVI mapped with scArches (trained further on the query).
 speed

@@ -2,10 +2,10 @@
 
     python -m benchmarks.run --data DIR --out results.jsonl [--methods 'pca*' siamese_k] [--seeds 0 1 2] [--sets ...]
 
-Every ``*.h5ad`` file of DIR with raw counts in ``X`` and labels in ``obs["cell_type"]`` is one data set. Labels are used
-for two things only: scoring, and the number of types handed to the methods that are given K. Methods that differ in the
-last step only run in one process, every such family in a process of its own, so that time and peak memory are its own.
-A run that is in the results file already is skipped.
+Every ``*.h5ad`` file of DIR with raw counts in ``X`` and labels in ``obs["cell_type"]`` is one data set. Labels are
+used for two things only: scoring, and the number of types handed to the methods that are given K. Methods that differ
+in the last step only run in one process, every such family in a process of its own, so that time and peak memory are
+its own. A run that is in the results file already is skipped.
 """
 
 import argparse
@@ -111,8 +111,8 @@ def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
     option = FAMILIES[job["family"]].option
     recorded = {option: options[option]} if option else {}
     with log.open("w") as errors:
-        # A group of its own: an interrupt stops training early but keeps the weights so far, and labels of half a training
-        # must not become a result. The benchmark itself is interrupted and kills the run.
+        # A group of its own: an interrupt stops training early but keeps the weights so far, and labels of half a
+        # training must not become a result. The benchmark itself is interrupted and kills the run.
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, process_group=0
         )
@@ -128,7 +128,8 @@ def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
                     file.write(json.dumps({**row, "threads": args.threads, "versions": versions()}) + "\n")
             code = process.wait()
         finally:
-            process.kill()  # nothing happens to a process that has ended; none is left behind by an interrupted benchmark
+            # A process that has ended does not mind. An interrupted benchmark leaves none behind.
+            process.kill()
     if code:
         print(f"failed:\n{log.read_text()[-3000:]}", file=sys.stderr)
     return code

@@ -1,16 +1,17 @@
 """scAIDE-like: an embedding that preserves imputed distances, then k-means started on a hashed skeleton of the cells.
 
-After Xie et al., NAR Genomics and Bioinformatics 2:lqaa082 (2020), written from the paper. Kept: an autoencoder with dropout
-0.4 on its input imputes log-normalised values; a second encoder learns to keep the Euclidean distances between imputed
-cells; the autoencoder is trained alone first, then both together until the error of the distances stops falling;
-RPH-k-means merges cells that fall into one bucket of random projections until at most 2,000 points are left, runs k-means
-on those points without weights (so that rare types count as much as large ones) and starts k-means on all cells from its
-centres; the best of 10 such starts by inertia, without labels.
+After Xie et al., NAR Genomics and Bioinformatics 2:lqaa082 (2020), written from the paper. Kept: an autoencoder with
+dropout 0.4 on its input imputes log-normalised values; a second encoder learns to keep the Euclidean distances between
+imputed cells; the autoencoder is trained alone first, then both together until the error of the distances stops
+falling; RPH-k-means merges cells that fall into one bucket of random projections until at most 2,000 points are left,
+runs k-means on those points without weights (so that rare types count as much as large ones) and starts k-means on all
+cells from its centres; the best of 10 such starts by inertia, without labels.
 
-Departures, all for the time on CPUs: layers of 256 and 128 units, a learning rate of 1e-3, 500 steps for the autoencoder alone
-and 500 to 2,000 joint steps (published: 1,000 and 4,000 to 20,000); all pairs of a batch of 128 cells count, instead of
-random pairs. Further: the error of the distances is relative to their size; no gradient flows from it into the
-autoencoder, so the weight between the two losses drops out; genes are chosen by the preparation all peers share.
+Departures, all for the time on CPUs: layers of 256 and 128 units, a learning rate of 1e-3, 500 steps for the
+autoencoder alone and 500 to 2,000 joint steps (published: 1,000 and 4,000 to 20,000); all pairs of a batch of 128 cells
+count, instead of random pairs. Further: the error of the distances is relative to their size; no gradient flows from it
+into the autoencoder, so the weight between the two losses drops out; genes are chosen by the preparation all peers
+share.
 """
 
 from itertools import pairwise

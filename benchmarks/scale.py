@@ -5,11 +5,12 @@
         [--storage backed] [--max-epochs 1]
     python benchmarks/scale.py --out scale.jsonl --table
 
-Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own and one
-JSON line; runs that are in the file already are skipped, failed ones too: delete their lines to try again. The clock starts when the counts are in memory
-(``--storage backed`` or ``mapped``: when the file is open); peak memory is that of the whole process, imports and counts included,
-and so are the pages of mapped files; ``own_gb`` is the peak without these, on Linux only. Every method runs with its default
-settings (``--max-epochs``: fewer epochs, for memory alone). The exponent is the slope of a least-squares line through log time, or log memory above that of the imports,
+Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own
+and one JSON line; runs that are in the file already are skipped, failed ones too: delete their lines to try again. The
+clock starts when the counts are in memory (``--storage backed`` or ``mapped``: when the file is open); peak memory is
+that of the whole process, imports and counts included, and so are the pages of mapped files; ``own_gb`` is the peak
+without these, on Linux only. Every method runs with its default settings (``--max-epochs``: fewer epochs, for memory
+alone). The exponent is the slope of a least-squares line through log time, or log memory above that of the imports,
 against log cells: 1 is linear growth.
 """
 
@@ -41,7 +42,10 @@ def peak_gb() -> float:
 
 
 class OwnMemory(threading.Thread):
-    """Peak, in GB, of the memory of this process that is not backed by a file, looked up ten times a second; NaN where unknown."""
+    """Peak memory of this process in GB without what is backed by a file; NaN where the system does not say.
+
+    The memory is looked up ten times a second.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)

@@ -24,8 +24,8 @@ def score_labels(truth: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
 def rare_recall(truth: NDArray[Any], labels: NDArray[Any], below: float = RARE_BELOW) -> float:
     """Share of the cells of a rare type that are in the cluster matched to it, averaged over the rare types.
 
-    Clusters are matched to types one to one, as for the accuracy: as many matched cells as possible, then the highest F1.
-    A rare type without a cluster counts as 0. Rare: less than ``below`` of all cells. NaN if no type is rare.
+    Clusters are matched to types one to one, as for the accuracy: as many matched cells as possible, then the highest
+    F1. A rare type without a cluster counts as 0. Rare: less than ``below`` of all cells. NaN if no type is rare.
     """
     true, types = pd.factorize(np.asarray(truth))
     pred, clusters = pd.factorize(np.asarray(labels))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed [--cells 5000] [--genes 2000] [--repeats 3] [--threads 2]
 
-Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own; the
-clock starts when the counts are in memory, peak memory is that of the whole process, imports included.
+Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own;
+the clock starts when the counts are in memory, peak memory is that of the whole process, imports included.
 """
 
 import argparse

@@ -4,11 +4,12 @@
     python -m benchmarks.tasks full --data DIR --out tasks.jsonl [--methods siamese_k siamese_auto 'pca*']
     python -m benchmarks.tasks report tasks.jsonl > tasks.md
 
-A task is a random subset of the types of a data set, in random proportions and thinned to a random depth. ``embed`` keeps
-what a rule for cutting the embedding needs: our embedding after pretraining, the components that the model partitions, and
-the labels of the peers. ``full`` runs whole methods. ``report`` averages over the tasks of a set first and over sets then;
-its intervals are those of the sets, since the next user brings another data set. Known types are used for drawing, for
-scoring, and for the number of types. All work is done in one process: set ``OMP_NUM_THREADS=1`` to hold it to one core.
+A task is a random subset of the types of a data set, in random proportions and thinned to a random depth. ``embed``
+keeps what a rule for cutting the embedding needs: our embedding after pretraining, the components that the model
+partitions, and the labels of the peers. ``full`` runs whole methods. ``report`` averages over the tasks of a set first
+and over sets then; its intervals are those of the sets, since the next user brings another data set. Known types are
+used for drawing, for scoring, and for the number of types. All work is done in one process: set ``OMP_NUM_THREADS=1``
+to hold it to one core.
 """
 
 import argparse
@@ -159,10 +160,10 @@ def task_rng(name: str, number: int, seed: int) -> np.random.Generator:
 def draw_sizes(available: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Cells to take of each type: 0 for types that are left out.
 
-    The number of chosen types is uniform. Where their cells are fewer than 60, types are added. A task has 500 to 4,000 cells,
-    log-uniform, if the chosen types have that many; else as many as the proportions allow, but at least 60, and at least half
-    of the cells of the chosen types. Where the proportions ask for more cells of a type than exist, all are taken, and the
-    other types make up the number.
+    The number of chosen types is uniform. Where their cells are fewer than 60, types are added. A task has 500 to 4,000
+    cells, log-uniform, if the chosen types have that many; else as many as the proportions allow, but at least 60, and
+    at least half of the cells of the chosen types. Where the proportions ask for more cells of a type than exist, all
+    are taken, and the other types make up the number.
     """
     usable = rng.permutation(np.flatnonzero(available >= MIN_CELLS_OF_TYPE))
     if len(usable) < 2:
@@ -197,7 +198,9 @@ def allot(proportions: NDArray[np.float64], available: NDArray[np.int64], n_cell
 
 
 def thin(counts: Any, rng: np.random.Generator) -> tuple[Any, float]:
-    """Keep each count with the same probability, drawn between 0.25 and 1 (log-uniform); a cell never loses all its counts.
+    """Keep each count with the same probability, drawn between 0.25 and 1 (log-uniform).
+
+    A cell never loses all its counts.
 
     Returns
     -------

@@ -20,7 +20,7 @@ class PeakMemory:
     """Highest resident memory of this process since :meth:`restart`, where the system can tell (Linux), else ever."""
 
     def restart(self) -> None:
-        """Forget the peak so far: each method of a family is then charged for what it holds, not for its elder siblings."""
+        """Forget the peak so far, so that each method of a family is charged for its own memory only."""
         try:
             Path("/proc/self/clear_refs").write_text("5")
         except OSError:

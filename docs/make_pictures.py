@@ -1,4 +1,4 @@
-"""Make the pictures of the pages from the bundled blood cells: ``python docs/make_pictures.py``, a few minutes on a CPU."""
+"""Make the pictures of the pages from the bundled blood cells: ``python docs/make_pictures.py``, a few minutes."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Counts in any form: the data of the user stay byte for byte what they were, and results are those of the sorted matrix."""
+"""Counts in any form: the user's data stay as they were, byte for byte; results are those of the sorted matrix."""
 
 import hashlib
 import json

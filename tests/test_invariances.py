@@ -1,4 +1,4 @@
-"""What does not belong to the cells does not change the result: their order, that of the genes, how they are stored and read."""
+"""The order of cells and genes, and how the counts are stored and read, do not change the result."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Parts of the package on numbers of any kind: finite results that keep their rules, or a ValueError that says why not."""
+"""Parts of the package on numbers of any kind: finite results that keep their rules, or a ValueError with a reason."""
 
 import numpy as np
 import pytest

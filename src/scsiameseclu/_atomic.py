@@ -75,7 +75,7 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT, gone: Sequence[str] = ()) -> Iterator[Path]:
-    """Write files and folders that replace those of the same names in ``folder`` together, unless the block fails.
+    """Replace files and folders of the same names in ``folder``, all together, unless the block fails.
 
     What else there is in ``folder`` stays as it is.
 
@@ -122,7 +122,7 @@ def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT, gone: S
 
 
 def finish(folder: str | os.PathLike[str]) -> None:
-    """Finish or remove what a process that was killed has left in ``folder``; for those who read it.
+    """Finish or remove what a process that was killed has left in ``folder``, before the folder is read.
 
     A folder without such leftovers, or one that a process is writing to, is not changed.
     """
@@ -137,7 +137,7 @@ def finish(folder: str | os.PathLike[str]) -> None:
 
 
 def content(folder: Path) -> set[str]:
-    """Names in a folder, without those that replacing leaves for a while; empty if there is no such folder."""
+    """Names in a folder, without names that replacing leaves for a while; empty if there is no such folder."""
     return {path.name for path in folder.iterdir()} - _OURS if folder.is_dir() else set()
 
 
@@ -211,8 +211,8 @@ def _explained(target: Path) -> Iterator[None]:
         if number not in (errno.ENOSPC, errno.EDQUOT) and not any(sign in text for sign in signs):
             raise
         raise OSError(
-            f"Expected room on the disk to write {str(target)!r}, found it full. What was there before is kept; make room and "
-            "write again."
+            f"Expected room on the disk to write {str(target)!r}, found it full. What was there before is kept; make "
+            "room and write again."
         ) from error
 
 
@@ -230,8 +230,8 @@ def _locked(path: Path, wait: float) -> Iterator[None]:
     while descriptor is None:
         if time.monotonic() >= until:
             raise RuntimeError(
-                f"Expected that nobody else writes to {str(path.parent)!r}, found another process that does. Wait until it has "
-                "ended, or name another place."
+                f"Expected that nobody else writes to {str(path.parent)!r}, found another process that does. Wait "
+                "until it has ended, or name another place."
             )
         time.sleep(0.05)
         descriptor = _acquire(path)

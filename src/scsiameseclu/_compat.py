@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and leaves the import to others
+import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and does not import it
 from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.data._constants import (
@@ -52,7 +52,7 @@ def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
 
 
 def is_registered(model: BaseModelClass, adata: AnnData) -> bool:
-    """Whether a model has met these very data; unlike the look-up of scvi-tools, it does not register copies of them."""
+    """Whether a model has met these very data. Unlike the look-up of scvi-tools, this one does not register copies."""
     managers = type(model)._per_instance_manager_store.get(model.id, {})
     manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
     return manager is not None and manager.adata is adata
@@ -77,7 +77,10 @@ def freeze_as_query(module: BaseModuleClass, **options: bool) -> None:
 
 
 def pad_and_sort(adata: AnnData, names: pd.Index) -> AnnData:
-    """An AnnData with these genes in this order, missing ones 0; the one given if it has no gene missing, changed in place."""
+    """An AnnData with these genes in this order, missing ones 0.
+
+    Where no gene is missing, the AnnData that was given is changed and returned.
+    """
     return _pad_and_sort_query_anndata(adata, names, inplace=False)
 
 
@@ -97,7 +100,7 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
 
 
 def stored_attributes(model: BaseModelClass) -> dict[str, Any]:
-    """Attributes of a model that are saved with it: those whose names end in ``_``."""
+    """Attributes of a model that are saved with it: their names end in ``_``."""
     return {name: value for name, value in model._get_user_attributes() if name.endswith("_")}
 
 
@@ -107,7 +110,7 @@ def initialised(cls: type[BaseModelClass], adata: Any, registry: dict[str, Any],
 
 
 def check_var_names(adata: Any, names: Any) -> None:
-    """Warn if the genes of the data are not those of a saved model."""
+    """Warn if the genes of the data differ from the genes of a saved model."""
     _validate_var_names(adata, names)
 
 
@@ -118,8 +121,8 @@ def compare_expression(manager: AnnDataManager, expression: Callable[..., Any], 
 
 def pickled_types() -> list[Any]:
     """What builds the values in a ``model.pt`` of scvi-tools: arrays of numpy, tables of pandas 2 and 3."""
-    internals = pd._libs  # type: ignore[attr-defined]
-    manager = pd.DataFrame()._mgr  # type: ignore[attr-defined]
+    internals = pd._libs
+    manager = pd.DataFrame()._mgr
     new_index = pd.Index([0]).__reduce__()[0]
     named = {
         "collections.defaultdict": _plain_dict,  # which the restricted unpickler does not fill

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
-__all__ = ["MANIFEST", "Manifest", "check_storable", "package_version", "read_state", "write_state"]
+__all__ = ["MANIFEST", "Manifest", "check_storable", "package_version", "read_state", "reason", "write_state"]
 
 FORMAT = "scsiameseclu model"
 VERSION = 1
@@ -127,7 +127,7 @@ class Manifest:
                 for name, entry in manifest["files"].items()
             }
         except MALFORMED as error:
-            raise _damaged(path, f"another content ({_reason(error)})") from error
+            raise _damaged(path, f"another content ({reason(error)})") from error
         if number > VERSION:
             raise ValueError(
                 f"Expected a model in format {VERSION} or older, found format {number} in {str(path)!r}, written by "
@@ -197,7 +197,7 @@ def read_state(manifest: Manifest) -> dict[str, Any]:
         if not isinstance(state, dict):
             raise TypeError(f"a {type(state).__name__} and no dictionary")
     except (*MALFORMED, safetensors.SafetensorError) as error:
-        raise _damaged(path, f"values of another shape ({_reason(error)})") from error
+        raise _damaged(path, f"values of another shape ({reason(error)})") from error
     return state
 
 
@@ -240,7 +240,8 @@ def _damaged(path: Path, found: str) -> ValueError:
     )
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """Type and text of an error, on one line of at most 200 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 

@@ -152,6 +152,7 @@ def check_key_added(data: Any, key: Any) -> None:
     taken = [f"{slot}[{name!r}]" for slot, names in places.items() for name in names if name in getattr(data, slot)]
     if taken:
         raise ValueError(
-            f"`key_added`: expected a name that is free, or that of earlier results of this package, found that {' and '.join(taken)} "
-            f"would be replaced by results named {key!r}. Take another name, or delete what is there."
+            "`key_added`: expected a name that is free, or that of earlier results of this package, found that "
+            f"{' and '.join(taken)} would be replaced by results named {key!r}. Take another name, or delete what is "
+            "there."
         )

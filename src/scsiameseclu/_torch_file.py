@@ -29,7 +29,7 @@ def read_torch_file(path: str | os.PathLike[str], allowed: Sequence[Any] = ()) -
     """Read tensors and plain values from a file written by :func:`torch.save`, onto the CPU.
 
     A file of torch is a pickle, which can name any function to be called. The restricted unpickler of torch
-    (``weights_only=True``) calls those few that build tensors and plain values, and no other.
+    (``weights_only=True``) calls the few functions that build tensors and plain values, and no other.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _only(allowed: Sequence[Any]) -> Iterator[None]:
-    """Allow these classes and functions, and none that other packages have allowed for files of their own."""
+    """Allow the given classes and functions, and none that other packages have allowed for their own files."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(list(allowed))

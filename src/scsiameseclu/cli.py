@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Arguments without the program's name. ``None``: those of the process.
+        Arguments without the program's name. ``None``: the arguments of the process.
 
     Returns
     -------
@@ -134,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
     reading.add_argument(
         "--force",
         action="store_true",
-        help="go on with values that are no counts, gene names that occur twice, or a query with hardly a gene of the model",
+        help="go on with values that are no counts, gene names that occur twice, or a query with hardly a gene of "
+        "the model",
     )
     scoring = argparse.ArgumentParser(add_help=False)
     scoring.add_argument("--labels-key", metavar="KEY", help="obs column of known types, used for scoring only")

@@ -55,8 +55,8 @@ digests in `manifest.json`; loading it runs no code from these files.
 {n_cells} cells, {n_genes} genes, {n_batches} batch(es). Source: {training_data}.
 
 The model holds {n_landmarks} single cells of it: of each the principal components (or other representation of the cell
-graph), the batch and the embedding, among which new cells look for neighbours. It holds no counts of single cells, and no
-weight of the network belongs to one. `model.save(..., landmarks=n)` writes fewer of them, or none.
+graph), the batch and the embedding, among which new cells look for neighbours. It holds no counts of single cells, and
+no weight of the network belongs to one. `model.save(..., landmarks=n)` writes fewer of them, or none.
 
 ## Set-up
 

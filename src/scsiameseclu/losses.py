@@ -128,8 +128,8 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor, columns: Tensor |
         Row numbers of the neighbours of each cell, int64, shape ``(B, k)``, in the same numbering; padding (the cell's
         own row) has no effect.
     columns
-        Row number of the cell in each column, int64, shape ``(B,)`` or ``(B, 1)``, where those are other cells than in
-        the rows: the partners that make up a second view.
+        Row number of the cell in each column, int64, shape ``(B,)`` or ``(B, 1)``, where the columns are other cells
+        than in the rows: the partners that make up a second view.
 
     Returns
     -------
@@ -246,9 +246,9 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
     are not. On a GPU finding these places costs more than the functions.
 
     From :math:`\theta = 10` on, :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta)` is the difference of two Stirling
-    series, in which the large terms cancel before they are rounded; :math:`\log\theta` is held within 20 of 0, where the
-    distribution is a Poisson distribution, or all but certainly 0, for any practical purpose. The result is then finite
-    and not negative in single precision, too.
+    series, in which the large terms cancel before they are rounded; :math:`\log\theta` is held within 20 of 0, where
+    the distribution is a Poisson distribution, or all but certainly 0, for any practical purpose. The result is then
+    finite and not negative in single precision, too.
 
     Parameters
     ----------
@@ -315,7 +315,10 @@ def _stirling_rest(a: Tensor) -> Tensor:
 
 
 def _pick(values: Tensor, where: Tensor) -> Tensor:
-    """Entries of the flattened tensor. Indexing with brackets adds up its gradient in an order that changes with threads."""
+    """Entries of the flattened tensor.
+
+    Indexing with brackets would add up the gradient in an order that changes with the number of threads.
+    """
     return values.flatten().index_select(0, where)
 
 

@@ -13,7 +13,7 @@ def paper() -> dict[str, Any]:
     the identity (neighbours are pushed apart like any other pair), latent-level correlation within a branch and none
     between branches, propagation regulariser; Student-t kernel, targets from the fifth power of the assignment with
     the sizes of the first partition; 20 latent dimensions, 10 neighbours, 1,000 genes; 200 epochs of pretraining and
-    50 of clustering at a learning rate of 1e-4. Loss weights are those the published settings use most often.
+    50 of clustering at a learning rate of 1e-4. Loss weights are the ones the published settings use most often.
 
     It departs from the published code where that cannot work or uses labels (see the method page): graph without
     labels, divergences that are divergences, counts instead of principal components in the likelihood, mini-batches, a

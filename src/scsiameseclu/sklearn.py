@@ -58,7 +58,7 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
     genes_
         Columns that the model was trained on, int64.
     n_features_in_, feature_names_in_
-        Number of genes seen in the fit, and their names if these were given as the columns of a data frame.
+        Number of genes seen in the fit, and their names if the counts came as a data frame.
 
     Notes
     -----
@@ -146,7 +146,7 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         return _codes(self._model().predict(self._known_genes(X)))
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Probability of every cluster for every cell, float32 ``(n_samples, n_clusters)``, for counts as in :meth:`predict`."""
+        """Probability of every cluster, float32 ``(n_samples, n_clusters)``, for counts as in :meth:`predict`."""
         return self._model().predict(self._known_genes(X), soft=True).to_numpy()
 
     def transform(self, X: Any) -> NDArray[np.float32]:

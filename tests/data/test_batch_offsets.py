@@ -9,7 +9,7 @@ GENES = np.array([0, 2, 5])
 
 
 def shifted(seed=0, n=200):
-    """Counts of two types in two batches of other composition, the graph of the shift-free cells, and the shift of batch 1."""
+    """Counts of two types in two batches of other composition, the graph without the shift, the shift of batch 1."""
     rng = np.random.default_rng(seed)
     batch = np.repeat([0, 1], n)
     types = rng.random(2 * n) < np.where(batch == 0, 0.8, 0.2)

@@ -1,7 +1,8 @@
 """Processes that a test kills while they write.
 
 A process with threads must not be forked to run torch, numba or HDF5: a lock that another thread held stays locked in
-the child, or the child crashes. The children here are forked by a server that has imported the package and nothing else.
+the child, or the child crashes. The children here are forked by a server that has imported the package and nothing
+else.
 """
 
 import faulthandler

@@ -1,4 +1,4 @@
-"""What the children of :mod:`killable` write: each function loads what it needs and returns the function that writes."""
+"""What the children of :mod:`killable` write: each function loads its data and returns the function that writes."""
 
 import itertools
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def mapped(files: dict[int, Path], folder: Path) -> Callable[[], None]:
 
 
 def fitted(stored: dict[int, Path], files: dict[int, Path], folder: Path) -> Callable[[], None]:
-    """Fit two data sets to one place, in turn; pictures and training are left out, so that the kills meet the writing."""
+    """Fit two data sets to one place, in turn, without pictures and training, so that the kills meet the writing."""
     torch.set_num_threads(1)
     models = {n_obs: SCSiameseClu.load(path, accelerator="cpu") for n_obs, path in stored.items()}
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
 from scsiameseclu.metrics import expected_calibration_error, reliability_curve
 
@@ -13,6 +14,18 @@ def test_bins_by_hand():
     assert expected_calibration_error([0.1, 0.3, 0.5, 0.7, 0.9, 1.0], [0, 1, 0, 1, 1, 1], n_bins=2) == pytest.approx(
         (abs(1 / 3 - 0.3) + (1 - 2.6 / 3)) / 2
     )
+
+
+@pytest.mark.parametrize("n_bins", [1, 4, 10])
+def test_bins_with_cells_are_those_of_scikit_learn(n_bins):
+    rng = np.random.default_rng(1)
+    confidence = np.concatenate([rng.beta(5, 1, size=200).round(2), np.linspace(0, 1, n_bins + 1)])
+    correct = rng.uniform(size=len(confidence)) < confidence
+    curve = reliability_curve(confidence, correct, n_bins)
+    filled = curve[curve["n_cells"] > 0]
+    accuracy, mean = calibration_curve(correct, confidence, n_bins=n_bins)
+    np.testing.assert_allclose(filled["accuracy"], accuracy)
+    np.testing.assert_allclose(filled["confidence"], mean)
 
 
 def test_limits_of_the_range_have_a_bin_and_empty_bins_are_nan():

@@ -2,8 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score, f1_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
 
 from scsiameseclu.metrics import clustering_metrics, rare_type_recall
+from scsiameseclu.metrics._matching import contingency
 
 
 def test_renamed_perfect_clustering_scores_one():
@@ -145,3 +147,11 @@ def test_rare_type_recall_without_rare_types_is_nan():
         rare_type_recall(["A", "B"], [0, 1], max_fraction=0)
     with pytest.raises(ValueError, match="found 2 and 3"):
         rare_type_recall([0, 1], [0, 1, 2])
+
+
+def test_contingency_is_that_of_scikit_learn_and_keeps_groups_without_cells():
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(3, size=50), rng.integers(5, size=50)
+    np.testing.assert_array_equal(contingency(first, second, 3, 5), contingency_matrix(first, second))
+    np.testing.assert_array_equal(contingency(first, second, 4, 6)[3], 0)
+    np.testing.assert_array_equal(contingency(first, second, 4, 6)[:, 5], 0)

@@ -44,6 +44,29 @@ def test_bad_requests(trained, setup_adata, small):
         trained.get_normalized_expression(transform_batch="no such batch")
     with pytest.raises(ValueError, match="positive library_size"):
         trained.get_normalized_expression(library_size=0)
+
+
+DECODING = (
+    "get_normalized_expression",
+    "get_likelihood_parameters",
+    "get_reconstruction_error",
+    "posterior_predictive_sample",
+    "differential_expression",
+)
+
+
+@pytest.mark.parametrize("method", DECODING)
+def test_a_decoder_that_no_loss_has_trained_is_refused(method, setup_adata, small):
     model = SCSiameseClu(setup_adata, n_clusters=3, loss_weights={"reconstruction": 0.0}, **small)
-    with pytest.raises(ValueError, match="reconstruction"):
-        model.get_normalized_expression()
+    with pytest.raises(ValueError, match="trained with a reconstruction loss"):
+        getattr(model, method)()
+
+
+@pytest.mark.parametrize("method", DECODING[1:4])
+def test_methods_without_a_result_for_no_cell_ask_for_one(method, trained):
+    with pytest.raises(ValueError, match="at least one cell"):
+        getattr(trained, method)(indices=[])
+
+
+def test_expression_of_no_cell_is_an_empty_table(trained):
+    assert trained.get_normalized_expression(indices=[]).shape == (0, 80)

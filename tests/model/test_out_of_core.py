@@ -60,7 +60,8 @@ def test_same_model_from_a_collection_as_from_memory(tmp_path):
     first, *others = (model.module.state_dict() for model in models)
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
     assert (tmp_path / "cells.zarr.mapped").is_dir()
-    # The copy serves a model loaded without data, too. The copy is projected in chunks, which rounds its products otherwise.
+    # The copy serves a model loaded without data, too. The copy is projected in chunks, which rounds its products
+    # otherwise.
     models[0].save(tmp_path / "model")
     loaded = SCSiameseClu.load(tmp_path / "model", adata=read_mapped(tmp_path / "cells.zarr.mapped"))
     assert np.allclose(loaded.get_latent_representation(), models[0].get_latent_representation(), atol=5e-6)

@@ -1,4 +1,4 @@
-"""Which tensor goes where: every logged term against :mod:`scsiameseclu.losses`, with inputs that can all be told apart.
+"""Which tensor goes where: every logged term against :mod:`scsiameseclu.losses`, with inputs that all differ.
 
 The batch has two batches of cells, further covariates, size factors, proteins, more genes than embedding genes, a
 partner that shares nothing with its cell, and a diffused block that differs from the block of neighbours. Corruption
@@ -247,7 +247,7 @@ def test_every_term_reads_what_it_should(monkeypatch, training, partner, diffusi
 
 
 def test_inputs_can_be_told_apart(monkeypatch):
-    """What the test above rests on: a term with either view, block or target in the place of another is another number."""
+    """What the test above rests on: a term with one view, block or target in the place of another differs."""
     module = make_module(monkeypatch)
     cells, partners = make_cells(0, True), make_cells(5, True)
     views = [
@@ -366,7 +366,7 @@ def test_the_total_count_is_the_library_without_size_factors(monkeypatch):
 
 
 def test_edges_and_genes_are_really_dropped_and_swapped():
-    """With the corruption as it is: a share of the edges of both views goes, and a share of the genes is another cell's."""
+    """With the corruption as it is: both views lose a share of the edges and get a share of another cell's genes."""
     torch.manual_seed(0)
     seen = []
     module = SiameseModule(50, N_REP, N_CLUSTERS, edge_drop_rate=0.3, swap_rate=0.2, noise_sd=0.0, n_hidden=16).train()

@@ -1,5 +1,7 @@
 """Every candidate against the method it is named after, on data in which the methods differ."""
 
+import sys
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -128,3 +130,9 @@ def test_communities_follow_edges_resolution_and_seed():
     # Weights count: a weak bridge is cut where a strong one holds.
     path = sparse.diags([[1.0, 1.0, 0.01, 1.0, 1.0]] * 2, [-1, 1]).tocsr()
     assert same(leiden(path, 0.3, 0), [0, 0, 0, 1, 1, 1])
+
+
+def test_leiden_needs_igraph_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "leidenalg", None)  # importing it fails
+    halves = sparse.block_diag([np.ones((6, 6)), np.ones((6, 6))], format="csr")
+    assert leiden(halves, 1.0, 0).tolist() == [0] * 6 + [1] * 6

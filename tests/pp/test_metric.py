@@ -6,7 +6,10 @@ from scsiameseclu.pp._metric import noise_metric, unit_length
 
 
 def clouds(seed=0, n_per_type=60, shift=0.0, noise=1.0):
-    """Types on axes 0 to 2 in 12 dimensions of noise, more of it on axis 3; batches apart on axis 4. Labels and batches, too."""
+    """Types on axes 0 to 2 in 12 dimensions of noise, more of it on axis 3; batches apart on axis 4.
+
+    Returns the points, the labels and the batches.
+    """
     rng = np.random.default_rng(seed)
     types, batch = np.repeat([0, 1, 2, 0, 1, 2], n_per_type), np.repeat(["a", "b"], 3 * n_per_type)
     points = rng.normal(size=(len(types), 12))

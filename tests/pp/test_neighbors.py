@@ -76,7 +76,8 @@ def test_scanpy_works_on_the_stored_graph(adata):
 
 @pytest.mark.slow  # numba compiles pynndescent
 def test_installed_pynndescent_serves_scanpy_above_8192_cells():
-    # Up to 8,192 cells scanpy compares all pairs. What pynndescent 0.7 returns makes it crash: hence the bound in pyproject.toml.
+    # Up to 8,192 cells scanpy compares all pairs. What pynndescent 0.7 returns makes it crash: hence the bound in
+    # pyproject.toml.
     cells = ad.AnnData(
         np.zeros((8_200, 1), np.float32), obsm={"X_pca": np.random.default_rng(0).normal(size=(8_200, 3))}
     )

@@ -20,7 +20,7 @@ SHARPENING, MOMENTUM, N_CLUSTERS = 2.2, 0.6, 3
 
 
 class Look(pl.Callback):
-    """Note what the targets come from and what they are, before the first step of each epoch of the clustering phase."""
+    """Note the targets and their source before the first step of each epoch of the clustering phase."""
 
     def __init__(self):
         self.seen = []

@@ -52,7 +52,7 @@ def clustering_metrics(y_true: Sequence[Any] | Any, y_pred: Sequence[Any] | Any)
 
     Notes
     -----
-    Accuracy and macro-F1 as in the clustering benchmarks that scSiameseClu reports; NMI and ARI are those of
+    Accuracy and macro-F1 as in the clustering benchmarks that scSiameseClu reports; NMI and ARI by
     scikit-learn.
 
     Examples

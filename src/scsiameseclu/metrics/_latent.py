@@ -109,8 +109,7 @@ def mean_pairwise_cosine(latent: ArrayLike, labels: Sequence[Any] | Any | None =
     codes = np.zeros(n_obs, dtype=np.int64) if labels is None else codes_of(labels, "labels")[0]
     if len(codes) != n_obs:
         raise ValueError(f"Expected one label per cell, found {len(codes)} labels and {n_obs} cells.")
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    units = np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
+    units = unit_rows(values)
     own = np.bincount(codes, weights=(units**2).sum(axis=1))
     sums = np.stack([np.bincount(codes, weights=axis) for axis in units.T], axis=1)
     sizes = np.bincount(codes).astype(np.float64)
@@ -123,6 +122,12 @@ def mean_pairwise_cosine(latent: ArrayLike, labels: Sequence[Any] | Any | None =
         "within": within / pairs_within if pairs_within else float("nan"),
         "between": (total - within) / pairs_between if pairs_between else float("nan"),
     }
+
+
+def unit_rows(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows divided by their Euclidean length; rows of zeros stay as they are."""
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.divide(values, lengths, out=np.zeros_like(values), where=lengths > 0)
 
 
 def _check(latent: ArrayLike) -> NDArray[np.float64]:

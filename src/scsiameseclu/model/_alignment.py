@@ -14,7 +14,9 @@ from scsiameseclu import _compat
 
 
 def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
-    """Give cells the genes of a model, in their order; missing ones are 0, in ``X`` (if there is one) and in every layer.
+    """Give cells the genes of a model, in their order.
+
+    Missing genes are 0, in ``X`` (if there is one) and in every layer.
 
     Parameters
     ----------
@@ -35,7 +37,9 @@ def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
 
 
 def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]], proteins: str | None = None) -> MuData:
-    """Give a MuData the modalities of a model, and these its names in their order; the tables of the MuData stay with it.
+    """Give a MuData the modalities of a model, and the modalities the names of the model in their order.
+
+    The tables of the MuData itself are kept.
 
     Parameters
     ----------

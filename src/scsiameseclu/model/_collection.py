@@ -7,10 +7,11 @@ from typing import Any
 
 from anndata import AnnData
 
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.pp import read_mapped, write_mapped
 
 
-class CollectionMixin:
+class CollectionMixin(ModelProtocol):
     """Counts that are copied to memory-mapped files."""
 
     @classmethod
@@ -22,7 +23,7 @@ class CollectionMixin:
         rebuild: bool = True,
         **setup_kwargs: Any,
     ) -> AnnData:
-        """Set up the cells of an annbatch collection, or of any zarr store or ``.h5ad`` file, without reading them into memory.
+        """Set up an annbatch collection, a zarr store or an ``.h5ad`` file without reading it into memory.
 
         Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are
         copied, in sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`).
@@ -56,7 +57,7 @@ class CollectionMixin:
             adata = write_mapped(collection_path, folder, layer=layer, genes=genes, overwrite=True)
         else:
             adata = read_mapped(folder)
-        cls.setup_anndata(adata, **setup_kwargs)  # type: ignore[attr-defined]
+        cls.setup_anndata(adata, **setup_kwargs)
         return adata
 
     @classmethod
@@ -67,8 +68,9 @@ class CollectionMixin:
             In scvi-tools a method of this name makes a datamodule, which this model cannot train on.
         """
         warnings.warn(
-            "SCSiameseClu.setup_annbatch is called setup_mapped now, because a method of the old name makes a datamodule in "
-            "scvi-tools. The old name will be removed; call SCSiameseClu.setup_mapped with the same arguments.",
+            "SCSiameseClu.setup_annbatch is called setup_mapped now, because a method of the old name makes a "
+            "datamodule in scvi-tools. The old name will be removed; call SCSiameseClu.setup_mapped with the same "
+            "arguments.",
             FutureWarning,
             stacklevel=2,
         )

@@ -6,6 +6,7 @@ import numpy as np
 
 from scsiameseclu._file_format import package_version
 from scsiameseclu.model._mudata import PROTEIN_STAT
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._training import AUTO
 
 _SETUP_PARAMS = (
@@ -20,18 +21,8 @@ _SETUP_PARAMS = (
 )
 
 
-class DescriptionMixin:
+class DescriptionMixin(ModelProtocol):
     """Settings and quality numbers of a model."""
-
-    init_params_: dict[str, Any]
-    registry_: dict[str, Any]
-    reference_: dict[str, Any] | None
-    n_clusters_search_: dict[str, Any] | None
-    n_clusters_requested_: Any
-    history_: Any
-    is_trained_: bool
-    summary_stats: Any
-    adata: Any
 
     def _params(self) -> dict[str, Any]:
         """Settings behind a result, as plain scalars."""
@@ -39,7 +30,7 @@ class DescriptionMixin:
         setup = self.registry_["setup_args"]
         params = {
             "version": package_version(),
-            "n_clusters": self.n_clusters,  # type: ignore[attr-defined]
+            "n_clusters": self.n_clusters,
             "n_clusters_requested": str(self.n_clusters_requested_),
             "n_neighbors": setup["n_neighbors"],
             **{key: setup.get(key) for key in _SETUP_PARAMS},
@@ -70,7 +61,7 @@ class DescriptionMixin:
         stats, options = self.summary_stats, self.init_params_["non_kwargs"]
         data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
         proteins = f", {stats[PROTEIN_STAT]} proteins" if PROTEIN_STAT in stats else ""
-        n_clusters = self.n_clusters  # type: ignore[attr-defined]
+        n_clusters = self.n_clusters
         found = " (found)" if self.n_clusters_requested_ == AUTO and n_clusters != AUTO else ""
         return (
             f"{type(self).__name__}: {'trained' if self.is_trained_ else 'not trained'}\n"

@@ -13,15 +13,18 @@ from scvi import REGISTRY_KEYS
 from scvi.data import AnnDataManager
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.pp._counts import row_chunks
 
 CLUSTERS = "siamese_clusters"
 _TARGET_SUM = 1e4
 
 
-class DifferentialExpressionMixin:
+class DifferentialExpressionMixin(ModelProtocol):
     """Differential expression with scvi-tools' arguments and columns."""
 
+    @with_shared_descriptions
     def differential_expression(
         self,
         adata: AnnData | None = None,
@@ -46,13 +49,13 @@ class DifferentialExpressionMixin:
         Pairs of cells, one of each group, are drawn at random, and decoded expression is compared within the pairs. An
         embedding of this model has no posterior: probabilities say how cells of the groups differ, without what is
         uncertain about a single cell. Decoded expression varies less than counts, so that they are high. Groups that
-        were found in the same expression differ by construction; order genes by these numbers, and do not test with
+        were found in the same expression differ by construction; order genes by the probabilities, and do not test with
         them whether clusters exist.
 
         Parameters
         ----------
         adata
-            Cells to compare; those of the model by default. Nothing is written to them.
+            Cells to compare; the model's own by default. Nothing is written to them.
         groupby
             Column of ``obs`` with the groups. ``None``: the clusters of the model.
         group1, group2
@@ -64,12 +67,11 @@ class DifferentialExpressionMixin:
             log2 fold change of at least ``delta``.
         delta
             Smallest change of interest, for ``mode="change"``.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_batch_size)s
         all_stats
             Add means and shares of the raw counts.
         batch_correction
-            Decode every cell as of all batches (or those of ``batchid1`` and ``batchid2``) instead of its own.
+            Decode every cell as of all batches (or the batches ``batchid1`` and ``batchid2``) instead of its own.
         batchid1, batchid2
             Batches to decode each of the groups as, with ``batch_correction``.
         fdr_target
@@ -101,15 +103,15 @@ class DifferentialExpressionMixin:
         Lopez et al., Nature Methods 15:1053 (2018); Boyeau et al., PNAS 120:e2209124120 (2023). Cells are drawn from
         numpy's generator: set ``scvi.settings.seed`` to repeat a result.
         """
-        self._check_decoder()  # type: ignore[attr-defined]
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+        self._check_decoder()
+        adata = self._validate_anndata(adata)
 
         def expression(
             cells: AnnData, indices: NDArray[np.int64], transform_batch: Any, n_samples_overall: int
         ) -> NDArray[np.float32]:
             """Decoded expression of cells drawn with replacement, each decoded once."""
             drawn, places = np.unique(np.random.choice(indices, n_samples_overall), return_inverse=True)
-            decoded = self.get_normalized_expression(  # type: ignore[attr-defined]
+            decoded = self.get_normalized_expression(
                 cells, drawn, transform_batch, batch_size=batch_size, return_numpy=True
             )
             return decoded[places]
@@ -118,7 +120,7 @@ class DifferentialExpressionMixin:
             if idx1 is None:
                 _check_groups(adata.obs[column], group1, group2)
             return _compat.compare_expression(
-                self.get_anndata_manager(adata, required=True),  # type: ignore[attr-defined]
+                self.get_anndata_manager(adata, required=True),
                 expression,
                 groupby=column,
                 group1=group1,
@@ -127,7 +129,7 @@ class DifferentialExpressionMixin:
                 idx2=idx2,
                 all_stats=all_stats,
                 all_stats_fn=raw_statistics,
-                col_names=self._rna(adata).var_names,  # type: ignore[attr-defined]
+                col_names=self._rna(adata).var_names,
                 mode=mode,
                 batchid1=batchid1,
                 batchid2=batchid2,
@@ -140,7 +142,7 @@ class DifferentialExpressionMixin:
 
     @contextmanager
     def _grouped(self, adata: AnnData, groupby: str | None, idx1: Any) -> Iterator[str | None]:
-        """Column with the groups; the clusters of the model are in ``obs`` while the block runs. It ends as it began."""
+        """Column with the groups. The clusters of the model are in ``obs`` only while the block runs."""
         if groupby is not None and groupby not in adata.obs:
             raise KeyError(
                 f"`groupby`: expected a column of adata.obs, found {groupby!r}. Available: {list(adata.obs)}."
@@ -150,7 +152,7 @@ class DifferentialExpressionMixin:
         try:
             if groupby is None and idx1 is None:
                 groupby = CLUSTERS
-                adata.obs[CLUSTERS] = self.predict(adata).array  # type: ignore[attr-defined]
+                adata.obs[CLUSTERS] = self.predict(adata).array
             yield groupby
         finally:
             adata.obs.drop(columns=[name for name in adata.obs if name not in before], inplace=True)

@@ -12,19 +12,18 @@ from scvi import REGISTRY_KEYS
 from sparse import GCXS, concatenate
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.model._differential import DifferentialExpressionMixin
 from scsiameseclu.model._setup import check_finite
-from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._threads import within_thread_limit
 
 
 class ExpressionMixin(DifferentialExpressionMixin):
     """Expression decoded from the embedding, and the likelihood of the counts."""
 
-    module: SiameseModule
-
     @within_thread_limit()
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_normalized_expression(
         self,
         adata: AnnData | None = None,
@@ -39,21 +38,15 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to decode; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        transform_batch
-            Batch category, or several to average over, that every cell is decoded as; its own by default.
-        gene_list
-            Genes to return; all by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_transform_batch)s
+        %(param_gene_list)s
         library_size
             Total every cell is scaled to, or ``"latent"`` for the cell's own library size (or its size factor,
             in the unit in which the median ratio of size factor and library size is 1).
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
-        return_numpy
-            Return an array instead of a :class:`pandas.DataFrame`.
+        %(param_batch_size)s
+        %(param_return_numpy)s
 
         Returns
         -------
@@ -70,13 +63,13 @@ class ExpressionMixin(DifferentialExpressionMixin):
         self._check_decoder()
         if library_size != "latent" and not float(library_size) > 0.0:
             raise ValueError(f"Expected a positive library_size or 'latent', found {library_size!r}.")
-        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
-        rna = self._rna(adata)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)
+        rna = self._rna(adata)
         genes = _gene_positions(rna, gene_list)
         codes = self._transform_codes(transform_batch)
         self.module.eval()
         blocks = []
-        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
         for tensors in loader:
             per_batch = [self._decode(tensors, code, library_size)[:, genes] for code in codes]
             blocks.append(torch.stack(per_batch).mean(dim=0).cpu().numpy())
@@ -88,6 +81,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
     @within_thread_limit()
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_likelihood_parameters(
         self,
         adata: AnnData | None = None,
@@ -100,12 +94,9 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to decode; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size)s
 
         Returns
         -------
@@ -123,7 +114,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
             attributes["dispersions"] = "theta"
         if likelihood == "zinb":
             attributes["dropout"] = "zi_probs"
-        adata, rows = self._cells(adata, indices)
+        adata, rows = self._cells_to_decode(adata, indices)
         blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in attributes}
         for _, px in self._count_models(adata, rows, batch_size):
             for name, attribute in attributes.items():
@@ -133,6 +124,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
     @within_thread_limit()
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_reconstruction_error(
         self,
         adata: AnnData | None = None,
@@ -144,12 +136,9 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to judge; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size)s
         return_mean
             Return the mean over cells instead of a value for every cell.
 
@@ -162,7 +151,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         ValueError
             If the model was trained without reconstruction.
         """
-        adata, rows = self._cells(adata, indices)
+        adata, rows = self._cells_to_decode(adata, indices)
         blocks = [
             -px.log_prob(tensors[REGISTRY_KEYS.X_KEY].to(self.module.device)).sum(dim=1).cpu().numpy()
             for tensors, px in self._count_models(adata, rows, batch_size)
@@ -174,6 +163,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
     @within_thread_limit()
     @torch.inference_mode()
+    @with_shared_descriptions
     def posterior_predictive_sample(
         self,
         adata: AnnData | None = None,
@@ -188,16 +178,12 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Parameters
         ----------
-        adata
-            Data to draw for; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
+        %(param_adata)s
+        %(param_indices)s
         n_samples
             Draws per cell.
-        gene_list
-            Genes to return; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
+        %(param_gene_list)s
+        %(param_batch_size)s
 
         Returns
         -------
@@ -212,8 +198,8 @@ class ExpressionMixin(DifferentialExpressionMixin):
         """
         if n_samples < 1:
             raise ValueError(f"`n_samples`: expected at least 1, found {n_samples}.")
-        adata, rows = self._cells(adata, indices)
-        genes = _gene_positions(self._rna(adata), gene_list)  # type: ignore[attr-defined]
+        adata, rows = self._cells_to_decode(adata, indices)
+        genes = _gene_positions(self._rna(adata), gene_list)
         blocks = []
         for _, px in self._count_models(adata, rows, batch_size):
             drawn = px.sample((n_samples,))[:, :, genes].permute(1, 2, 0).cpu().numpy()
@@ -225,11 +211,12 @@ class ExpressionMixin(DifferentialExpressionMixin):
         if self.module.loss_weights.reconstruction == 0.0:
             raise ValueError("Expected a model trained with a reconstruction loss, found its weight 0.")
 
-    def _cells(self, adata: AnnData | None, indices: Sequence[int] | None) -> tuple[AnnData, NDArray[np.int64]]:
-        """Validated data and row numbers, at least one, to decode."""
+    def _cells_to_decode(
+        self, adata: AnnData | None, indices: Sequence[int] | None
+    ) -> tuple[AnnData, NDArray[np.int64]]:
+        """Data and row numbers, at least one, of a model that can decode them."""
         self._check_decoder()
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
-        rows = self._rows(adata, indices)  # type: ignore[attr-defined]
+        adata, rows = self._cells(adata, indices)
         if len(rows) == 0:
             raise ValueError("`indices`: expected at least one cell, found none.")
         return adata, rows
@@ -239,7 +226,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
     ) -> Iterator[tuple[dict[str, torch.Tensor], Any]]:
         """Mini-batches with the distribution of the counts of their cells, all genes."""
         self.module.eval()
-        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
         for tensors in loader:
             yield tensors, self.module.forward(tensors, compute_loss=False)[1]["px"]
 
@@ -257,7 +244,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
             return [None]
         several = isinstance(transform_batch, list | tuple | np.ndarray | pd.Index)
         wanted = list(transform_batch) if several else [transform_batch]
-        return _compat.batch_codes(self.registry, wanted)  # type: ignore[attr-defined]
+        return _compat.batch_codes(self.registry, wanted)
 
 
 def _gene_positions(adata: AnnData, gene_list: Sequence[str] | None) -> NDArray[np.int64]:

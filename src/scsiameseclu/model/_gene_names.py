@@ -1,4 +1,4 @@
-"""Gene names of new cells next to those of a model."""
+"""Gene names of new cells next to the names in a model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _VERSION = r"\.\d+$"  # ENSG00000167286.9
 
 
 def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
-    """Refuse gene names that cannot be matched to those of a model, and name near misses.
+    """Refuse gene names that cannot be matched to the names in a model, and name near misses.
 
     A name counts as a near miss if the model has it up to upper and lower case or a version suffix such as ``.9``. Near
     misses are never matched: two genes may differ in nothing else.
@@ -43,8 +43,8 @@ def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
     if not known.any():
         hint = near or "Check that both use the same kind of gene names."
         raise ValueError(
-            f"Expected some of the model's {len(wanted)} genes ({_examples(wanted)}), found none of them among the query's "
-            f"{len(found)} ({_examples(found)}). {hint}"
+            f"Expected some of the model's {len(wanted)} genes ({_examples(wanted)}), found none of them among the "
+            f"query's {len(found)} ({_examples(found)}). {hint}"
         )
     if near:
         warnings.warn(
@@ -77,10 +77,11 @@ def check_gene_share(found: pd.Index, wanted: pd.Index, min_share: float) -> Non
     if known.mean() < min_share:
         hint = _near_misses(found[~found.isin(wanted)], wanted[~known])
         raise ValueError(
-            f"Expected at least {min_share:.0%} of the model's {len(wanted)} genes ({_examples(wanted)}), found {int(known.sum())} "
-            f"({known.mean():.1%}) among the query's {len(found)} ({_examples(found)}): cells would be assigned by what is missing. "
-            f"{hint or 'Check that both are of one species and use the same kind of gene names.'} To map the cells nevertheless, "
-            "lower min_gene_share."
+            f"Expected at least {min_share:.0%} of the model's {len(wanted)} genes ({_examples(wanted)}), found "
+            f"{int(known.sum())} ({known.mean():.1%}) among the query's {len(found)} ({_examples(found)}): cells would "
+            "be assigned by what is missing. "
+            f"{hint or 'Check that both are of one species and use the same kind of gene names.'} To map the cells "
+            "nevertheless, lower min_gene_share."
         )
 
 

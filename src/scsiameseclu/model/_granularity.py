@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from scvi import settings
 
 from scsiameseclu.data._loader import view_keys
-from scsiameseclu.module import SiameseModule
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.partition import Space
 from scsiameseclu.partition._hierarchy import Hierarchy, describe, from_state, grow, to_state
+from scsiameseclu.train._first_partition import head_of
 from scsiameseclu.train._inference import decode, principal_components
 
 MAX_TREE_CELLS = 10_000
@@ -24,13 +25,10 @@ _TOLERANCE = 0.002
 """Agreement that is given up at most for the likelihood of the last step."""
 
 
-class GranularityMixin:
+class GranularityMixin(ModelProtocol):
     """Merge, split and name the clusters of a trained model, without training."""
 
-    module: SiameseModule
     cluster_tree_: dict[str, Any] | None
-    reference_: dict[str, Any] | None
-    is_query_: bool
 
     # -- what users call -----------------------------------------------------------------------------------------
 
@@ -102,14 +100,14 @@ class GranularityMixin:
             If the cluster is a single small group, which the tree does not divide further.
         """
         tree, hierarchy = self._tree()
-        names = self._cluster_names()  # type: ignore[attr-defined]
+        names = self._cluster_names()
         number = self._numbers([cluster])[0]
         current = np.asarray(tree["current"])
         sides = hierarchy.topmost_split(np.flatnonzero(current == number))
         if sides is None:
             raise ValueError(
-                f"Expected a cluster that the tree divides, found {str(cluster)!r}, a single small group; train a model with more "
-                "clusters to divide it."
+                f"Expected a cluster that the tree divides, found {str(cluster)!r}, a single small group; train a "
+                "model with more clusters to divide it."
             )
         current[min(sides, key=lambda side: hierarchy.sizes[side].sum())] = len(names)
         self._regroup(current, [*names, _free_number(names)])
@@ -138,7 +136,7 @@ class GranularityMixin:
         tree, _ = self._tree()
         if isinstance(clusters, str):
             raise TypeError(f"Expected a list of cluster names, found {clusters!r}.")
-        names = self._cluster_names()  # type: ignore[attr-defined]
+        names = self._cluster_names()
         numbers = sorted(set(self._numbers(clusters)))
         if len(numbers) < 2:
             raise ValueError(f"Expected at least two different clusters to merge, found {list(clusters)}.")
@@ -168,22 +166,22 @@ class GranularityMixin:
         ValueError
             If two clusters would have the same name, or a name is empty.
         """
-        self._check_clusters()  # type: ignore[attr-defined]
+        self._check_clusters()
         self._numbers(list(mapping))
         wanted = {str(old): str(new) for old, new in mapping.items()}
-        names = [wanted.get(name, name) for name in self._cluster_names()]  # type: ignore[attr-defined]
+        names = [wanted.get(name, name) for name in self._cluster_names()]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Expected a different name for every cluster, found {twice} more than once.")
         if "" in names:
             raise ValueError("Expected names of at least one character, found an empty one.")
-        self._rename(names)  # type: ignore[attr-defined]
+        self._rename(names)
 
     # -- how -----------------------------------------------------------------------------------------------------
 
     def _numbers(self, clusters: Sequence[str]) -> list[int]:
         """Numbers of clusters by name."""
-        names = self._cluster_names()  # type: ignore[attr-defined]
+        names = self._cluster_names()
         unknown = [str(cluster) for cluster in clusters if str(cluster) not in names]
         if unknown:
             raise KeyError(f"Expected names among the clusters {names}, found {unknown}.")
@@ -191,25 +189,26 @@ class GranularityMixin:
 
     def _tree(self) -> tuple[dict[str, Any], Hierarchy]:
         """The record and its tree; built first if the model was saved before there were trees."""
-        self._check_clusters()  # type: ignore[attr-defined]
+        self._check_clusters()
         if self.is_query_:
             raise RuntimeError(
-                "Expected the model of a reference, found that of a query, whose clusters are the reference's and do not change; "
-                "change the reference, and map the query again."
+                "Expected the model of a reference, found that of a query, whose clusters are the reference's and do "
+                "not change; change the reference, and map the query again."
             )
-        if self.cluster_tree_ is None or not self._embeds_as_reference():  # type: ignore[attr-defined]
-            if self.adata is None:  # type: ignore[attr-defined]
+        if self.cluster_tree_ is None or not self._embeds_as_reference():
+            if self.adata is None:
                 raise RuntimeError(
-                    "Expected a model with a cluster tree, found one saved without; load it with the adata it was trained on."
+                    "Expected a model with a cluster tree, found one saved without; load it with the adata it was "
+                    "trained on."
                 )
-            if not self._embeds_as_reference():  # type: ignore[attr-defined]
+            if not self._embeds_as_reference():
                 reference = self.reference_ or {}
-                self._remember(reference.get("seed"))  # type: ignore[attr-defined]
+                self._remember(reference.get("seed"))
             self._grow_tree()
-        if not len(self.reference.latent):  # type: ignore[attr-defined]
+        if self.reference is None or not len(self.reference.latent):
             raise RuntimeError(
-                "Expected a model with landmarks of its reference, found one saved without (landmarks=0); change the model that it "
-                "was saved from, and save it again."
+                "Expected a model with landmarks of its reference, found one saved without (landmarks=0); change the "
+                "model that it was saved from, and save it again."
             )
         tree = self.cluster_tree_ or {}
         return tree, from_state(tree)
@@ -217,13 +216,13 @@ class GranularityMixin:
     @torch.no_grad()
     def _grow_tree(self) -> None:
         """Build the tree through the clusters on (a sample of) the cells of the model."""
-        adata, manager = self.adata, self.adata_manager  # type: ignore[attr-defined]
-        head = _placed(self.module)
+        adata, manager = self.adata, self.adata_manager
+        head = head_of(self.module)
         seed = 0 if settings.seed is None else int(settings.seed)
         rows = np.arange(adata.n_obs)
         if len(rows) > MAX_TREE_CELLS:
             rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_TREE_CELLS, replace=False))
-        loader = self._make_data_loader(  # type: ignore[attr-defined]
+        loader = self._make_data_loader(
             adata, indices=rows, batch_size=1024, data_and_attributes=view_keys(manager, "first")
         )
         z, expression = decode(self.module, loader)
@@ -232,7 +231,7 @@ class GranularityMixin:
         hierarchy, groups = grow(space, clusters)
         genes: list[str] = []
         if self.module.loss_weights.reconstruction > 0.0:
-            names = self._rna(adata).var_names  # type: ignore[attr-defined]
+            names = self._rna(adata).var_names
             genes = names[self.module.embedding_genes.cpu().numpy()].astype(str).tolist()
         self.cluster_tree_ = {
             **to_state(hierarchy),
@@ -255,13 +254,13 @@ class GranularityMixin:
         return head(z).softmax(dim=1).numpy()
 
     def _regroup(self, current: NDArray[np.integer], names: list[str] | None) -> None:
-        """Make these the clusters of the small groups: a new head, fitted to the cells of the reference."""
+        """Give the small groups these clusters, and the module a new head fitted to the cells of the reference."""
         tree, hierarchy = self._tree()
         # Clusters that training left without cells have no small group, and end here.
         occupied, current = np.unique(current, return_inverse=True)
         names = None if names is None else [names[number] for number in occupied]
         n_clusters = len(occupied)
-        z = torch.as_tensor(self.reference.latent)  # type: ignore[attr-defined]
+        z = torch.as_tensor(self._latent_landmarks().rep)
         trained = self._trained_probabilities(z)
         groups = hierarchy.assign(z.numpy(), trained.argmax(axis=1))
         # The cells that are kept of a large reference are not in proportion.
@@ -284,17 +283,17 @@ class GranularityMixin:
         head.calibrate(z.to(device), float(confidence @ weights / weights.sum()), weights.to(device))
         self.module.eval()
         self.cluster_tree_ = {**tree, "current": [int(cluster) for cluster in current]}
-        self._rename(names)  # type: ignore[attr-defined]
-        self._record_n_clusters()  # type: ignore[attr-defined]
+        self._rename(names)
+        self._record_n_clusters()
 
 
 def regrouped(
     trained: NDArray[np.float32], groups: NDArray[np.integer], hierarchy: Hierarchy, current: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """Probabilities of the clusters that small groups now form, from those of the clusters as trained.
+    """Probabilities of the clusters that small groups now form, from the probabilities as trained.
 
-    The probability of a cell's own cluster goes where its small group went. That of another cluster goes where its small
-    groups went, in proportion to their sizes.
+    The probability of a cell's own cluster goes where its small group went. That of another cluster goes where its
+    small groups went, in proportion to their sizes.
 
     Parameters
     ----------
@@ -322,7 +321,9 @@ def regrouped(
 
 @torch.enable_grad()
 def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> float:
-    """Fit centres and origin of a head to clusters of embedded cells by logistic regression, if they do not assign them so already.
+    """Fit centres and origin of a head to clusters of embedded cells by logistic regression.
+
+    A head that assigns nearly all cells to their cluster already is left as it is.
 
     Parameters
     ----------
@@ -364,12 +365,6 @@ def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: to
         head.centers.copy_(kept[0])
     head.centers.grad, head.origin = None, kept[1]
     return best
-
-
-def _placed(module: SiameseModule) -> ClusterHead:
-    if module.head is None:
-        raise RuntimeError("Expected a clustering head, found none; this is a bug.")
-    return module.head
 
 
 def _free_number(names: Sequence[str]) -> str:

@@ -21,12 +21,13 @@ from scvi.data.fields import (
 )
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField
 from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.data._loader import NeighborDataManager
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._setup import check_cells, check_columns, check_finite, wants_diffusion
-from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._joint import ProteinScaling
 from scsiameseclu.pp._knn import search_on
 from scsiameseclu.pp._threads import within_thread_limit
@@ -46,14 +47,11 @@ _COLUMNS = (
 _MuDataLabelsField = MuDataWrapper(LabelsField)
 
 
-class MuDataMixin:
+class MuDataMixin(ModelProtocol):
     """Set-up on a MuData, and what the model says about proteins."""
 
-    module: SiameseModule
-    registry_: dict[str, Any]
-    summary_stats: Any
-
     @classmethod
+    @with_shared_descriptions
     def setup_mudata(
         cls,
         mdata: MuData,
@@ -78,19 +76,19 @@ class MuDataMixin:
         ----------
         mdata
             Modalities of the same cells in the same order, in memory: raw RNA counts, and proteins. Proteins as counts
-            are decoded by a negative binomial. Others (whole numbers are taken for counts) are taken as normalised,
+            are decoded by a negative binomial. Whole numbers are taken for counts, other numbers for normalised values,
             such as CLR or DSB values, and decoded by a normal distribution. NaN stands for "not measured", and so does
             a protein that is 0 in all cells of a batch of at least 20.
         rna_layer, protein_layer
             Layer with the RNA counts, layer with the proteins; ``X`` by default.
         batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys
             Columns of ``obs``, as in :meth:`setup_anndata`: of the MuData itself, unless ``modalities`` names a
-            modality. Size factors are those of the RNA.
+            modality. Size factors belong to the RNA.
         use_rep
             Key of the MuData's own ``obsm`` to build the cell graph on, such as the latent space of TOTALVI. By
-            default: principal components of the RNA next to those of the standardised proteins.
-        n_neighbors
-            Neighbours per cell.
+            default: principal components of the RNA next to principal components of the standardised
+            proteins.
+        %(param_n_neighbors)s
         protein_weight
             Share of the proteins in the total variance of that joint space, and of the space in which clusters are
             first looked for; between 0 and 1.
@@ -99,8 +97,7 @@ class MuDataMixin:
             ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
         diffusion, accelerator
             As in :meth:`setup_anndata`.
-        **kwargs
-            Arguments scvi-tools passes on when a model is loaded or mapped to a query.
+        %(param_setup_kwargs)s
 
         Raises
         ------
@@ -126,7 +123,7 @@ class MuDataMixin:
         """
         modalities = {**_DEFAULT_MODALITIES, **(modalities or {})}
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
-        setup_method_args = cls._get_setup_method_args(**locals())  # type: ignore[attr-defined]
+        setup_method_args = cls._get_setup_method_args(**locals())
         arguments = _compat.setup_call(setup_method_args)[1]
         of = {name: modalities.get(name) for name in arguments}
         known = kwargs.get("source_registry") is not None
@@ -165,11 +162,11 @@ class MuDataMixin:
                 REGISTRY_KEYS.CONT_COVS_KEY, continuous_covariate_keys, mod_key=of["continuous_covariate_keys"]
             ),
         ]
-        _compat.forget_borrowed_identity(cls, mdata)  # type: ignore[arg-type]
+        _compat.forget_borrowed_identity(cls, mdata)
         manager = NeighborDataManager(fields=fields, setup_method_args=setup_method_args)
         with search_on(accelerator):
             manager.register_fields(mdata, **kwargs)
-        cls.register_manager(manager)  # type: ignore[attr-defined]
+        cls.register_manager(manager)
 
     def _protein_scaling(self) -> ProteinScaling | None:
         """How the proteins were standardised; ``None`` for a model of RNA alone."""
@@ -193,7 +190,7 @@ class MuDataMixin:
         scaling = self._protein_scaling()
         if scaling is None or self.module.protein is None:
             return
-        values = self.adata_manager.get_from_registry(SIAMESE_KEYS.PROTEIN)  # type: ignore[attr-defined]
+        values = self.adata_manager.get_from_registry(SIAMESE_KEYS.PROTEIN)
         tables = (torch.as_tensor(np.asarray(table, dtype=np.float32)) for table in (values, scaling.mean, scaling.sd))
         self.module.protein.fit(*tables)
 
@@ -205,6 +202,7 @@ class MuDataMixin:
 
     @within_thread_limit()
     @torch.inference_mode()
+    @with_shared_descriptions
     def get_protein_expression(
         self,
         adata: MuData | None = None,
@@ -218,18 +216,13 @@ class MuDataMixin:
 
         Parameters
         ----------
-        adata
-            Data to decode; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        transform_batch
-            Batch category, or several to average over, that every cell is decoded as; its own by default.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_transform_batch)s
         protein_list
             Proteins to return; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default.
-        return_numpy
-            Return an array instead of a :class:`pandas.DataFrame`.
+        %(param_batch_size)s
+        %(param_return_numpy)s
 
         Returns
         -------
@@ -253,11 +246,11 @@ class MuDataMixin:
         if missing:
             raise KeyError(f"`protein_list`: expected names among {list(scaling.names)}, found {missing[:5]}.")
         columns = [scaling.names.index(name) for name in wanted]
-        codes = self._transform_codes(transform_batch)  # type: ignore[attr-defined]
-        adata, rows = self._cells(adata, indices)  # type: ignore[attr-defined]
+        codes = self._transform_codes(transform_batch)
+        adata, rows = self._cells(adata, indices)
         self.module.eval()
         blocks = [np.zeros((0, len(columns)), dtype=np.float32)]
-        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)  # type: ignore[attr-defined]
+        loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
         for tensors in loader:
             inputs = self.module._get_inference_input(tensors)
             z = self.module.inference(**inputs)["z"]
@@ -283,7 +276,7 @@ def check_mudata(mdata: Any, arguments: Mapping[str, Any], *, known: bool) -> No
     arguments
         Arguments of :meth:`MuDataMixin.setup_mudata`.
     known
-        Whether a model is applied to the cells: these need no labels, and one of them is enough.
+        Whether a model is applied to the cells: they need no labels, and a single cell is enough.
 
     Raises
     ------
@@ -296,7 +289,7 @@ def check_mudata(mdata: Any, arguments: Mapping[str, Any], *, known: bool) -> No
         if not (known and name == "labels_key"):
             place = modalities.get(name)
             container = mdata if place is None else mdata[place]
-            check_columns(container, **{**dict.fromkeys(_COLUMNS), name: arguments.get(name)})  # type: ignore[arg-type]
+            check_columns(container, **{**dict.fromkeys(_COLUMNS), name: arguments.get(name)})
     check_cells(mdata[modalities["rna_layer"]], arguments.get("rna_layer"), min_cells=1 if known else 2)
     protein = mdata[modalities["protein_layer"]]
     _check_proteins(protein, arguments.get("protein_layer"), arguments["protein_weight"], warn=not known)
@@ -321,8 +314,8 @@ def _check_modalities(mdata: Any, modalities: Mapping[str, str], arguments: set[
         if not found.equals(mdata.obs_names):
             what = "others" if len(found) != mdata.n_obs or set(found) != set(mdata.obs_names) else "another order"
             raise ValueError(
-                f"Expected the cells of the MuData, in their order, in modality {modality!r}, found {what}. Take the cells that "
-                "all modalities have, and give each modality the same order."
+                f"Expected the cells of the MuData, in their order, in modality {modality!r}, found {what}. Take the "
+                "cells that all modalities have, and give each modality the same order."
             )
 
 
@@ -333,8 +326,8 @@ def _check_proteins(protein: AnnData, layer: str | None, protein_weight: float, 
         raise ValueError(f"Expected at least 2 proteins, found {protein.n_vars}; set up the RNA alone instead.")
     if warn and read_proteins(protein, layer)[1] is False:
         warnings.warn(
-            "Expected raw protein counts, found values that are not whole numbers of at least 0: they are taken as normalised, "
-            "with a normal likelihood. If there are raw counts, name their layer, protein_layer=....",
+            "Expected raw protein counts, found values that are not whole numbers of at least 0: they are taken as "
+            "normalised, with a normal likelihood. If there are raw counts, name their layer, protein_layer=....",
             UserWarning,
             stacklevel=3,
         )

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from scvi import settings
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._setup import check_finite
-from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._threads import within_thread_limit
+from scsiameseclu.train._first_partition import head_of
 from scsiameseclu.train._schedule import MAX_BATCH
 
 
-class PredictionMixin:
+class PredictionMixin(ModelProtocol):
     """What a trained model says about cells."""
-
-    module: SiameseModule
 
     def _check_clusters(self) -> None:
         """Refuse to predict before the clusters exist."""
@@ -53,51 +53,72 @@ class PredictionMixin:
     def _cells(
         self, adata: AnnData | None, indices: Sequence[int] | Sequence[bool] | None
     ) -> tuple[AnnData, NDArray[np.int64]]:
-        """Data that the model can read, and the rows that are asked for; only the counts of these rows are looked at."""
-        is_known = adata is None or _compat.is_registered(self, adata)  # type: ignore[arg-type]
-        adata = self._validate_anndata(adata)  # type: ignore[attr-defined]
+        """Data that the model can read, and the rows asked for. Only the counts of these rows are looked at."""
+        is_known = adata is None or _compat.is_registered(self, adata)
+        adata = self._validate_anndata(adata)
         rows = self._rows(adata, indices)
-        if is_known:  # others were read just now
-            self._renew_if_changed(adata, None if indices is None else rows)  # type: ignore[attr-defined]
+        if is_known:  # new data were read just now
+            self._renew_if_changed(adata, None if indices is None else rows)
         return adata, rows
 
     @within_thread_limit()
     @torch.inference_mode()
-    def _infer(
-        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None, *, clusters: bool = True
-    ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32] | None]:
-        """Embed cells: the validated AnnData, row numbers, embedding and, on request, cluster probabilities; all finite."""
+    def _embed(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None
+    ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32]]:
+        """Embed cells: the validated data, row numbers and the embedding, all of it finite."""
         adata, rows = self._cells(adata, indices)
         latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
-        head = self.module.head if clusters else None
-        probs = None if head is None else np.empty((len(rows), head.n_clusters), dtype=np.float32)
+        for block, z in self._embedded(adata, rows, batch_size):
+            latent[block] = z.cpu().numpy()
+        check_finite(latent, adata.obs_names[rows], "embedding")
+        return adata, rows, latent
+
+    @within_thread_limit()
+    @torch.inference_mode()
+    def _infer(
+        self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None
+    ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Embed cells and assign them: as :meth:`_embed`, with finite cluster probabilities."""
+        adata, rows = self._cells(adata, indices)
+        head = head_of(self.module)
+        latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
+        probs = np.empty((len(rows), head.n_clusters), dtype=np.float32)
+        for block, z in self._embedded(adata, rows, batch_size):
+            latent[block] = z.cpu().numpy()
+            probs[block] = head(z).softmax(dim=1).cpu().numpy()
+        check_finite(latent, adata.obs_names[rows], "embedding")
+        check_finite(probs, adata.obs_names[rows], "cluster probabilities")
+        return adata, rows, latent, probs
+
+    def _embedded(
+        self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Embedding of the cells batch by batch, with the places of the batch among the rows."""
         self.module.eval()
         start = 0
         for tensors in self._batches(adata, rows, batch_size):
             z = self.module.inference(**self.module._get_inference_input(tensors))["z"]
-            block = slice(start, start + z.shape[0])
-            latent[block] = z.cpu().numpy()
-            if head is not None and probs is not None:
-                probs[block] = head(z).softmax(dim=1).cpu().numpy()
-            start = block.stop
-        check_finite(latent, adata.obs_names[rows], "embedding")
-        if probs is not None:
-            check_finite(probs, adata.obs_names[rows], "cluster probabilities")
-        return adata, rows, latent, probs
+            yield slice(start, start + len(z)), z
+            start += len(z)
 
     def _batches(self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None) -> Iterator[dict[str, Any]]:
-        """What embedding the cells needs of them, batch by batch; formed on the GPU where the module and enough room is."""
-        manager = self.get_anndata_manager(adata, required=True)  # type: ignore[attr-defined]
+        """What embedding the cells needs of them, batch by batch.
+
+        Batches are formed on the GPU if the module is there and the data fit.
+        """
+        manager = self.get_anndata_manager(adata, required=True)
         device = self.module.device
         if batch_size is None:
             batch_size = max(settings.batch_size, MAX_BATCH if device.type == "cuda" else 0)
         # To copy all data for the sake of a few cells does not pay.
         held = 2 * len(rows) > adata.n_obs and not settings.dl_num_workers and fits_on(device, manager)
         with manager.on_device(device) if held else nullcontext():
-            yield from self._make_data_loader(  # type: ignore[attr-defined]
+            yield from self._make_data_loader(
                 adata, indices=rows, batch_size=batch_size, data_and_attributes=view_keys(manager, "first")
             )
 
+    @with_shared_descriptions
     def get_latent_representation(
         self,
         adata: AnnData | None = None,
@@ -108,21 +129,17 @@ class PredictionMixin:
 
         Parameters
         ----------
-        adata
-            Data to embed; those of the model by default. Other data are set up as the model's were.
-        indices
-            Rows to embed, or a boolean mask; all by default.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the
-            result.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size_on_gpu)s
 
         Returns
         -------
         Embedding, float32 ``(n, n_latent)``.
         """
         if self.module.head is None or not self.module.head.is_initialised:
-            self._check_if_trained()  # type: ignore[attr-defined]
-        return self._infer(adata, indices, batch_size, clusters=False)[2]
+            self._check_if_trained()
+        return self._embed(adata, indices, batch_size)[2]
 
     @overload
     def predict(
@@ -160,6 +177,7 @@ class PredictionMixin:
         max_out_of_reference: float | None = ...,
         unassigned_label: str = ...,
     ) -> pd.Series | pd.DataFrame: ...
+    @with_shared_descriptions
     def predict(
         self,
         adata: AnnData | None = None,
@@ -175,15 +193,11 @@ class PredictionMixin:
 
         Parameters
         ----------
-        adata
-            Data to assign; those of the model by default. Other data are set up as the model's were.
-        indices
-            Rows to assign, or a boolean mask; all by default.
+        %(param_adata)s
+        %(param_indices)s
         soft
             Return probabilities instead of labels.
-        batch_size
-            Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. Does not change the
-            result.
+        %(param_batch_size_on_gpu)s
         min_confidence
             Leave cells whose highest probability is below this unassigned. By default all cells are assigned.
         max_out_of_reference
@@ -211,15 +225,15 @@ class PredictionMixin:
         adata, rows, latent, probs = self._infer(adata, indices, batch_size)
         names = adata.obs_names[rows]
         if soft:
-            return pd.DataFrame(probs, index=names, columns=self._cluster_names())  # type: ignore[attr-defined]
+            return pd.DataFrame(probs, index=names, columns=self._cluster_names())
         labels = self._labels(probs)
         if min_confidence is not None or max_out_of_reference is not None:
             labels = labels.add_categories([unassigned_label])
             unsure = np.zeros(len(rows), dtype=bool)
-            if min_confidence is not None and probs is not None:
+            if min_confidence is not None:
                 unsure |= probs.max(axis=1) < min_confidence
             if max_out_of_reference is not None:
-                unsure |= self._novelty(latent) > max_out_of_reference  # type: ignore[attr-defined]
+                unsure |= self._novelty(latent) > max_out_of_reference
             labels[unsure] = unassigned_label
         return pd.Series(labels, index=names, name=DEFAULT_KEY)
 
@@ -231,22 +245,20 @@ class PredictionMixin:
                 raise ValueError(f"`{name}`: expected a number between 0 and 1, found {value}.")
         if given and soft:
             raise ValueError(f"Expected soft=False with {', '.join(given)}: probabilities leave no cell unassigned.")
-        if given and unassigned_label in self._cluster_names():  # type: ignore[attr-defined]
+        if given and unassigned_label in self._cluster_names():
             raise ValueError(f"`unassigned_label`: expected another name than a cluster's, found {unassigned_label!r}.")
 
-    def _labels(self, probs: NDArray[np.float32] | None) -> pd.Categorical:
-        codes = np.zeros(0, dtype=np.int64) if probs is None else probs.argmax(axis=1)
-        return pd.Categorical.from_codes(codes, categories=self._cluster_names())  # type: ignore[attr-defined]
+    def _labels(self, probs: NDArray[np.float32]) -> pd.Categorical:
+        return pd.Categorical.from_codes(probs.argmax(axis=1), categories=self._cluster_names())
 
+    @with_shared_descriptions
     def get_cluster_summary(self, adata: AnnData | None = None, batch_size: int | None = None) -> pd.DataFrame:
         """Describe the clusters.
 
         Parameters
         ----------
-        adata
-            Data to describe; those of the model by default.
-        batch_size
-            Cells per batch.
+        %(param_adata)s
+        %(param_batch_size_on_gpu)s
 
         Returns
         -------
@@ -261,7 +273,7 @@ class PredictionMixin:
         """
         self._check_clusters()
         _, _, _, probs = self._infer(adata, None, batch_size)
-        frame = pd.DataFrame({"cluster": self._labels(probs), "confidence": probs.max(axis=1)})  # type: ignore[union-attr]
+        frame = pd.DataFrame({"cluster": self._labels(probs), "confidence": probs.max(axis=1)})
         groups = frame.groupby("cluster", observed=False)["confidence"]
         size = groups.size()
         summary = pd.DataFrame(
@@ -272,11 +284,12 @@ class PredictionMixin:
                 "min_confidence": groups.min(),
             }
         )
-        summary["soft_proportion"] = probs.mean(axis=0)  # type: ignore[union-attr]
-        summary["marginal"] = self.module.head.marginals.cpu().numpy()  # type: ignore[union-attr]
-        summary.index = pd.Index(self._cluster_names(), name="cluster")  # type: ignore[attr-defined]
+        summary["soft_proportion"] = probs.mean(axis=0)
+        summary["marginal"] = head_of(self.module).marginals.cpu().numpy()
+        summary.index = pd.Index(self._cluster_names(), name="cluster")
         return summary
 
+    @with_shared_descriptions
     def write_to_adata(
         self, adata: AnnData | None = None, key_added: str = DEFAULT_KEY, batch_size: int | None = None
     ) -> None:
@@ -285,11 +298,10 @@ class PredictionMixin:
         Parameters
         ----------
         adata
-            Data to annotate; those of the model by default.
+            Data to annotate; the model's own by default.
         key_added
             Key of the labels.
-        batch_size
-            Cells per batch.
+        %(param_batch_size_on_gpu)s
 
         Notes
         -----
@@ -312,10 +324,8 @@ class PredictionMixin:
             has this name.
         """
         self._check_clusters()
-        check_key_added(self.adata if adata is None else adata, key_added)  # type: ignore[attr-defined]
+        check_key_added(self.adata if adata is None else adata, key_added)
         adata, _, latent, probs = self._infer(adata, None, batch_size)
-        if probs is None:
-            raise RuntimeError("Expected cluster probabilities, found none; this is a bug.")
         labels = self._labels(probs).remove_unused_categories()
         confidence = probs.max(axis=1)
         adata.obs[key_added] = labels
@@ -323,9 +333,9 @@ class PredictionMixin:
         adata.obsm[probs_key(key_added)] = probs
         adata.obsm[latent_key(key_added)] = latent
         adata.uns[key_added] = {
-            "params": self._params(),  # type: ignore[attr-defined]
+            "params": self._params(),
             "n_clusters": len(labels.categories),
             "mean_confidence": float(confidence.mean()),
-            **self._quality(),  # type: ignore[attr-defined]
+            **self._quality(),
         }
-        self.get_anndata_manager(adata, required=True).write_graph()  # type: ignore[attr-defined]
+        self.get_anndata_manager(adata, required=True).write_graph()

@@ -16,12 +16,13 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import ArchesMixin
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.model._alignment import align_genes, align_modalities
 from scsiameseclu.model._gene_names import check_gene_names, check_gene_share
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._setup import check_one_kind
 from scsiameseclu.model._surgery import adapt_only_new_categories, place_covariates
-from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._counts import check_indices
 from scsiameseclu.pp._knn import search_on
 
@@ -30,15 +31,11 @@ logger = logging.getLogger(__name__)
 OUT_OF_REFERENCE = "out_of_reference"
 
 
-class QueryMixin(ArchesMixin):
+class QueryMixin(ArchesMixin, ModelProtocol):
     """Query mapping on scvi-tools' ArchesMixin."""
 
-    module: SiameseModule
-    is_query_: bool
-    history_: dict[str, pd.DataFrame] | None
-    freeze_: dict[str, Any] | None
-
     @classmethod
+    @with_shared_descriptions
     def load_query_data(
         cls,
         adata: AnnData | MuData,
@@ -56,7 +53,7 @@ class QueryMixin(ArchesMixin):
 
         The result predicts the reference's clusters at once. Every cell finds its neighbours among the landmarks of the
         reference (:class:`~scsiameseclu.pp.Landmarks`), never among the other cells of the query, so that the result
-        for a cell does not depend on which others are in the data.
+        for a cell does not depend on which other cells are in the data.
 
         A batch, or a category of another covariate, that is new to the model gets the mean of the known ones' weights.
         :meth:`train` then adapts these weights to the query and nothing else: cells of known batches and the clusters
@@ -66,14 +63,13 @@ class QueryMixin(ArchesMixin):
         ----------
         adata
             New cells: the same kind of counts, keys and representations as the reference. Genes that are missing count
-            as unobserved (0), others are ignored, and their order does not matter. Labels are not needed.
-        reference_model
-            Trained model, or the folder it was saved in.
+            as unobserved (0), additional genes are ignored, and the order of the genes does not matter. Labels are not
+            needed.
+        %(param_reference_model)s
         inplace_subset_query_vars
             Bring the genes of ``adata`` itself into the order of the model. By default, if that is necessary, it
             happens in a copy, which is then the ``adata`` of the result.
-        accelerator, device
-            As in scvi-tools.
+        %(param_device)s
         unfrozen
             Let training change all weights.
         allow_pickle
@@ -95,8 +91,8 @@ class QueryMixin(ArchesMixin):
             If ``adata`` is not of the kind the model was set up with, or batches (or categories of another covariate)
             are numbers in one of query and reference and text in the other.
         ValueError
-            If the query has no cell, none of the reference's genes or too few of them, gene names are not unique, batch labels are
-            missing, or counts are not valid.
+            If the query has no cell, none of the reference's genes or too few of them, gene names are not unique, batch
+            labels are missing, or counts are not valid.
         KeyError
             If a column or representation the model was set up with is missing.
         """
@@ -107,7 +103,7 @@ class QueryMixin(ArchesMixin):
             reference: Self = reference_model
         else:
             path = _as_path(reference_model)
-            reference = cls.load(path, adata=False, allow_pickle=allow_pickle, **options)  # type: ignore[attr-defined]
+            reference = cls.load(path, adata=False, allow_pickle=allow_pickle, **options)
         _check_cells(adata, reference.registry_)
         adata = cls._aligned(adata, reference, inplace_subset_query_vars, min_gene_share)
         with search_on(accelerator):
@@ -154,7 +150,8 @@ class QueryMixin(ArchesMixin):
             check_gene_share(present, wanted, min_gene_share)
         if isinstance(data, AnnData) and data.isbacked:
             raise NotImplementedError(
-                "Expected the genes of the model in their order, found others in a backed AnnData; call adata.to_memory() first."
+                "Expected the genes of the model in their order, found others in a backed AnnData; call "
+                "adata.to_memory() first."
             )
         if inplace:
             prepare(data, reference, inplace=True)
@@ -163,6 +160,7 @@ class QueryMixin(ArchesMixin):
         return prepare(data, reference, inplace=False)
 
     @staticmethod
+    @with_shared_descriptions
     def prepare_query_anndata(
         adata: AnnData,
         reference_model: Any,
@@ -177,8 +175,7 @@ class QueryMixin(ArchesMixin):
         ----------
         adata
             New cells.
-        reference_model
-            Trained model, or the folder it was saved in.
+        %(param_reference_model)s
         return_reference_var_names
             Only return the gene names of the model.
         inplace
@@ -210,13 +207,14 @@ class QueryMixin(ArchesMixin):
         return None
 
     @staticmethod
+    @with_shared_descriptions
     def prepare_query_mudata(
         mdata: MuData,
         reference_model: Any,
         return_reference_var_names: bool = False,
         inplace: bool = True,
     ) -> MuData | dict[str, pd.Index] | None:
-        """Give a MuData the modalities of a model, and these its genes and proteins, in their order.
+        """Give a MuData the modalities of a model, with the genes and proteins of the model in their order.
 
         Missing genes become 0, and missing proteins NaN: not measured.
 
@@ -226,8 +224,7 @@ class QueryMixin(ArchesMixin):
         ----------
         mdata
             New cells. Modalities that the model does not know are left out.
-        reference_model
-            Trained model, or the folder it was saved in.
+        %(param_reference_model)s
         return_reference_var_names
             Only return the names of the model, by modality.
         inplace
@@ -260,6 +257,7 @@ class QueryMixin(ArchesMixin):
 
     # -- unlike the reference ------------------------------------------------------------------------------------
 
+    @with_shared_descriptions
     def get_out_of_reference_score(
         self,
         adata: AnnData | None = None,
@@ -271,16 +269,13 @@ class QueryMixin(ArchesMixin):
         For every cell, the mean distance to the nearest cells of the reference in the embedding, relative to the
         distances these have among themselves; the score is the share of the reference whose own value is smaller. A
         cell like those of the reference gets any value between 0 and 1 with equal probability, one unlike all of them a
-        value near 1. No label is used, and the score of a cell does not depend on the others.
+        value near 1. No label is used, and the score of a cell does not depend on other cells.
 
         Parameters
         ----------
-        adata
-            Cells to score; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
-        batch_size
-            Cells per batch.
+        %(param_adata)s
+        %(param_indices)s
+        %(param_batch_size_on_gpu)s
 
         Returns
         -------
@@ -296,12 +291,12 @@ class QueryMixin(ArchesMixin):
         A type that differs from the known ones in nothing the embedding shows goes unnoticed, and a whole new batch may
         score high for technical reasons: compare with the cells of that batch that are surely known.
         """
-        adata, rows, latent, _ = self._infer(adata, indices, batch_size, clusters=False)  # type: ignore[attr-defined]
+        adata, rows, latent = self._embed(adata, indices, batch_size)
         return pd.Series(self._novelty(latent), index=adata.obs_names[rows], name=OUT_OF_REFERENCE)
 
     def _novelty(self, latent: NDArray[np.float32]) -> NDArray[np.float32]:
         """Out-of-reference score of embedded cells ``(n, n_latent)``."""
-        return self._latent_landmarks().novelty(latent)  # type: ignore[attr-defined]
+        return self._latent_landmarks().novelty(latent)
 
 
 def _as_path(folder: Any) -> str:
@@ -331,12 +326,13 @@ def _check_matrices(adata: AnnData) -> None:
 
 
 def _check_cells(query: Any, registry: dict[str, Any]) -> None:
-    """Refuse a query of the wrong kind, without cells, or with categories that do not go with those of the reference."""
+    """Refuse a query of the wrong kind, without cells, or with categories of another kind than the reference's."""
     method, arguments = _compat.setup_call(registry)
     wanted = MuData if method == "setup_mudata" else AnnData
     if not isinstance(query, wanted):
         raise TypeError(
-            f"Expected {'a MuData' if wanted is MuData else 'an AnnData'} like the data of the model, found {type(query).__name__}."
+            f"Expected {'a MuData' if wanted is MuData else 'an AnnData'} like the data of the model, found "
+            f"{type(query).__name__}."
             + (" Proteins that were not measured can be given as NaN." if isinstance(query, AnnData) else "")
         )
     if query.n_obs == 0:

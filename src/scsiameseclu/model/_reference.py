@@ -12,16 +12,16 @@ from scvi import REGISTRY_KEYS, settings
 
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._surgery import encoder_digest
-from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._landmarks import LANDMARK_LIMIT, Landmarks, even_sample
 from scsiameseclu.reference import Reference
+from scsiameseclu.train._first_partition import head_of
 
 
-class ReferenceMixin:
+class ReferenceMixin(ModelProtocol):
     """What a model knows about the cells it was trained on."""
 
-    module: SiameseModule
     registry_: dict[str, Any]
     reference_: dict[str, Any] | None
     cluster_tree_: dict[str, Any] | None
@@ -42,16 +42,13 @@ class ReferenceMixin:
         seed
             Seed of the training.
         """
-        head = self.module.head
-        if head is None:
-            raise RuntimeError("Expected a clustering head, found none; this is a bug.")
         names = self._cluster_names()
         categories = self._categories()
         setup = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)
         self.reference_ = {
             "latent": self._embed_landmarks(),
             "cluster_names": names,
-            "cluster_masses": head.marginals.double().cpu().numpy().copy(),
+            "cluster_masses": head_of(self.module).marginals.double().cpu().numpy().copy(),
             "categories": categories,
             "seed": None if seed is None else int(seed),
             "data_digest": setup["source"],
@@ -64,22 +61,22 @@ class ReferenceMixin:
         if "rows" in landmarks:
             rows = np.asarray(landmarks["rows"], dtype=np.int64)
         else:  # an early model
-            rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)  # type: ignore[attr-defined]
+            rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
             rows = np.arange(len(rep)) if len(rep) <= LANDMARK_LIMIT else even_sample(rep, LANDMARK_LIMIT)
         was_training = self.module.training
         with torch.random.fork_rng(devices=[]):  # a data loader draws a number
-            latent = self._infer(None, rows, None, clusters=False)[2]  # type: ignore[attr-defined]
+            latent: NDArray[np.float32] = self._embed(None, rows, None)[2]
         self.module.train(was_training)
         return latent
 
     def _categories(self) -> dict[str, list[Any]]:
         """Categories of every categorical covariate in the set-up of the model, the batch first."""
         batch = _compat.field_state(self.registry_, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"]
-        others = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
-        return {name: np.asarray(known).tolist() for name, known in {"batch": batch, **others}.items()}
+        further = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
+        return {name: np.asarray(known).tolist() for name, known in {"batch": batch, **further}.items()}
 
     def _embeds_as_reference(self) -> bool:
-        """Whether the weights are those that the landmarks of the reference were embedded with."""
+        """Whether the landmarks of the reference were embedded with the present weights."""
         if self.reference_ is None:
             return False
         known = [len(categories) for categories in self.reference_["categories"].values()]
@@ -88,15 +85,15 @@ class ReferenceMixin:
     def _refresh_reference(self) -> None:
         """Make the reference anew if the weights have changed since, as in the middle of a training on its cells."""
         is_placed = self.module.head is not None and self.module.head.is_initialised
-        has_cells = self.adata is not None and not self.is_query_  # type: ignore[attr-defined]
+        has_cells = self.adata is not None and not self.is_query_
         if is_placed and has_cells and not self._embeds_as_reference():
             self._remember(settings.seed)
             self.cluster_tree_ = None
 
     def _know_data(self) -> None:
-        """Find out whether the data of the model are those of its reference; a model mapped to a query stays one."""
-        if self.adata is not None:  # type: ignore[attr-defined]
-            are_reference = self.adata_manager.blocks.are_reference  # type: ignore[attr-defined]
+        """Find out whether the model holds the data of its reference; a model mapped to a query stays mapped."""
+        if self.adata is not None:
+            are_reference = self.adata_manager.blocks.are_reference
             self.is_query_ = self.is_query_ or not are_reference
 
     @contextmanager
@@ -148,15 +145,15 @@ class ReferenceMixin:
         return kept
 
     def _cluster_names(self) -> list[str]:
-        """Name of every cluster, by number: those of the reference, if they still are its clusters."""
-        n_clusters = self.module.head.n_clusters  # type: ignore[union-attr]
+        """Names of the clusters by number, from the reference if it has as many clusters."""
+        n_clusters = head_of(self.module).n_clusters
         names = [] if self.reference_ is None else list(self.reference_["cluster_names"])
         return names if len(names) == n_clusters else [str(number) for number in range(n_clusters)]
 
     def _rename(self, names: list[str] | None) -> None:
-        """Give the clusters of the head these names, or numbers, and record their masses."""
-        head = self.module.head
-        if self.reference_ is None or head is None:
+        """Name the clusters of the head, by numbers if no names are given, and record their masses."""
+        head = head_of(self.module)
+        if self.reference_ is None:
             raise RuntimeError("Expected a trained model, found one without a reference; this is a bug.")
         masses = head.marginals.double().cpu().numpy().copy()
         named = [str(number) for number in range(head.n_clusters)] if names is None else names

@@ -42,8 +42,8 @@ class ReportMixin:
         path
             File to write, in a folder that is made if there is none; a file that is there is replaced.
         adata
-            The cells of the model with all their genes or further columns of ``obs``, such as the object that was passed
-            to :func:`scsiameseclu.tl.cluster`. ``None``: the data of the model. Nothing is written to it.
+            The cells of the model with all their genes or further columns of ``obs``, such as the object that was
+            passed to :func:`scsiameseclu.tl.cluster`. ``None``: the data of the model. Nothing is written to it.
         markers
             Marker genes of each type, to propose names by :func:`scsiameseclu.tl.annotate`.
         labels_key

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import finish
-from scsiameseclu._file_format import MALFORMED, MANIFEST, Manifest, read_state, write_state
+from scsiameseclu._file_format import MALFORMED, MANIFEST, Manifest, read_state, reason, write_state
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu._torch_file import read_torch_file
 from scsiameseclu.pp._graph_input import GraphSettings
@@ -37,7 +37,7 @@ SCVI_FILE = "model.pt"
 """File of a model in the format of scvi-tools, a pickle."""
 
 DATA_FILES = {"setup_anndata": "adata.h5ad", "setup_mudata": "mdata.h5mu"}
-"""File of the data saved beside a model, by the method that set them up; the names are those of scvi-tools."""
+"""File of the data saved beside a model, by the method that set them up, named as in scvi-tools."""
 
 logger = logging.getLogger(__name__)
 
@@ -214,8 +214,7 @@ def _check_finite(weights: dict[str, torch.Tensor], where: str) -> None:
 
 
 def _not_a_model(path: Path, error: Exception) -> ValueError:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     return ValueError(
-        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason}). Name the folder of a "
-        "model that was saved with model.save."
+        f"Expected a model of scsiameseclu in {str(path)!r}, found something else ({reason(error)}). Name the folder "
+        "of a model that was saved with model.save."
     )

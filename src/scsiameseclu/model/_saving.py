@@ -15,20 +15,18 @@ from scvi.data import AnnDataManager
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._file_format import MALFORMED
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel, check_graph
-from scsiameseclu.module import SiameseModule
 from scsiameseclu.pp._knn import search_on
 
 logger = logging.getLogger(__name__)
 
 
-class SavingMixin:
+class SavingMixin(ModelProtocol):
     """Files of a model: safetensors and JSON, with a manifest."""
 
-    adata: Any
-    module: SiameseModule
-    registry_: dict[str, Any]
     _saved_var_names: NDArray[Any] | dict[str, NDArray[Any]] | None = None
 
     def save(
@@ -54,16 +52,16 @@ class SavingMixin:
         prefix
             Put before the names of the files, so that several models can be in one folder.
         overwrite
-            Write to a folder with content: files of this model are replaced, others are kept.
+            Write to a folder with content: files of this model are replaced, other files are kept.
         save_anndata
             Write the data as well, to ``adata.h5ad`` or ``mdata.h5mu``.
         also_scvi_tools
             Write ``model.pt`` as well, the file that functions of scvi-tools read. It is a pickle, and :meth:`load`
             does not read it.
         landmarks
-            Landmarks to write, at most. A landmark is a cell of the reference: its components (or other representation),
-            its batch and its embedding, no counts. All by default, up to 20,000. With fewer, neighbours of new cells
-            are farther away than those in training; with 0 new cells have none, and there is no
+            Landmarks to write, at most. A landmark is a cell of the reference: its components (or other
+            representation), its batch and its embedding, no counts. All by default, up to 20,000. With fewer,
+            neighbours of new cells are farther away than those in training; with 0 new cells have none, and there is no
             :meth:`get_out_of_reference_score`.
         **anndata_write_kwargs
             Arguments of :meth:`anndata.AnnData.write_h5ad`, with ``save_anndata=True``.
@@ -80,8 +78,8 @@ class SavingMixin:
             If the folder has content and ``overwrite`` is off, a weight is not finite, there are no data to save, or
             ``landmarks`` is negative.
         """
-        self._record_n_clusters()  # type: ignore[attr-defined]
-        self._refresh_reference()  # type: ignore[attr-defined]
+        self._record_n_clusters()
+        self._refresh_reference()
         folder, prefix = Path(dir_path), prefix or ""
         finish(folder)
         if folder.is_file() or (content(folder) and not overwrite):
@@ -96,16 +94,17 @@ class SavingMixin:
             )
         if save_anndata and self.adata is None:
             raise ValueError("Expected data to save, found a model without; leave out save_anndata.")
-        thinned = self._with_landmarks(landmarks)  # type: ignore[attr-defined]
+        thinned = self._with_landmarks(landmarks)
         with replaced_entries(folder, gone=[prefix + SCVI_FILE]) as new, thinned:
             if also_scvi_tools:
-                super().save(str(new), prefix, True)  # type: ignore[misc]
+                super().save(str(new), prefix, True)  # type: ignore[safe-super]
             if save_anndata:
                 name = DATA_FILES[_compat.setup_call(self.registry_)[0]]
                 self.adata.write(new / (prefix + name), **anndata_write_kwargs)
             SavedModel.of(self).write(new, prefix, beside=sorted(path.name for path in new.iterdir()))
 
     @classmethod
+    @with_shared_descriptions
     def load(
         cls,
         dir_path: str | PathLike[str],
@@ -120,16 +119,13 @@ class SavingMixin:
 
         Parameters
         ----------
-        dir_path
-            Folder of the model.
+        %(param_dir_path)s
         adata
-            Data of the model, by default those saved with it. An AnnData with further genes, or with the genes in
+            Data of the model; the data saved with it by default. An AnnData with further genes, or with the genes in
             another order, is not changed: the model works on a copy with its own genes in their order.
             :func:`scsiameseclu.tl.cluster` leaves such data. ``False``: load without data.
-        accelerator, device
-            As in scvi-tools.
-        prefix
-            What the names of the files begin with.
+        %(param_device)s
+        %(param_prefix)s
         allow_pickle
             Read ``model.pt`` where there is nothing else: the file of scvi-tools and of early versions of this package.
             It is a pickle, which is made to be run. Only functions that build tensors, arrays and tables are called,
@@ -160,13 +156,13 @@ class SavingMixin:
         if adata is not None and adata is not False:
             with search_on(accelerator):
                 model = cls._restored(saved, _with_genes_of(adata, saved.var_names))
-        model.to_device(torch_device)  # type: ignore[attr-defined]
+        model.to_device(torch_device)
         model.module.eval()
         if model.adata is not None:
-            model._validate_anndata(model.adata)  # type: ignore[attr-defined]
-        model._take_over_former()  # type: ignore[attr-defined]
-        model._freeze_again()  # type: ignore[attr-defined]
-        model._know_data()  # type: ignore[attr-defined]
+            model._validate_anndata(model.adata)
+        model._take_over_former()
+        model._freeze_again()
+        model._know_data()
         return model
 
     @classmethod
@@ -194,15 +190,14 @@ class SavingMixin:
         return model
 
     @staticmethod
+    @with_shared_descriptions
     def load_registry(dir_path: str | PathLike[str], prefix: str | None = None) -> dict[str, Any]:
         """Registry of a saved model: what set-up recorded about its data.
 
         Parameters
         ----------
-        dir_path
-            Folder of the model.
-        prefix
-            What the names of the files begin with.
+        %(param_dir_path)s
+        %(param_prefix)s
 
         Raises
         ------
@@ -213,15 +208,14 @@ class SavingMixin:
         return registry
 
     @staticmethod
+    @with_shared_descriptions
     def view_setup_args(dir_path: str | PathLike[str], prefix: str | None = None) -> None:
         """Print the arguments that the data of a saved model were set up with.
 
         Parameters
         ----------
-        dir_path
-            Folder of the model.
-        prefix
-            What the names of the files begin with.
+        %(param_dir_path)s
+        %(param_prefix)s
 
         Raises
         ------
@@ -242,14 +236,14 @@ class SavingMixin:
         raise NotImplementedError("Expected a model that this package has saved, in a format it can load: use load.")
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
-        """Names of the genes, or of the variables of every modality; those saved, for a model without data."""
+        """Names of the genes, or of the variables of every modality; as saved, for a model without data."""
         if self.adata is None and self._saved_var_names is not None:
             return self._saved_var_names
-        return super().get_var_names(legacy_mudata_format)  # type: ignore[misc]
+        return super().get_var_names(legacy_mudata_format)  # type: ignore[safe-super]
 
 
 def _with_genes_of(data: AnnData | MuData, names: Any) -> AnnData | MuData:
-    """The data, or a copy with the genes of a saved model in their order, where these are all there."""
+    """The data, or a copy with the genes of a saved model in their order, if the data have all of them."""
     if not isinstance(data, AnnData) or isinstance(names, dict):
         return data
     names = pd.Index(names)

@@ -7,6 +7,8 @@ import numpy as np
 from scvi.model import SCANVI, SCVI, LinearSCVI
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
+from scsiameseclu.model._protocol import ModelProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +22,11 @@ _SETUP_ARGUMENTS = (
 )
 
 
-class FromScviMixin:
+class FromScviMixin(ModelProtocol):
     """Construction from a trained scVI model."""
 
     @classmethod
+    @with_shared_descriptions
     def from_scvi_model(
         cls,
         scvi_model: SCVI,
@@ -37,8 +40,8 @@ class FromScviMixin:
     ) -> Self:
         """Build a model on the data of a trained scVI model, with the cell graph in its latent space.
 
-        Counts, batches, covariates and size factors are those the scVI model was set up with. Weights that read or make
-        an embedding are not taken over: the two embeddings differ in width and in what they hold.
+        Counts, batches, covariates and size factors are the ones the scVI model was set up with. Weights that read or
+        make an embedding are not taken over: the two embeddings differ in width and in what they hold.
 
         Parameters
         ----------
@@ -47,8 +50,7 @@ class FromScviMixin:
             attached. It is not changed, and both models go on working on the one AnnData.
         n_clusters
             Number of clusters, or ``"auto"``.
-        n_neighbors
-            Neighbours per cell.
+        %(param_n_neighbors)s
         diffusion
             Diffuse the graph, as in :meth:`~scsiameseclu.SCSiameseClu.setup_anndata`.
         key_added
@@ -97,10 +99,10 @@ class FromScviMixin:
             logger.warning("obsm[%r] is replaced by the latent space of the given model.", key_added)
         adata.obsm[key_added] = latent
         graph = {"use_rep": key_added, "n_neighbors": n_neighbors, "diffusion": diffusion}
-        cls.setup_anndata(adata, **setup, **graph)  # type: ignore[attr-defined]
+        cls.setup_anndata(adata, **setup, **graph)
         model = cls(adata, n_clusters=n_clusters, **model_kwargs)  # type: ignore[call-arg]
         if init_decoder:
-            model.module.decoder.set_dispersion(scvi_model.module.px_r.detach())  # type: ignore[attr-defined]
+            model.module.decoder.set_dispersion(scvi_model.module.px_r.detach())
         return model
 
 
@@ -115,8 +117,8 @@ def _dispersion_of(scvi_model: SCVI, dispersion: str | None = None, gene_likelih
     found = scvi_model.module.dispersion
     if scvi_model.module.gene_likelihood not in ("nb", "zinb") or found not in ("gene", "gene-batch"):
         raise ValueError(
-            "Expected an scVI model with gene_likelihood 'nb' or 'zinb' and dispersion 'gene' or 'gene-batch' to start the decoder "
-            f"from, found {scvi_model.module.gene_likelihood!r} and {found!r}. Leave out init_decoder."
+            "Expected an scVI model with gene_likelihood 'nb' or 'zinb' and dispersion 'gene' or 'gene-batch' to start "
+            f"the decoder from, found {scvi_model.module.gene_likelihood!r} and {found!r}. Leave out init_decoder."
         )
     if gene_likelihood == "poisson" or dispersion not in (None, found):
         raise ValueError(
@@ -136,8 +138,8 @@ def _setup_of(scvi_model: SCVI) -> dict[str, Any]:
     """
     if not isinstance(scvi_model, SCVI | SCANVI | LinearSCVI):
         raise TypeError(
-            f"Expected a model of class SCVI, SCANVI or LinearSCVI, found {type(scvi_model).__name__}. Write the embedding of "
-            "any other model to obsm and name it in setup_anndata(adata, use_rep=...)."
+            f"Expected a model of class SCVI, SCANVI or LinearSCVI, found {type(scvi_model).__name__}. Write the "
+            "embedding of any other model to obsm and name it in setup_anndata(adata, use_rep=...)."
         )
     if not scvi_model.is_trained:
         raise RuntimeError("Expected a trained scVI model, found an untrained one; call scvi_model.train() first.")

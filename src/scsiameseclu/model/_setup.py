@@ -128,8 +128,8 @@ def check_columns(
         if n_missing := int(adata.obs[key].isna().sum()):
             what = "batch" if key == batch_key else "category"
             raise ValueError(
-                f"Expected a {what} for every cell, found {n_missing} missing values in obs[{key!r}]. Fill them in, or leave "
-                "these cells out."
+                f"Expected a {what} for every cell, found {n_missing} missing values in obs[{key!r}]. Fill them in, or "
+                "leave these cells out."
             )
         check_one_kind(adata.obs[key])
 
@@ -147,7 +147,7 @@ def check_one_kind(values: pd.Series, known: Sequence[Any] = ()) -> None:
     Raises
     ------
     TypeError
-        If there are both text and numbers, or others that have no order.
+        If there are both text and numbers, or values without an order.
     """
     found, known = values.dropna().unique().tolist(), np.asarray(known).tolist()
     try:
@@ -156,8 +156,8 @@ def check_one_kind(values: pd.Series, known: Sequence[Any] = ()) -> None:
         kinds = sorted({type(each).__name__ for each in [*known, *found]})
         reference = f" where the model's data have {known[:3]}" if known else ""
         raise TypeError(
-            f"obs[{values.name!r}]: expected categories of one kind, found {found[:3]}{reference} ({', '.join(kinds)}). "
-            f"Convert the column, for instance with adata.obs[{values.name!r}].astype(str)."
+            f"obs[{values.name!r}]: expected categories of one kind, found {found[:3]}{reference} "
+            f"({', '.join(kinds)}). Convert the column, for instance with adata.obs[{values.name!r}].astype(str)."
         ) from error
 
 
@@ -168,8 +168,8 @@ def _check_numbers(adata: AnnData, key: str, *, positive: bool) -> None:
     if bad.any():
         first = int(np.flatnonzero(bad)[0])
         raise ValueError(
-            f"obs[{key!r}]: expected {'positive' if positive else 'finite'} numbers, found {adata.obs[key].iloc[first]!r} "
-            f"for cell {adata.obs_names[first]!r} ({int(bad.sum())} in all)."
+            f"obs[{key!r}]: expected {'positive' if positive else 'finite'} numbers, found "
+            f"{adata.obs[key].iloc[first]!r} for cell {adata.obs_names[first]!r} ({int(bad.sum())} in all)."
         )
 
 
@@ -202,9 +202,9 @@ def check_finite(values: NDArray[np.floating[Any]], names: Sequence[Any], what: 
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if bad.size:
         raise ValueError(
-            f"Expected finite {what}, found NaN or infinite values for cell {names[bad[0]]!r} ({bad.size} of {len(values)} "
-            "cells). Look for extreme values in the counts, representation or covariates of these cells; if all cells are "
-            "concerned, the weights of the model are damaged: load it again, or train anew."
+            f"Expected finite {what}, found NaN or infinite values for cell {names[bad[0]]!r} ({bad.size} of "
+            f"{len(values)} cells). Look for extreme values in the counts, representation or covariates of these "
+            "cells; if all cells are concerned, the weights of the model are damaged: load it again, or train anew."
         )
 
 

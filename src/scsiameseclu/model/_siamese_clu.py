@@ -13,6 +13,7 @@ from scvi import REGISTRY_KEYS
 from scvi.model.base import BaseModelClass
 
 from scsiameseclu import _compat
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._file_format import check_storable
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._fields import CellGraphField
@@ -106,8 +107,8 @@ class SCSiameseClu(
     ``p_value`` against one population, and the ``genes`` that carry it (name: standardised difference, positive if
     higher on the left). ``current`` holds the cluster of each small group, the leaves.
 
-    ``reference`` (:class:`~scsiameseclu.reference.Reference`) is what the model knows about the cells it was trained on:
-    landmarks, names and masses of the clusters, known categories, seed. Other cells never change it, and further
+    ``reference`` (:class:`~scsiameseclu.reference.Reference`) is what the model knows about the cells it was trained
+    on: landmarks, names and masses of the clusters, known categories, seed. Other cells never change it, and further
     training keeps the names.
 
     Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
@@ -168,6 +169,7 @@ class SCSiameseClu(
     # -- set-up --------------------------------------------------------------------------------------------------
 
     @classmethod
+    @with_shared_descriptions
     def setup_anndata(
         cls,
         adata: AnnData,
@@ -208,8 +210,7 @@ class SCSiameseClu(
             Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``; PCA of log-normalised counts by default.
         neighbors_key
             Key of ``uns`` with a graph made by :func:`scanpy.pp.neighbors`, to be used instead of building one.
-        n_neighbors
-            Neighbours per cell.
+        %(param_n_neighbors)s
         diffusion
             Diffuse the graph by personalised PageRank (:func:`scsiameseclu.pp.ppr_diffusion`) for the second view of
             a cell, as the paper does. By default the second view has the neighbours of the graph itself: on ten data
@@ -217,8 +218,7 @@ class SCSiameseClu(
             mapped to a query keeps the setting it was made with.
         accelerator
             ``"cpu"`` keeps the search for neighbours off a GPU, which is used for more than 30,000 cells otherwise.
-        **kwargs
-            Arguments scvi-tools passes on when a model is loaded or mapped to a query.
+        %(param_setup_kwargs)s
 
         Raises
         ------
@@ -233,7 +233,7 @@ class SCSiameseClu(
         Notes
         -----
         The graph is kept with the set-up, not in ``adata``; :meth:`write_to_adata` writes it. A graph that is there
-        already is reused if it was written for these very data and settings.
+        already is reused if it was written for the same data and settings.
         """
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
         setup_method_args = cls._get_setup_method_args(**locals())
@@ -304,7 +304,7 @@ class SCSiameseClu(
             raise ValueError("Expected data, found a model loaded without; pass adata.")
         if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
             self._check_new_cells(adata)
-        return super()._validate_anndata(adata, copy_if_view)
+        return super()._validate_anndata(adata, copy_if_view)  # type: ignore[safe-super]
 
     def _renew_if_changed(self, adata: AnnData | MuData, rows: NDArray[np.int64] | None) -> None:
         """Read data again that have changed in place, as far as these rows (all by default) tell.

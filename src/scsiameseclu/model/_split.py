@@ -69,8 +69,8 @@ class Split:
         """
         if users and self.n_held_out == 0:
             raise ValueError(
-                f"Expected cells held out for validation, which {' and '.join(users)} need(s), found none. Pass train_size=0.9, or "
-                "another value below 1, or rows as the second array of external_indexing."
+                f"Expected cells held out for validation, which {' and '.join(users)} need(s), found none. Pass "
+                "train_size=0.9, or another value below 1, or rows as the second array of external_indexing."
             )
 
     def check_batches(self, batch_size: int, drop_last: bool | int) -> None:
@@ -87,8 +87,8 @@ class Split:
             batch_size, drop_last = self.batch_size, self.drop_last
         if self.n_train == 0 or (drop_last and self.n_train < batch_size):
             raise ValueError(
-                f"Expected at least one whole batch of {batch_size} training cells with drop_last, found {self.n_train} training "
-                "cells. Lower batch_size, let more cells train, or leave out drop_last."
+                f"Expected at least one whole batch of {batch_size} training cells with drop_last, found "
+                f"{self.n_train} training cells. Lower batch_size, let more cells train, or leave out drop_last."
             )
 
 

@@ -12,7 +12,7 @@ from scsiameseclu.module import SiameseModule
 
 @torch.no_grad()
 def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[str, list[int]]:
-    """Give every category of the reference its own weights, and each new one the mean of those of its covariate.
+    """Give every category of the reference its own weights, and each new category the mean over its covariate.
 
     scvi-tools appends the columns of new categories, with random weights, at the end. They belong at the end of their
     covariate, which is another place if further categorical covariates follow; and random weights would move the cells
@@ -124,7 +124,7 @@ def _layer_name(number: int) -> str:
 
 
 class _Mask:
-    """Zero the gradient of all columns but these."""
+    """Zero the gradient of all columns but the given ones."""
 
     def __init__(self, columns: Tensor) -> None:
         self.columns = columns
@@ -151,7 +151,10 @@ def _place(linear: nn.Linear, old: Tensor, n_cats: list[int], old_n_cats: list[i
 
 
 def _extended(table: Tensor, n_columns: int) -> Tensor:
-    """Append the mean column (0 if there is none: a covariate of a single category has no weights) up to ``n_columns``."""
+    """Append the mean column up to ``n_columns``.
+
+    Where there is no column, zeros are appended: a covariate of a single category has no weights.
+    """
     if table.shape[1] == 0:
         return table.new_zeros(table.shape[0], n_columns)
     mean = table.mean(dim=1, keepdim=True)

@@ -11,9 +11,9 @@ from scvi.model.base import UnsupervisedTrainingMixin
 from scvi.train import SaveCheckpoint
 
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._saved_files import SavedModel
 from scsiameseclu.model._split import Split, plain_number, plain_numbers, validation_users
-from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
 from scsiameseclu.train._checkpoint import follow_clustering
 from scsiameseclu.train._messages import quiet_lightning
@@ -21,19 +21,16 @@ from scsiameseclu.train._planner import DevicePlan
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
-    "Expected the model's own AnnData, found {}: it is read in sequence, while training looks up the neighbours of every cell. "
-    "Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_mapped (or "
+    "Expected the model's own AnnData, found {}: it is read in sequence, while training looks up the neighbours of "
+    "every cell. Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_mapped (or "
     "scsiameseclu.pp.write_mapped), and train without a datamodule."
 )
 
 
-class TrainingMixin(UnsupervisedTrainingMixin):
+class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
     """Two-phase training on the schedule of the package."""
 
-    module: SiameseModule
-    init_params_: dict[str, Any]
     n_clusters_search_: dict[str, Any] | None
-    is_query_: bool
 
     _training_plan_cls = SiameseTrainingPlan
     _train_runner_cls = SiameseTrainRunner
@@ -63,7 +60,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         accelerator, devices
             As in scvi-tools. With several devices, give ``n_clusters`` as a number and
             ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused. Correlation losses
-            and transport targets are those of all processes' cells, whatever their number.
+            and transport targets are computed over the cells of all processes, whatever their number.
         train_size, validation_size, shuffle_set_split
             Split of the cells. By default all cells train, or 90 % if something needs cells held out:
             ``early_stopping``, ``check_val_every_n_epoch``, a checkpoint of the best epoch, or
@@ -109,8 +106,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         model as it was. Training a trained model again
         continues with its clusters.
         """
-        self._validate_anndata()  # type: ignore[attr-defined]
-        self._renew_if_changed(self.adata, None)  # type: ignore[attr-defined]
+        self._validate_anndata()
+        self._renew_if_changed(self.adata, None)
         datamodule = trainer_kwargs.get("datamodule")
         self._check_datamodule(datamodule)
         for callback in trainer_kwargs.get("callbacks") or []:
@@ -123,7 +120,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if train_size is None:
             held_out = validation_size if validation_size is not None else 0.1 if held_out_for else 0.0
             train_size = 1.0 - held_out
-        split = Split.of(self.adata.n_obs, train_size, validation_size, split_options, datamodule)  # type: ignore[attr-defined]
+        split = Split.of(self.adata.n_obs, train_size, validation_size, split_options, datamodule)
         split.check_held_out(held_out_for)
         n_train = split.n_train
         on = DevicePlan.of(accelerator, devices, trainer_kwargs.get("strategy"))
@@ -151,10 +148,10 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         split.check_batches(batch_size, split_options["drop_last"])
         wanted = split_options.pop("on_device", AUTO)
         loads_elsewhere = split_options.get("num_workers", settings.dl_num_workers) or split_options.get("pin_memory")
-        hold = on.holds_data(self.adata_manager, wanted, bool(loads_elsewhere))  # type: ignore[attr-defined]
+        hold = on.holds_data(self.adata_manager, wanted, bool(loads_elsewhere))
         # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
-        with quiet_lightning(), self.adata_manager.on_device(on.device) if hold else nullcontext():  # type: ignore[attr-defined]
+        with quiet_lightning(), self.adata_manager.on_device(on.device) if hold else nullcontext():
             super().train(
                 max_epochs=max_epochs,
                 accelerator=accelerator,
@@ -173,7 +170,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
         if not plan_options.get("partner_views", True) or self.module.extra_payload_autotune:
             return {}
-        return {"data_and_attributes": view_keys(self.adata_manager, "first")}  # type: ignore[attr-defined]
+        return {"data_and_attributes": view_keys(self.adata_manager, "first")}
 
     def _check_trainable(self, n_train: int, distributed: bool) -> None:
         """Refuse settings that would fail late."""
@@ -187,7 +184,7 @@ class TrainingMixin(UnsupervisedTrainingMixin):
             return
         if not isinstance(datamodule, DataSplitter):
             raise NotImplementedError(NO_RANDOM_ACCESS.format(f"a {type(datamodule).__name__}"))
-        if datamodule.adata_manager is not self.adata_manager:  # type: ignore[attr-defined]
+        if datamodule.adata_manager is not self.adata_manager:
             raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
 
     def _record_n_clusters(self) -> None:
@@ -201,8 +198,8 @@ class TrainingMixin(UnsupervisedTrainingMixin):
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
         if not self.is_query_:
-            self._remember(settings.seed)  # type: ignore[attr-defined]
-            self._grow_tree()  # type: ignore[attr-defined]
+            self._remember(settings.seed)
+            self._grow_tree()
 
     @property
     def n_clusters(self) -> int | Literal["auto"]:

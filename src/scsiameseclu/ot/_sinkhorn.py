@@ -117,7 +117,7 @@ def sinkhorn(
         :math:`\rho`, the price of leaving the column marginals, in units of the temperature. ``inf`` holds them
         exactly, ``0`` ignores them (the target is then the soft-max of the scores).
     initial_duals
-        Column duals to start from, shape ``(K,)``, such as those of the previous refresh. Zeros if not given.
+        Column duals to start from, shape ``(K,)``, such as the duals of the previous refresh. Zeros if not given.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From an embedding to clusters: candidates, the tree of merges, label-free judges, the number of clusters, probabilities."""
+"""From an embedding to clusters: candidates, tree of merges, label-free judges, number of clusters, probabilities."""
 
 from scsiameseclu.partition._discriminant import Discriminant, fit_discriminant
 from scsiameseclu.partition._judges import partition_cells

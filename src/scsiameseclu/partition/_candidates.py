@@ -31,7 +31,7 @@ _MAX_BISECTIONS = 18
 
 
 def candidates(space: Space, n_clusters: int) -> dict[str, NDArray[np.int64]]:
-    """Partitions by name, those that have exactly as many clusters as wanted.
+    """Partitions with exactly as many clusters as wanted, by name.
 
     * k-means and Ward's tree, on decoded expression, and on decoded expression smoothed over the neighbours in either
       graph;

@@ -66,9 +66,10 @@ def fit_discriminant(
     r"""Fit linear discriminants to a partition and transport the cells to the masses of its parts.
 
     Every part is described by a normal density, with one covariance :math:`C` for all parts (Fisher, Annals of Eugenics
-    1936). The score of cell :math:`i` in part :math:`k` is :math:`s_{ik} = m_k^\top C^{-1} x_i - \frac12 m_k^\top C^{-1}
-    m_k`. Entropic transport adds the duals :math:`g` for which the mean probability of each part is its share of the
-    cells. The covariance is shrunk by the rule of Ledoit and Wolf (Journal of Multivariate Analysis 2004).
+    1936). The score of cell :math:`i` in part :math:`k` is
+    :math:`s_{ik} = m_k^\top C^{-1} x_i - \frac12 m_k^\top C^{-1} m_k`. Entropic transport adds the duals :math:`g` for
+    which the mean probability of each part is its share of the cells. The covariance is shrunk by the rule of Ledoit
+    and Wolf (Journal of Multivariate Analysis 2004).
 
     A cell near a border gets a probability near one half, and a cell that its own counts place in another part than
     its neighbours do moves there.

@@ -1,4 +1,4 @@
-"""The tree over the clusters and below them: how separate, how significant, and carried by which genes each split is."""
+"""The tree over the clusters and below them: separability, significance and genes of every split."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 FINE_RESOLUTION = 3.0
 MIN_GROUP = 10
 _MAX_GROUPS = 200
-"""A small group has at least 10 cells and one part in 200 of all; a smaller one is joined to the nearest of its cluster."""
+"""Least cells of a small group, next to one part in 200 of all cells.
+
+A smaller group is joined to the nearest one of its cluster.
+"""
 SIZE_POWER = 0.15
 N_DRAWS = 99
 N_GENES = 10
@@ -33,8 +36,11 @@ _MAX_NULL_CELLS = 200
 _ENOUGH_ABOVE = 5
 """Draws at least as separable as what was found, after which no more are made: the split is not significant."""
 _CLUMPING = 1.6
-"""Factor on the separability of the draws. Training gathers cells around each other, also where there is one population: models trained
-on one simulated population, with three and four clusters asked for, had splits of up to 1.4 relative separability, most below 1."""
+"""Factor on the separability of the draws.
+
+Training gathers cells around each other, also where there is one population. Models trained on one simulated
+population, with three and four clusters asked for, had splits of up to 1.4 relative separability, most below 1.
+"""
 _MIN_SPREAD = 0.1
 """Added to the standard deviation of a gene within the sides, in units of its standard deviation over all cells."""
 
@@ -69,7 +75,7 @@ class Hierarchy:
         return len(self.centers)
 
     def assign(self, embedding: NDArray[np.floating], clusters: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Small group of cells: the nearest centre among those of the cell's cluster.
+        """Small group of cells: the nearest centre among the groups of the cell's cluster.
 
         Parameters
         ----------
@@ -316,7 +322,7 @@ def measure(
 def p_value_of(
     first: NDArray[np.floating], second: NDArray[np.floating], share: float, n_draws: int, random_state: int
 ) -> float:
-    """P value of the separability of two groups, see :func:`measure`; ``share`` is that of the first in both together."""
+    """P value of the separability of two groups (see :func:`measure`); ``share`` is the first group's of both."""
     if min(len(first), len(second)) < 4:
         return 1.0  # too few cells to leave some out
     rng = np.random.default_rng(random_state)

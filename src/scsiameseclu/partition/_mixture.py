@@ -88,7 +88,10 @@ def _log_joint(
 
 
 def _scatter(x: NDArray[np.float64], weight: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Weighted sum of squares and products about the mean, ``(n_dims, n_dims)``; cells of hardly any weight are left out."""
+    """Weighted sum of squares and products about the mean, ``(n_dims, n_dims)``.
+
+    Cells of hardly any weight are left out.
+    """
     rows = weight > _MIN_WEIGHT
     residuals = x[rows] - mean
     return (residuals * weight[rows, None]).T @ residuals

@@ -66,11 +66,14 @@ class NClustersResult:
 
 
 def choose_n_clusters(space: Space) -> NClustersResult:
-    """Choose the number of clusters: one, or the communities Leiden finds in the embedding at resolution 0.14, at most 50.
+    """Choose the number of clusters.
 
-    There is one cluster if there is one community, or if no community is clearly apart from the others: the community
-    that is farthest from its nearest neighbour has a relative separability below 1.8. For relative separability see
-    :class:`~scsiameseclu.partition._tree.MergeTree`; of decoded expression and embedding the smaller value counts.
+    It is one, or the number of communities Leiden finds in the embedding at resolution 0.14, at most 50.
+
+    There is one cluster if there is one community, or if no community is clearly apart from the other communities: the
+    community that is farthest from its nearest neighbour has a relative separability below 1.8. For relative
+    separability see :class:`~scsiameseclu.partition._tree.MergeTree`; of decoded expression and embedding the smaller
+    value counts.
 
     All this is done on at most 2,000 sampled cells, because the number of communities of a graph with a fixed number of
     neighbours grows with the number of cells.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _SHRINKAGE = 0.3
 _MAX_CELLS = 400
-"""Cells of a group that its separability from others is measured on; more change it little."""
+"""Cells of a group that its separability is measured on; with more cells, the separability changes little."""
 
 
 def separability(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
@@ -164,7 +164,7 @@ class MergeTree:
             self._join(kept, gone)
             alive.remove(gone)
             if not linked:
-                scores = {}  # no edge is left: the new group goes with any of the others
+                scores = {}  # no edge is left: the new group goes with any other group
                 continue
             scores = {pair: score for pair, score in scores.items() if not {kept, gone} & set(pair)}
             for other in alive:
@@ -177,7 +177,7 @@ class MergeTree:
         return [(i, j) for at, j in enumerate(alive) for i in alive[:at] if self._within[i] == self._within[j]]
 
     def _scores_anew(self, alive: list[int]) -> dict[tuple[int, int], float]:
-        """Scores where no edge joins two groups that may be merged: of the others of one cluster, or of whole clusters."""
+        """Scores where no edge joins two groups that may be merged: of pairs within a cluster, or of whole clusters."""
         pairs = self._pairs(alive)
         if not pairs:  # every cluster is one group: from now on all belong together
             self._within[:] = 0

@@ -5,6 +5,7 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
@@ -12,6 +13,7 @@ from scsiameseclu.pl._heatmap import draw_heatmap
 __all__ = ["annotation_overlap"]
 
 
+@with_shared_descriptions
 def annotation_overlap(
     adata: AnnData,
     labels_key: str,
@@ -36,12 +38,9 @@ def annotation_overlap(
         Column of ``obs`` with the labels: known types, or those of :func:`~scsiameseclu.tl.annotate`.
     key
         Column of ``obs`` with the clusters.
-    figsize
-        Width and height of the figure, in inches.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------

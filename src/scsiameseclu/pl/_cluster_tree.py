@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from matplotlib.axes import Axes
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["cluster_tree"]
@@ -21,6 +22,7 @@ class _HasTree(Protocol):
     def cluster_tree_(self) -> Mapping[str, Any] | None: ...
 
 
+@with_shared_descriptions
 def cluster_tree(
     model: _HasTree,
     *,
@@ -49,10 +51,8 @@ def cluster_tree(
         Genes named at each split, at most 10; ``+`` where they are higher on the left.
     figsize
         Width and height of the figure, in inches; by default it follows from the number of ends.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------

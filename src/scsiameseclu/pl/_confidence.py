@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike, NDArray
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
@@ -16,6 +17,7 @@ _LEAST = 1e-4
 _TICKS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
+@with_shared_descriptions
 def confidence(
     adata: AnnData,
     *,
@@ -29,24 +31,21 @@ def confidence(
 ) -> Drawn:
     """Draw the confidence of the cells of every cluster as box plots, with the size of each cluster below.
 
-    The confidence of a cell is the probability of its own cluster, between 1/K and 1. It says how sure the model is of the
-    cluster, not that the cluster is one cell type. The scale spreads what is near 1, where most cells are: 0.9, 0.99 and
-    0.999 are as far apart as the chances of another cluster, 1 in 10, 100 and 1,000.
+    The confidence of a cell is the probability of its own cluster, between 1/K and 1. It says how sure the model is of
+    the cluster, not that the cluster is one cell type. The scale spreads what is near 1,
+    where most cells are: 0.9, 0.99 and 0.999 are as far apart as the chances of another cluster, 1 in 10, 100 and
+    1,000.
 
     Parameters
     ----------
-    adata
-        Cells with the results of :meth:`~scsiameseclu.SCSiameseClu.write_to_adata`.
-    key
-        The ``key_added`` under which the results were written.
+    %(param_results)s
+    %(param_key)s
     threshold
         Value to mark with a line; the title then gives the share of cells below it. ``None``: no line.
     figsize
         Width and height of the figure, in inches; by default as wide as the number of clusters asks for.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key, latent_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pp._counts import totals
@@ -21,6 +22,7 @@ __all__ = ["embedding"]
 _TARGET_SUM = 1e4
 
 
+@with_shared_descriptions
 def embedding(
     adata: AnnData,
     color: str | Sequence[str] | None = None,
@@ -40,14 +42,12 @@ def embedding(
 
     Parameters
     ----------
-    adata
-        Cells with the results of :meth:`~scsiameseclu.SCSiameseClu.write_to_adata`.
+    %(param_results)s
     color
         Columns of ``adata.obs`` or genes, one panel each. ``None``: the clusters and their confidence. Genes are drawn
         as ``log(1 + 10,000 * count / total of the cell)`` if ``X`` holds whole numbers. Otherwise, and with a ``raw``,
         ``layer`` or ``use_raw``, scanpy decides.
-    key
-        The ``key_added`` under which the results were written.
+    %(param_key)s
     basis
         Coordinates in ``adata.obsm`` to use as they are, such as ``"X_umap"``. ``None``: a UMAP of
         ``obsm[f"X_{key}"]``, computed now and stored in ``obsm[f"X_{key}_umap"]``; the user's own ``obsm["X_umap"]``
@@ -60,8 +60,7 @@ def embedding(
         Width and height of one panel, in inches.
     ax
         Axes to draw into; for a single colour. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_finish)s
     **kwargs
         Passed on to :func:`scanpy.pl.embedding`.
 

@@ -8,13 +8,16 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY
+from scsiameseclu.metrics._latent import unit_rows
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
 
 __all__ = ["latent_correlation"]
 
 
+@with_shared_descriptions
 def latent_correlation(
     adata: AnnData,
     *,
@@ -49,12 +52,9 @@ def latent_correlation(
         ``between="cells"``.
     random_state
         Seed of the sample.
-    figsize
-        Width and height of the figure, in inches.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------
@@ -114,8 +114,7 @@ def _mark_groups(panel: Axes, groups: pd.Categorical) -> None:
 def _correlation(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Pearson correlation of the rows; 0 for constant ones, 1 on the diagonal."""
     centred = rows - rows.mean(axis=1, keepdims=True)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    units = np.divide(centred, length, out=np.zeros_like(centred), where=length > 0)
+    units = unit_rows(centred)
     correlation = units @ units.T
     np.fill_diagonal(correlation, 1.0)
     return correlation

@@ -38,8 +38,8 @@ def marker_dotplot(
 ) -> Drawn:
     """Draw marker genes of clusters: the larger a dot, the more cells express the gene; the darker, the more of it.
 
-    Expression is the mean of ``log(1 + 10,000 * count / total of the cell)`` over the cells of a cluster, divided by its
-    maximum over the clusters.
+    Expression is the mean of ``log(1 + 10,000 * count / total of the cell)`` over the cells of a cluster, divided by
+    its maximum over the clusters.
 
     Parameters
     ----------

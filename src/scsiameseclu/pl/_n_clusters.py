@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["n_clusters_search"]
@@ -28,6 +29,7 @@ class _Curve:
     n_clusters: int | None
 
 
+@with_shared_descriptions
 def n_clusters_search(
     model: "_HasSearch | Mapping[str, Any]",
     *,
@@ -43,12 +45,9 @@ def n_clusters_search(
     ----------
     model
         A trained model, its ``n_clusters_search_``, or ``uns[key]["n_clusters_search"]``.
-    figsize
-        Width and height of the figure, in inches.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------

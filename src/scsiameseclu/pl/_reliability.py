@@ -3,12 +3,14 @@
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.metrics import expected_calibration_error, reliability_curve
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["reliability"]
 
 
+@with_shared_descriptions
 def reliability(
     confidence: ArrayLike,
     correct: ArrayLike,
@@ -33,12 +35,9 @@ def reliability(
         Whether the assignment is right, length ``n``.
     n_bins
         Number of bins of equal width.
-    figsize
-        Width and height of the figure, in inches.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib import pyplot as plt
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._figure import Drawn, PathOf, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
 from scsiameseclu.tl import StabilityResult
@@ -10,6 +11,7 @@ from scsiameseclu.tl import StabilityResult
 __all__ = ["stability"]
 
 
+@with_shared_descriptions
 def stability(
     result: StabilityResult,
     *,
@@ -27,10 +29,8 @@ def stability(
     ----------
     result
         What :func:`~scsiameseclu.tl.stability` returned.
-    figsize
-        Width and height of the figure, in inches.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_finish)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._figure import Drawn, PathOf, finish
 
 __all__ = ["training_curves"]
@@ -23,6 +24,7 @@ class _HasHistory(Protocol):
     def history(self) -> Mapping[str, pd.DataFrame] | None: ...
 
 
+@with_shared_descriptions
 def training_curves(
     model: "_HasHistory | Mapping[str, pd.DataFrame]",
     metrics: Sequence[str] | None = None,
@@ -49,8 +51,7 @@ def training_curves(
         Largest number of panels in a row.
     panel_size
         Width and height of one panel, in inches.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_finish)s
 
     Returns
     -------
@@ -68,8 +69,9 @@ def training_curves(
     history = model if isinstance(model, Mapping) else model.history
     if not history and getattr(model, "is_trained", False):
         raise ValueError(
-            "Expected a training history, found a model trained with a logger that keeps none in the model: its curves are where "
-            "that logger writes, such as TensorBoard's folder. Train without logger=..., or pass a history (names to data frames)."
+            "Expected a training history, found a model trained with a logger that keeps none in the model: its curves "
+            "are where that logger writes, such as TensorBoard's folder. Train without logger=..., or pass a history "
+            "(names to data frames)."
         )
     curves = _collect_curves(history)
     names = [name for name in curves if name not in _VARIATIONAL] if metrics is None else list(metrics)

@@ -229,7 +229,8 @@ class Landmarks:
         """
         same = (distances == 0) & ((own_batch < 0)[:, None] | (self.batch[candidates] == own_batch[:, None]))
         met = np.flatnonzero(pending[rows] & same.any(axis=1))
-        # Of several, the first by row number, whatever the order of the search.
+        # Several landmarks may lie in that place. The one with the lowest row number is left out, so that the result
+        # does not depend on the order in which the search returns them.
         column = np.where(same[met], candidates[met], len(self)).argmin(axis=1)
         distances[met, column] = np.inf
         pending[rows[met]] = False

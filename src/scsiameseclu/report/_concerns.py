@@ -90,7 +90,8 @@ def _depth(cells: Cells) -> Iterator[Concern]:
         yield Concern(
             "depth",
             "all cells",
-            f"Half of the cells have fewer than {median:,.0f} counts over the {cells.n_vars:,} genes. Clusters of cells with few "
+            f"Half of the cells have fewer than {median:,.0f} counts over the {cells.n_vars:,} genes. Clusters of "
+            "cells with few "
             "counts are uncertain. If genes were left out, pass the object with all genes to report().",
         )
     codes = cells.clusters.codes
@@ -100,7 +101,8 @@ def _depth(cells: Cells) -> Iterator[Concern]:
             yield Concern(
                 "depth",
                 name,
-                f"Its cells have {np.median(inside):,.0f} counts (median), the other cells {np.median(outside):,.0f}. They may be "
+                f"Its cells have {np.median(inside):,.0f} counts (median), the other cells "
+                f"{np.median(outside):,.0f}. They may be "
                 "damaged cells or empty droplets, or small cells such as platelets: look at its marker genes.",
             )
 
@@ -119,7 +121,8 @@ def _stability(cells: Cells) -> Iterator[Concern]:
             yield Concern(
                 "stability",
                 str(name),
-                f"Its stability over seeds is {value:.2f}; below {_DOUBTFUL} a cluster is doubtful, below 0.5 dissolved.",
+                f"Its stability over seeds is {value:.2f}; below {_DOUBTFUL} a cluster is doubtful, below 0.5 "
+                "dissolved.",
             )
 
 
@@ -149,8 +152,10 @@ def _from_one_category(cells: Cells, column: str, values: pd.Series) -> Iterator
             yield Concern(
                 "column",
                 cells.names[number],
-                f"{share:.0%} of its cells have {category!r} in obs[{column!r}], and {usual:.0%} of the other cells. If that is a "
-                f"batch, a donor or a lane, set up with batch_key={column!r}, or check that the cells exist in this sample only.",
+                f"{share:.0%} of its cells have {category!r} in obs[{column!r}], and {usual:.0%} of the other "
+                "cells. If that is a "
+                f"batch, a donor or a lane, set up with batch_key={column!r}, or check that the cells exist in this "
+                "sample only.",
             )
 
 
@@ -190,8 +195,10 @@ def _splits(names: Sequence[str], tree: Mapping[str, Any] | None) -> Iterator[Co
             yield Concern(
                 "two types",
                 names[inside[0]],
-                f"It falls into parts of {split['n_left']:,} and {split['n_right']:,} cells more clearly than one population would "
-                f"(separability {split['separability']:.2f}, p = {split['p_value']:.2f}; genes: {genes}). To divide it: "
+                f"It falls into parts of {split['n_left']:,} and {split['n_right']:,} cells more clearly than one "
+                "population would "
+                f"(separability {split['separability']:.2f}, p = {split['p_value']:.2f}; genes: {genes}). To divide "
+                "it: "
                 f"model.split({names[inside[0]]!r}).",
             )
 
@@ -202,7 +209,8 @@ def _named_twice(names: Names) -> Iterator[Concern]:
             yield Concern(
                 "two types",
                 cluster,
-                f"Markers of {name.first!r} ({name.first_value:.2f}) and {name.second!r} ({name.second_value:.2f}) are about as "
+                f"Markers of {name.first!r} ({name.first_value:.2f}) and {name.second!r} ({name.second_value:.2f}) "
+                "are about as "
                 "high: two types, doublets, or types that share markers.",
             )
     for cluster, name in names.by_labels.items():
@@ -210,7 +218,8 @@ def _named_twice(names: Names) -> Iterator[Concern]:
             yield Concern(
                 "two types",
                 cluster,
-                f"{name.first_value:.0%} of its labelled cells are {name.first!r} and {name.second_value:.0%} are {name.second!r}.",
+                f"{name.first_value:.0%} of its labelled cells are {name.first!r} and {name.second_value:.0%} are "
+                f"{name.second!r}.",
             )
 
 
@@ -234,6 +243,7 @@ def _unlike_reference(cells: Cells) -> Iterator[Concern]:
         yield Concern(
             "reference",
             "all cells",
-            f"{share:.0%} of the cells have an out-of-reference score above {OUT_OF_REFERENCE}, instead of about 1 %: new types, or "
+            f"{share:.0%} of the cells have an out-of-reference score above {OUT_OF_REFERENCE}, instead of about 1 "
+            "%: new types, or "
             "another technique. Leave such cells unassigned.",
         )

@@ -259,7 +259,10 @@ def _unlike(cells: Cells) -> Table | None:
 
 def _mapping(model: SCSiameseClu) -> str:
     name = type(model).__name__
-    return f"from scsiameseclu import {name}, tl\n\nmodel = tl.map(query, reference)  # the model of the reference, or its folder"
+    return (
+        f"from scsiameseclu import {name}, tl\n\nmodel = tl.map(query, reference)  # the model of the reference, "
+        "or its folder"
+    )
 
 
 def _notes(model: SCSiameseClu, cells: Cells, adata: Any, call: str | None) -> dict[str, str]:
@@ -270,7 +273,8 @@ def _notes(model: SCSiameseClu, cells: Cells, adata: Any, call: str | None) -> d
         notes["code"] = "Clusters were cut, split or merged after training; the code does not repeat that."
     if call is None and not model.is_query_:
         notes["data"] = (
-            f"adata: the {len(cells.clusters):,} cells with the {model.summary_stats['n_vars']:,} genes the model reads. Arguments of "
+            f"adata: the {len(cells.clusters):,} cells with the {model.summary_stats['n_vars']:,} genes the model "
+            "reads. Arguments of "
             "train() other than the number of epochs are not kept in a model."
         )
     if model.n_clusters == 1:

@@ -54,18 +54,19 @@ def annotate(
     :math:`\sqrt{K - 1}`; a gene that marks nothing adds about 0. A cluster gets the type with the highest score, or
     ``"unassigned"`` if that score or its distance to the second is too small. Several clusters may get one type.
 
-    A cluster is "mixed" if it seems to hold cells of a second type: in some cells the markers of the second type replace
-    those of the best one. That shows in a correlation of at most -0.35 between the scores of the two types over the cells
-    of the cluster, with a higher score of the second type in 10 % of the cells or more, and in three at least.
+    A cluster is "mixed" if it seems to hold cells of a second type: in some cells the markers of the second type
+    replace those of the best one. That shows in a correlation of at most -0.35 between the scores of the two types
+    over the cells of the cluster, with a higher score of the second type in 10 % of the cells or more, and in three at
+    least.
 
     Parameters
     ----------
     adata
         Cells with raw counts and clusters. Only ``obs`` and ``uns`` are changed.
     markers
-        Marker genes of each type, or the name of a bundled set (``"blood"``, ``"immune"``, ``"pancreas"``, ``"kidney"``,
-        ``"brain"``; see :func:`~scsiameseclu.datasets.marker_sets`). Genes that are not in the data are left out: those of
-        your own lists with a warning.
+        Marker genes of each type, or the name of a bundled set (``"blood"``, ``"immune"``, ``"pancreas"``,
+        ``"kidney"``, ``"brain"``; see :func:`~scsiameseclu.datasets.marker_sets`). Genes that are not in the data are
+        left out: those of your own lists with a warning.
     groupby
         Column of ``obs`` with the clusters, at least two. Cells without one stay unassigned.
     organism

@@ -47,7 +47,8 @@ def classify(
     ``"logistic"`` is multinomial logistic regression on the standardised embedding. ``"knn"`` weighs the labels of the
     nearest labelled cells,
 
-    .. math:: p_{it} \propto \frac{1}{T} + \sum_{j \in \mathcal N_i} e^{-2 (d_{ij}^2 - d_{i1}^2) / \bar d_i^2} \, [y_j = t],
+    .. math:: p_{it} \propto \frac{1}{T}
+        + \sum_{j \in \mathcal N_i} e^{-2 (d_{ij}^2 - d_{i1}^2) / \bar d_i^2} \, [y_j = t],
 
     with :math:`d_{i1}` the distance of the nearest, :math:`\bar d_i^2` the mean squared distance of all neighbours and
     :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau`
@@ -139,8 +140,8 @@ def classify(
     source_points = points if reference is None else _embedding(reference, reference_rep or use_rep, "reference")
     if points.shape[1] != source_points.shape[1]:
         raise ValueError(
-            f"Expected embeddings of the same dimension, found {points.shape[1]} and {source_points.shape[1]} (reference); "
-            "embed both with one model."
+            f"Expected embeddings of the same dimension, found {points.shape[1]} and {source_points.shape[1]} "
+            "(reference); embed both with one model."
         )
     labels = _labels(source, labels_key, unlabeled_category)
     labelled = np.flatnonzero(labels.codes >= 0)
@@ -186,14 +187,14 @@ def classify(
 def _embedding(adata: AnnData, key: str, name: str) -> NDArray[np.float64]:
     if key not in adata.obsm:
         raise KeyError(
-            f"Expected an embedding in {name}.obsm[{key!r}], found {sorted(adata.obsm)}: call write_to_adata() first, or "
-            "name another one."
+            f"Expected an embedding in {name}.obsm[{key!r}], found {sorted(adata.obsm)}: call write_to_adata() first, "
+            "or name another one."
         )
     points = np.asarray(adata.obsm[key], dtype=np.float64)
     if points.ndim != 2 or not np.isfinite(points).all():
         raise ValueError(
-            f"Expected a finite embedding of shape (n_obs, d) in {name}.obsm[{key!r}], found shape {points.shape} or NaN or "
-            "infinite values; check how it was computed."
+            f"Expected a finite embedding of shape (n_obs, d) in {name}.obsm[{key!r}], found shape {points.shape} or "
+            "NaN or infinite values; check how it was computed."
         )
     return points
 
@@ -293,8 +294,8 @@ def _sharpened(probs: NDArray[np.float64], temperature: float) -> NDArray[np.flo
 def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
     """Temperature with the highest posterior given the labels, between 0.1 and 10.
 
-    A few cells say little, so that the logarithm of the temperature has a normal prior around 0. One error more than was
-    seen is counted (rule of succession): a few cells without an error are no proof of certainty.
+    A few cells say little, so that the logarithm of the temperature has a normal prior around 0. One error more than
+    was seen is counted (rule of succession): a few cells without an error are no proof of certainty.
     """
     share_of_errors = 1.0 / (len(codes) + 2.0)
 

@@ -106,8 +106,8 @@ def cluster(
     setup: dict[str, Any] = {"layer": layer, "batch_key": batch_key, "use_rep": use_rep, "neighbors_key": neighbors_key}
     if adata.isbacked:
         raise NotImplementedError(
-            "Expected an AnnData in memory, found a backed one. Choose the genes, write them to a file of their own, and use "
-            "SCSiameseClu.setup_anndata on that file opened with backed='r'."
+            "Expected an AnnData in memory, found a backed one. Choose the genes, write them to a file of their own, "
+            "and use SCSiameseClu.setup_anndata on that file opened with backed='r'."
         )
     check_key_added(adata, key_added)
     counts = get_counts(adata, layer)
@@ -180,7 +180,7 @@ def _check_keys(adata: AnnData, batch_key: str | None, use_rep: str | None, neig
 def _highly_variable_genes(
     adata: AnnData, layer: str | None, batch_key: str | None, n_top_genes: int
 ) -> NDArray[np.bool_]:
-    """Mask of the highly variable genes; ``adata`` is not changed, and genes without counts do not change the choice."""
+    """Mask of the highly variable genes, which genes without counts do not change; ``adata`` stays as it is."""
     counts = get_counts(adata, layer)
     counts = counts if sparse.issparse(counts) else np.asarray(counts)
     present = totals(counts)[1] > 0

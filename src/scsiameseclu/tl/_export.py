@@ -66,9 +66,9 @@ def export(
 
     Notes
     -----
-    What CELLxGENE asks for: an expression matrix in ``X``, unique names of cells and genes, and in ``obsm`` at least one
-    array ``X_...`` with two columns or more and finite values. Expression is shown as it is in ``X``: log-normalise it
-    first if ``X`` holds counts, and keep the counts in a layer.
+    What CELLxGENE asks for: an expression matrix in ``X``, unique names of cells and genes, and in ``obsm`` at least
+    one array ``X_...`` with two columns or more and finite values. Expression is shown as it is in ``X``:
+    log-normalise it first if ``X`` holds counts, and keep the counts in a layer.
 
     Examples
     --------
@@ -129,7 +129,8 @@ def cell_table(adata: AnnData, key: str) -> pd.DataFrame:
     """
     if key not in adata.obs or latent_key(key) not in adata.obsm:
         raise KeyError(
-            f"Expected clusters in obs[{key!r}] and an embedding in obsm[{latent_key(key)!r}], found {list(adata.obs.columns)} and "
+            f"Expected clusters in obs[{key!r}] and an embedding in obsm[{latent_key(key)!r}], found "
+            f"{list(adata.obs.columns)} and "
             f"{sorted(adata.obsm)}: call write_to_adata() first."
         )
     table = adata.obs[[name for name in (key, confidence_key(key)) if name in adata.obs]].copy()
@@ -153,7 +154,8 @@ def _check(adata: AnnData) -> None:
             )
     if not any(_is_plane(adata, name) for name in adata.obsm):
         raise ValueError(
-            f"Expected coordinates in two dimensions in obsm['X_...'], found {sorted(adata.obsm)}: call pl.embedding(adata) or "
+            f"Expected coordinates in two dimensions in obsm['X_...'], found {sorted(adata.obsm)}: call "
+            "pl.embedding(adata) or "
             "scanpy.tl.umap first."
         )
     for name in adata.obsm:

@@ -81,10 +81,10 @@ def map(
 
     Notes
     -----
-    Writes ``obs[key_added]``, categorical: clusters of the model, ``"unassigned"`` last; ``obs[f"{key_added}_confidence"]``,
-    float32: probability of the cell's own cluster, or of the most probable one if the cell is unassigned;
-    ``obs[f"{key_added}_out_of_reference"]``, float32; ``obsm[f"{key_added}_probs"]`` and ``obsm[f"X_{key_added}"]``,
-    float32; and ``uns[key_added]``.
+    Writes ``obs[key_added]``, categorical: clusters of the model, ``"unassigned"`` last;
+    ``obs[f"{key_added}_confidence"]``, float32: probability of the cell's own cluster, or of the most probable one if
+    the cell is unassigned; ``obs[f"{key_added}_out_of_reference"]``, float32; ``obsm[f"{key_added}_probs"]`` and
+    ``obsm[f"X_{key_added}"]``, float32; and ``uns[key_added]``.
 
     Examples
     --------

@@ -30,9 +30,9 @@ def marker_overlap(
     """Share of the best marker genes that each cluster has in common with each known type.
 
     The genes of every cluster are ranked against the other cells, and so are those of every type; the overlap is the
-    number of genes that are among the first ``n_genes`` of both, over ``n_genes``. This is how the paper of scSiameseClu
-    and the benchmark scCluBench judge annotations. Known labels enter: it is a score of clusters, and no way to name
-    clusters of unknown cells.
+    number of genes that are among the first ``n_genes`` of both, over ``n_genes``. This is how the paper of
+    scSiameseClu and the benchmark scCluBench judge annotations. Known labels enter: it is a score of clusters, and no
+    way to name clusters of unknown cells.
 
     Parameters
     ----------

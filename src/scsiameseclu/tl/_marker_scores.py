@@ -90,12 +90,12 @@ def mixed_with(
 ) -> NDArray[np.int64]:
     """For each cluster, the type whose cells it seems to hold beside those of ``best``; -1 for none.
 
-    Where all cells of a cluster are of one type, markers of that type and of another one vary independently from cell to
-    cell. Where some cells are of the other type, the cells that express the markers of one lack those of the other.
+    Where all cells of a cluster are of one type, markers of that type and of another one vary independently from cell
+    to cell. Where some cells are of the other type, the cells that express the markers of one lack those of the other.
     Scores of cells are means of standardised markers; markers that both types have are left out. The other type needs a
-    correlation of at most ``MAX_CORRELATION`` between the two scores, and a higher score than the best type in a share of
-    at least ``MIN_SHARE`` and in at least ``MIN_CELLS`` of the cells; of several, the type with the lowest correlation is
-    taken.
+    correlation of at most ``MAX_CORRELATION`` between the two scores, and a higher score than the best type in a share
+    of at least ``MIN_SHARE`` and in at least ``MIN_CELLS`` of the cells; of several, the type with the lowest
+    correlation is taken.
     """
     positions = [expression.positions(columns) for columns in genes.values()]
     found = np.full(len(best), -1)

@@ -48,7 +48,7 @@ class StabilityResult:
     consensus
         Cluster with the highest mean probability after alignment, categorical; index: ``obs_names``.
     central_run
-        Name of the run with the highest mean ARI to the others.
+        Name of the run with the highest mean ARI to the other runs.
     """
 
     labels: pd.DataFrame
@@ -247,8 +247,8 @@ def _given_runs(adata: AnnData, labels: pd.DataFrame) -> tuple[list[NDArray[np.i
         )
     if not labels.index.equals(adata.obs_names):
         raise ValueError(
-            f"Expected labels indexed by obs_names, found other cells or another order ({len(labels)} rows, {adata.n_obs} "
-            "cells); reindex them with adata.obs_names."
+            f"Expected labels indexed by obs_names, found other cells or another order ({len(labels)} rows, "
+            f"{adata.n_obs} cells); reindex them with adata.obs_names."
         )
     columns: Sequence[Any] = list(labels.columns)
     runs = [_categorical(labels.iloc[:, i], f"labels[{name!r}]") for i, name in enumerate(columns)]

@@ -39,9 +39,9 @@ def subcluster(
 ) -> SCSiameseClu:
     """Cluster the cells of one cluster, or of several together, by a model of their own.
 
-    The genes that vary among these cells are chosen anew, and a model is trained on them alone, so that differences show
-    which are small next to those between all cells. To divide a cluster where the tree of a trained model divides it,
-    without training, use :meth:`scsiameseclu.SCSiameseClu.split`.
+    The genes that vary among these cells are chosen anew, and a model is trained on them alone, so that differences
+    show which are small next to those between all cells. To divide a cluster where the tree of a trained model divides
+    it, without training, use :meth:`scsiameseclu.SCSiameseClu.split`.
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def subcluster(
     -----
     Writes
 
-    * ``obs[key_added]``, categorical: ``"3,0"``, ``"3,1"`` and so on for the parts of ``"3"``, which stand at its place,
-      ``"1-3,0"`` for those of ``"1"`` and ``"3"``; other cells keep their cluster;
+    * ``obs[key_added]``, categorical: ``"3,0"``, ``"3,1"`` and so on for the parts of ``"3"``, which stand at its
+      place, ``"1-3,0"`` for those of ``"1"`` and ``"3"``; other cells keep their cluster;
     * ``obs[f"{key_added}_confidence"]``, float32, if there are confidences of ``key``: the probability of the cluster
       times that of the part within it; other cells keep theirs;
     * ``uns[key_added]``: ``"params"``, those of the model of the parts and ``"restricted_to"``, and quality numbers.
