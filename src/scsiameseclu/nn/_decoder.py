@@ -172,8 +172,8 @@ class CountDecoder(nn.Module):
 
         Returns
         -------
-        Per cell and embedding gene, ``(batch, n_embedding_genes)``, and per cell and other gene, ``(n_rows,
-        n_others)``, without gradient into ``z``; None if there are no other genes.
+        Per cell and embedding gene, ``(batch, n_embedding_genes)``, and per cell and other gene,
+        ``(n_rows, n_others)``, without gradient into ``z``; None if there are no other genes.
         """
         hidden = self.px_decoder(z, *categories, cont=cont)
         logits = self.scale_logits(hidden)
