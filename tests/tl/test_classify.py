@@ -135,8 +135,9 @@ def test_the_only_labelled_cell_of_a_type_keeps_its_type(method: str) -> None:
 def test_the_temperature_of_a_few_cells_stays_near_one() -> None:
     probs = np.tile([[0.98, 0.01, 0.01]], (5, 1))
     codes = np.array([0, 0, 0, 1, 2])  # sure of all, right in three of five
-    few, many = _fit_temperature(probs, codes), _fit_temperature(np.tile(probs, (400, 1)), np.tile(codes, 400))
-    assert 1.0 < few < 1.6 and many > 2.5
+    few, free = (_fit_temperature(probs, codes, prior_sd=sd) for sd in (0.25, np.inf))
+    many = _fit_temperature(np.tile(probs, (400, 1)), np.tile(codes, 400), prior_sd=0.25)
+    assert 1.0 < few < 1.6 and min(many, free) > 2.5
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -22,7 +22,8 @@ __all__ = ["classify"]
 
 logger = logging.getLogger(__name__)
 N_FOLDS = 5
-PRIOR_SD = 0.25  # of the logarithm of the temperature
+# Of the logarithm of the temperature. Only logistic regression is near to calibrated by itself.
+PRIOR_SD = {"logistic": 0.25, "knn": np.inf}
 MANY_TYPES = 50
 VERY_MANY_TYPES = 200
 METHODS = ("logistic", "knn")
@@ -52,9 +53,9 @@ def classify(
 
     with :math:`d_{i1}` the distance of the nearest, :math:`\bar d_i^2` the mean squared distance of all neighbours and
     :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau`
-    that the labels of held-out labelled cells make most likely (5-fold cross-validation; normal prior on
-    :math:`\log \tau` of standard deviation 0.25, which matters with few labels). Labelled cells
-    get that held-out prediction: it never comes from their own label, so that a confident disagreement points at a
+    that the labels of held-out labelled cells make most likely (5-fold cross-validation). For ``"logistic"``,
+    :math:`\log \tau` has a normal prior of mean 0 and standard deviation 0.25, which matters with few labels. Labelled
+    cells get that held-out prediction: it never comes from their own label, so that a confident disagreement points at a
     wrong label. The only labelled cell of a type is predicted with its label, since nothing else knows that type.
 
     The confidence is the probability among the known types. It does not see that a cell belongs to a type without any
@@ -152,7 +153,7 @@ def classify(
     if not fair.any():
         message = f"obs[{labels_key!r}]: no type has two labelled cells, so that confidences are not calibrated."
         warnings.warn(f"{message} Label more cells.", UserWarning, stacklevel=2)
-    temperature = _fit_temperature(held_out[fair], codes[fair]) if fair.any() else 1.0
+    temperature = _fit_temperature(held_out[fair], codes[fair], PRIOR_SD[method]) if fair.any() else 1.0
     probs = _predict(method, train, codes, len(types), points, n_neighbors)
     if reference is None:
         probs[labelled[fair]] = held_out[fair]
@@ -291,11 +292,12 @@ def _sharpened(probs: NDArray[np.float64], temperature: float) -> NDArray[np.flo
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
+def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64], prior_sd: float) -> float:
     """Temperature with the highest posterior given the labels, between 0.1 and 10.
 
-    A few cells say little, so that the logarithm of the temperature has a normal prior around 0. One error more than
-    was seen is counted (rule of succession): a few cells without an error are no proof of certainty.
+    A few cells say little, so that the logarithm of the temperature has a normal prior around 0, of this standard
+    deviation. One error more than was seen is counted (rule of succession): a few cells without an error are no proof
+    of certainty.
     """
     share_of_errors = 1.0 / (len(codes) + 2.0)
 
@@ -303,7 +305,7 @@ def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64]) -> fl
         log_probs = np.log(np.maximum(_sharpened(probs, float(np.exp(log_temperature))), 1e-12))
         own = log_probs[np.arange(len(codes)), codes]
         others = (log_probs.sum(axis=1) - own) / max(probs.shape[1] - 1, 1)
-        log_prior = -0.5 * (log_temperature / PRIOR_SD) ** 2 / len(codes)
+        log_prior = -0.5 * (log_temperature / prior_sd) ** 2 / len(codes)
         return -((1.0 - share_of_errors) * own + share_of_errors * others).mean() - log_prior
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded").x))
