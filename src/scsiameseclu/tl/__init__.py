@@ -4,7 +4,8 @@ from scsiameseclu.tl._annotate import annotate
 from scsiameseclu.tl._classify import classify
 from scsiameseclu.tl._cluster import cluster
 from scsiameseclu.tl._map import map
+from scsiameseclu.tl._map_atlas import map_atlas
 from scsiameseclu.tl._markers import markers
 from scsiameseclu.tl._stability import StabilityResult, stability
 
-__all__ = ["StabilityResult", "annotate", "classify", "cluster", "map", "markers", "stability"]
+__all__ = ["StabilityResult", "annotate", "classify", "cluster", "map", "map_atlas", "markers", "stability"]
