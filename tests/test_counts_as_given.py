@@ -20,7 +20,8 @@ from scsiameseclu.data._rows import row_reader
 from scsiameseclu.data._statistics import ExpressionStatistics
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.pp._counts import as_csr, canonical_copy, check_counts, name_order, row_chunks, totals
+from scsiameseclu.pp._check_counts import check_counts
+from scsiameseclu.pp._counts import as_csr, canonical_copy, name_order, row_chunks, totals
 from scsiameseclu.pp._graph_input import obsm_rep
 from scsiameseclu.reference._sources import read_proteins
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["content", "finish", "replaced_entries", "replaced_file"]
+__all__ = ["content", "finish", "locked", "replaced_entries", "replaced_file"]
 
 WAIT = 30.0
 """Seconds to wait for another process that writes to the same place."""
@@ -60,7 +60,7 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(os.path.realpath(path))  # a link stays one
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
-    with _locked(target.with_name(f".{target.name}.lock"), WAIT):
+    with locked(target.with_name(f".{target.name}.lock"), WAIT):
         partial.unlink(missing_ok=True)  # of a process that was killed
         try:
             with _explained(target):
@@ -104,7 +104,7 @@ def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT, gone: S
     target.mkdir(parents=True, exist_ok=True)
     partial = target / _PARTIAL
     try:
-        with _locked(target / _LOCK, wait):
+        with locked(target / _LOCK, wait):
             _tidy(target)
             partial.mkdir()
             try:
@@ -128,11 +128,11 @@ def finish(folder: str | os.PathLike[str]) -> None:
     """
     target = Path(folder)
     if (target / _COMPLETE).exists():
-        with _locked(target / _LOCK, WAIT):
+        with locked(target / _LOCK, WAIT):
             _tidy(target)
         logger.info("Finished what an interrupted process had begun to replace in %s.", target)
     elif any((target / name).exists() for name in _OURS):
-        with suppress(OSError, RuntimeError), _locked(target / _LOCK, 0.0):  # in use, or not ours to clean
+        with suppress(OSError, RuntimeError), locked(target / _LOCK, 0.0):  # in use, or not ours to clean
             _tidy(target)
 
 
@@ -217,7 +217,7 @@ def _explained(target: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _locked(path: Path, wait: float) -> Iterator[None]:
+def locked(path: Path, wait: float) -> Iterator[None]:
     """Hold a lock that ends with the process, however that ends; the file is removed with it.
 
     Raises

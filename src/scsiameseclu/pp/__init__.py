@@ -1,6 +1,6 @@
 """Preprocessing: counts, representation, cell graph."""
 
-from scsiameseclu.pp._counts import check_counts
+from scsiameseclu.pp._check_counts import check_counts
 from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._knn import knn

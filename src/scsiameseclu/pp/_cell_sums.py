@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scsiameseclu.pp._counts import check_block, check_shape, check_totals, row_chunks
+from scsiameseclu.pp._check_counts import check_block, check_shape, check_totals
+from scsiameseclu.pp._counts import row_chunks
 from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:

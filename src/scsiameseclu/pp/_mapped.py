@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata
-import h5py
 import numpy as np
-import zarr
 from anndata import AnnData
-from anndata.abc import CSCDataset, CSRDataset
+from anndata.abc import CSRDataset
 from scipy import sparse
 
 from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu.pp._counts import row_chunks
+from scsiameseclu.pp._stores import open_parts, stored_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import DTypeLike, NDArray
 
@@ -87,12 +85,12 @@ def write_mapped(
     folder = Path(directory)
     _check_folder(folder, overwrite)
     with ExitStack() as files:
-        parts = [part for path in paths for part in _parts(Path(path), files)]
+        parts = [part for path in paths for part in open_parts(Path(path), files)]
         if not parts:
             raise ValueError("Expected at least one source, found none.")
         annotation = _annotation(parts)
         columns = _columns(annotation, genes)
-        counts = [_stored_counts(part, layer) for part in parts]
+        counts = [stored_counts(part, layer) for part in parts]
         with replaced_entries(folder) as new:
             _check_folder(folder, overwrite)  # again: what a killed process had completed has come to its place by now
             manifest = _write_counts(counts, columns, new)
@@ -152,36 +150,6 @@ def _mapped(path: Path, dtype: DTypeLike) -> NDArray[Any]:
     return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
-def _parts(path: Path, files: ExitStack) -> Iterator[Any]:
-    """Groups of one source that hold an AnnData each, open until ``files`` are closed."""
-    if not path.exists():
-        raise FileNotFoundError(f"Expected an .h5ad file or a zarr store, found nothing at {str(path)!r}.")
-    group = files.enter_context(h5py.File(path, "r")) if path.is_file() else _open_store(path)
-    members = [group] if _holds_anndata(group) else [group[key] for key in sorted(group.keys(), key=_natural)]
-    found = [member for member in members if _holds_anndata(member)]
-    if not found:
-        raise ValueError(f"Expected an AnnData or a collection of them, found none in {str(path)!r}.")
-    yield from found
-
-
-def _open_store(path: Path) -> zarr.Group:
-    try:
-        return zarr.open_group(path, mode="r")
-    except zarr.errors.GroupNotFoundError as error:
-        raise ValueError(
-            f"Expected an .h5ad file or a zarr store, found a folder of another kind at {str(path)!r}."
-        ) from error
-
-
-def _holds_anndata(group: Any) -> bool:
-    return isinstance(group, h5py.Group | zarr.Group) and group.attrs.get("encoding-type") == "anndata"
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts ``dataset_10`` after ``dataset_9``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def _annotation(parts: list[Any]) -> AnnData:
     """Cells and genes of all parts, without counts; categories are united."""
     frames = [(anndata.io.read_elem(part["obs"]), anndata.io.read_elem(part["var"])) for part in parts]
@@ -207,21 +175,6 @@ def _columns(annotation: AnnData, genes: Sequence[str] | None) -> NDArray[np.int
         missing = [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
         raise KeyError(f"`genes`: {len(missing)} are not in the data, such as {missing[:5]}.")
     return columns.astype(np.int64)
-
-
-def _stored_counts(part: Any, layer: str | None) -> Any:
-    """The count matrix of a part, not read yet."""
-    place = "X" if layer is None else f"layers/{layer}"
-    if place not in part:
-        available = list(part["layers"]) if "layers" in part else []
-        raise KeyError(f"Expected counts in {place!r}, found none in {part.name!r}. Layers: {available}.")
-    element = part[place]
-    if not isinstance(element, h5py.Group | zarr.Group):
-        return element
-    stored = anndata.io.sparse_dataset(element)
-    if isinstance(stored, CSCDataset) or not isinstance(stored, CSRDataset):
-        raise NotImplementedError(f"Expected counts stored by rows (CSR or dense), found CSC in {part.name!r}.")
-    return stored
 
 
 def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: Path) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from scsiameseclu.pp._counts import check_counts, get_counts, name_order
+from scsiameseclu.pp._check_counts import check_counts
+from scsiameseclu.pp._counts import get_counts, name_order
 from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._graph_input import GraphSettings, obs_column, obsm_rep, resolve_seed

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
-from scsiameseclu.pp._counts import canonical_copy, check_counts, get_counts, where_counts_are
+from scsiameseclu.pp._check_counts import check_counts
+from scsiameseclu.pp._counts import canonical_copy, get_counts, where_counts_are
 from scsiameseclu.pp._graph_input import resolve_seed
 from scsiameseclu.pp._threads import numba_within_thread_limit, within_thread_limit
 

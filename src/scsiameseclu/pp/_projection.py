@@ -86,6 +86,7 @@ class Projection:
         size_factors: ArrayLike | None = None,
         batch: pd.Series | None = None,
         gene_order: NDArray[np.int64] | None = None,
+        per_cell: NDArray[np.float64] | None = None,
     ) -> Projection:
         """Fit on counts.
 
@@ -110,6 +111,8 @@ class Projection:
         gene_order
             All columns in the order to go through them, such as :func:`~scsiameseclu.pp._counts.name_order` gives: the
             result then does not depend on the order of the columns. Default: as they are.
+        per_cell
+            Total counts, length ``n_obs``, where they are known: saves a pass over the counts.
 
         Raises
         ------
@@ -119,10 +122,11 @@ class Projection:
         n_obs, n_vars = counts.shape
         if n_obs < 2 or n_comps < 1:
             raise ValueError(f"Expected at least two cells and one component, found {n_obs} and {n_comps}.")
-        sizes = _size_factors(counts, size_factors)
+        per_cell = totals(counts)[0] if per_cell is None else per_cell
+        sizes = positive(per_cell) if size_factors is None else _size_factors(counts, size_factors)
         target_sum = TARGET_SUM
         if size_factors is not None:
-            ratio = totals(counts)[0] / sizes
+            ratio = per_cell / sizes
             target_sum = float(TARGET_SUM / np.median(ratio[ratio > 0])) if (ratio > 0).any() else TARGET_SUM
         moments = _gene_moments(counts, target_sum / sizes)
         genes = _select_genes(moments, n_top_genes, np.arange(n_vars) if gene_order is None else gene_order)
@@ -134,7 +138,7 @@ class Projection:
         plain = cls(genes, mean, scale, center.astype(np.float32), axes, target_sum, n_vars)
         if batch is None:
             return plain
-        metric = noise_metric(plain.transform(counts, size_factors), batch, random_state)
+        metric = noise_metric(plain.transform(counts, sizes), batch, random_state)
         return replace(plain, components=axes @ metric, unit_length=True)
 
     def transform(self, counts: Any, size_factors: ArrayLike | None = None) -> NDArray[np.float32]:

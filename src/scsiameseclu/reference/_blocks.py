@@ -135,7 +135,7 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     stored = stored_graph(data, settings, None, digest) if isinstance(source, AnnDataSource) else None
     projection: AnyProjection = stored_projection(data)
     if stored is None:
-        projection = _fitted(source, cells, settings)
+        projection = _fitted(source, cells, settings, sums)
         rep = _projected(cells, projection, sums)
     else:
         rep = stored[SIAMESE_KEYS.GRAPH_REP]
@@ -256,7 +256,7 @@ def _measured(state: Mapping[str, Any], cells: Cells) -> MeasuredProteins:
     return MeasuredProteins.of(cells.proteins.values, cells.batch)
 
 
-def _fitted(source: Source, cells: Cells, settings: GraphSettings) -> AnyProjection:
+def _fitted(source: Source, cells: Cells, settings: GraphSettings, sums: CellSums) -> AnyProjection:
     """Fit the projection of a new reference."""
     options: dict[str, Any] = {
         "n_comps" if cells.proteins is None else "n_pcs": settings.n_pcs,
@@ -266,7 +266,7 @@ def _fitted(source: Source, cells: Cells, settings: GraphSettings) -> AnyProject
         "gene_order": name_order(cells.genes),
     }
     if cells.proteins is None or isinstance(source, AnnDataSource):
-        return None if cells.rep is not None else Projection.fit(cells.counts, **options)
+        return None if cells.rep is not None else Projection.fit(cells.counts, per_cell=sums.per_cell, **options)
     if cells.proteins.counts is None:
         raise ValueError("Expected protein values to set up on, found only NaN. Use setup_anndata for RNA alone.")
     values = cells.proteins.values

@@ -55,8 +55,8 @@ def classify(
     :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau`
     that the labels of held-out labelled cells make most likely (5-fold cross-validation). For ``"logistic"``,
     :math:`\log \tau` has a normal prior of mean 0 and standard deviation 0.25, which matters with few labels. Labelled
-    cells get that held-out prediction: it never comes from their own label, so that a confident disagreement points at a
-    wrong label. The only labelled cell of a type is predicted with its label, since nothing else knows that type.
+    cells get that held-out prediction: it never comes from their own label, so that a confident disagreement points at
+    a wrong label. The only labelled cell of a type is predicted with its label, since nothing else knows that type.
 
     The confidence is the probability among the known types. It does not see that a cell belongs to a type without any
     labelled cell.

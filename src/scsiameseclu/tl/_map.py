@@ -96,13 +96,17 @@ def map(
 
     check_anndata(query, "SCSiameseClu.load_query_data(mdata, model) and write_to_adata() map a MuData")
     check_key_added(query, key_added)
-    _check_limits(max_out_of_reference=max_out_of_reference, min_confidence=min_confidence)
+    check_limits(max_out_of_reference=max_out_of_reference, min_confidence=min_confidence)
+    if not isinstance(model, SCSiameseClu):
+        model = SCSiameseClu.load(model, adata=False, accelerator=accelerator)
     mapped = SCSiameseClu.load_query_data(_shared(query), model, min_gene_share=min_gene_share, accelerator=accelerator)
     mapped.write_to_adata(key_added=key_added)
     copy_results(mapped.adata, query, key_added)
     unsure = np.zeros(query.n_obs, dtype=bool)
     if max_out_of_reference is not None or (mapped.reference is not None and len(mapped.reference.latent)):
-        score = mapped._novelty(query.obsm[latent_key(key_added)])
+        score = model._novelty(
+            query.obsm[latent_key(key_added)]
+        )  # which keeps the scale of the score for the next call
         query.obs[out_of_reference_key(key_added)] = score
         unsure |= score > (1.0 if max_out_of_reference is None else max_out_of_reference)
     if min_confidence is not None:
@@ -115,7 +119,8 @@ def map(
     return mapped
 
 
-def _check_limits(**limits: float | None) -> None:
+def check_limits(**limits: float | None) -> None:
+    """Refuse limits outside of [0, 1]."""
     for name, value in limits.items():
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"`{name}`: expected a number between 0 and 1, or None, found {value}.")

@@ -1,0 +1,245 @@
+"""Any number of cells mapped to a trained model, from files to a file."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scvi.utils import track
+
+from scsiameseclu import _compat
+from scsiameseclu._atomic import locked
+from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, confidence_key
+from scsiameseclu.pp._stores import CellParts, CellStore
+from scsiameseclu.tl._map import check_limits, map
+from scsiameseclu.tl._map_output import MapOutput
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from scsiameseclu.model import SCSiameseClu
+
+__all__ = ["map_atlas"]
+
+_COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
+_TASKS_PER_WORKER = 2
+_ONE_AT_A_TIME = Lock()  # threads of one worker share the model
+
+
+def map_atlas(
+    store: CellStore | Sequence[CellStore],
+    model: SCSiameseClu | str | PathLike[str],
+    out: str | PathLike[str],
+    client: Any = None,
+    *,
+    key_added: str = DEFAULT_KEY,
+    chunk_size: int = 16_384,
+    max_out_of_reference: float | None = 0.99,
+    min_confidence: float | None = None,
+    min_gene_share: float = 0.2,
+    accelerator: str = "auto",
+    overwrite: bool = False,
+    progress_bar: bool = True,
+) -> Path:
+    """Map a collection of cells of any size to a trained model, chunk by chunk.
+
+    Every chunk is read, mapped as by :func:`map`, and written; memory does not grow with the number of cells. If the
+    process is killed, the same call goes on after the last complete chunk.
+
+    Parameters
+    ----------
+    store
+        New cells: an ``.h5ad`` file, a zarr store, a zarr group of several AnnData (as annbatch's collections are), an
+        AnnData (backed, or of dask arrays), or several of these. Genes are matched by name.
+    model
+        Trained model, or the folder it was saved in.
+    out
+        Zarr store to write. Until it is complete it is called ``{out}.partial``.
+    client
+        :class:`dask.distributed.Client` whose workers map the chunks. They must see the files under the same paths, and
+        ``out`` as well. Default: this process does it.
+    key_added
+        Key of the results.
+    chunk_size
+        Cells per chunk.
+    max_out_of_reference, min_confidence, min_gene_share, accelerator
+        As for :func:`map`.
+    overwrite
+        Replace a complete store at ``out``, or what is left of an interrupted run with other arguments.
+    progress_bar
+        Show progress.
+
+    Returns
+    -------
+    Path of the store, which :func:`anndata.read_zarr` and :func:`anndata.experimental.read_lazy` open.
+
+    Raises
+    ------
+    FileExistsError
+        If there is something at ``out``, and not ``overwrite``.
+    FileNotFoundError
+        If a store does not exist.
+    KeyError
+        If a store lacks a layer, column or representation that the model reads.
+    NotImplementedError
+        If the model is one of a MuData, or counts are stored by columns (CSC).
+    ValueError
+        If ``chunk_size`` is below 1, an interrupted run had other arguments, or as :func:`map`.
+    RuntimeError
+        If another process writes to ``out``, or as :func:`map`.
+
+    Notes
+    -----
+    The store is an AnnData without ``X``, of the cells in the order of the stores, with ``obs[key_added]``,
+    categorical: clusters of the model and ``"unassigned"``; ``obs[f"{key_added}_confidence"]`` and
+    ``obs[f"{key_added}_out_of_reference"]``, float32; ``obsm[f"X_{key_added}"]``, float32; and ``uns[key_added]`` with
+    the limits and the number of unassigned cells. Probabilities of the other clusters are not kept.
+
+    Examples
+    --------
+    >>> scsiameseclu.tl.map_atlas("atlas.zarr", "model", "mapped.zarr")
+    >>> cells = anndata.read_zarr("mapped.zarr")
+    """
+    check_key(key_added)
+    if chunk_size < 1:
+        raise ValueError(f"`chunk_size`: expected at least 1, found {chunk_size}.")
+    limits = {"max_out_of_reference": max_out_of_reference, "min_confidence": min_confidence}
+    check_limits(**limits, min_gene_share=min_gene_share)
+    reference = _loaded(model, accelerator)
+    if _compat.setup_call(reference.registry)[0] != "setup_anndata":
+        raise NotImplementedError("Expected a model of an AnnData, found one of a MuData; map its parts with tl.map.")
+    options = {**limits, "min_gene_share": min_gene_share, "accelerator": accelerator}
+    folder = Path(out).absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as files:
+        parts = CellParts.open(store, files, reference.registry["setup_args"].get("layer"))
+        names = [*reference._cluster_names(), UNASSIGNED]
+        output = MapOutput(folder, sum(parts.sizes), reference.module.n_latent, chunk_size, key_added, names)
+        files.enter_context(locked(folder.with_name(f".{folder.name}.lock"), 0.0))
+        if folder.exists() and not overwrite:
+            raise FileExistsError(
+                f"Expected nothing at {str(folder)!r}; name another place, or replace it: overwrite=True."
+            )
+        if output.n_obs == 0:
+            raise ValueError("Expected at least one cell to map, found stores without cells.")
+        job = {
+            **options,
+            "model": _digest(reference),
+            "chunk_size": chunk_size,
+            "key_added": key_added,
+            "sizes": parts.sizes,
+        }
+        done = output.resume(job, anew_if_other=overwrite)
+        remaining = sorted(set(range(output.n_chunks)) - {facts["chunk"] for facts in done})
+        if client is None:
+            mapping = _Mapping(reference, parts, output, options)
+            found: Iterator[dict[str, Any]] = (mapping.chunk(number) for number in remaining)
+        else:
+            folder_of_model = _folder_of(model, folder, files)
+            found = _map_on_workers(client, (store, folder_of_model, output, options), remaining)
+        description = f"Mapping {output.n_obs - sum(facts['n_cells'] for facts in done):,} cells"
+        for facts in track(found, description, disable=not progress_bar, total=len(remaining)):
+            output.complete(facts)
+            done.append(facts)
+        limits = {name: value for name, value in limits.items() if value is not None}
+        output.finish(
+            {
+                "params": {**reference._params(), **limits},
+                "n_unassigned": sum(facts["n_unassigned"] for facts in done),
+                "mean_confidence": sum(facts["confidence"] for facts in done) / output.n_obs,
+            }
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """Maps chunks of cells of a store, and writes the results."""
+
+    reference: SCSiameseClu
+    parts: CellParts
+    output: MapOutput
+    options: Mapping[str, Any]
+
+    def chunk(self, number: int) -> dict[str, Any]:
+        """Map one chunk and write it; what is to be known of it."""
+        rows, key = self.output.rows(number), self.output.key
+        arguments = self.reference.registry["setup_args"]
+        named = [arguments.get(name) or [] for name in _COLUMNS]
+        columns = [name for each in named for name in ([each] if isinstance(each, str) else each)]
+        reps = [arguments["use_rep"]] if arguments.get("use_rep") else []
+        start, n_unassigned, confidence = rows.start, 0, 0.0
+        for cells in self.parts.read(rows, columns, reps):
+            mapped = map(cells, self.reference, key, **self.options)
+            mapped.deregister_manager(mapped.adata)  # scvi-tools would keep the cells
+            del mapped
+            self.output.write(start, cells)
+            n_unassigned += cells.uns[key]["n_unassigned"]
+            confidence += float(cells.obs[confidence_key(key)].to_numpy().sum(dtype=np.float64))
+            start += cells.n_obs
+        gc.collect()  # models refer to themselves, and so would keep their cells for a while
+        return {"chunk": number, "n_cells": start - rows.start, "n_unassigned": n_unassigned, "confidence": confidence}
+
+
+def _map_on_workers(client: Any, job: tuple[Any, ...], chunks: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Let the workers of a dask client map chunks, a few at a time; facts of each as it is complete."""
+    from distributed import as_completed
+
+    waiting = iter(chunks)
+    n_tasks = _TASKS_PER_WORKER * max(len(client.scheduler_info()["workers"]), 1)
+    running = as_completed([client.submit(_map_chunk, *job, number, pure=False) for number in islice(waiting, n_tasks)])
+    for future in running:
+        yield future.result()
+        for number in islice(waiting, 1):
+            running.add(client.submit(_map_chunk, *job, number, pure=False))
+
+
+def _map_chunk(
+    store: CellStore | Sequence[CellStore], model: str, output: MapOutput, options: dict[str, Any], number: int
+) -> dict[str, Any]:
+    """Map one chunk on a worker."""
+    with _ONE_AT_A_TIME, ExitStack() as files:
+        reference = _kept(model, options["accelerator"])
+        parts = CellParts.open(store, files, reference.registry["setup_args"].get("layer"))
+        return _Mapping(reference, parts, output, options).chunk(number)
+
+
+def _loaded(model: SCSiameseClu | str | PathLike[str], accelerator: str) -> SCSiameseClu:
+    from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
+
+    return model if isinstance(model, SCSiameseClu) else SCSiameseClu.load(model, adata=False, accelerator=accelerator)
+
+
+@lru_cache(maxsize=1)
+def _kept(folder: str, accelerator: str) -> SCSiameseClu:
+    """The model in a folder, loaded once per worker."""
+    return _loaded(folder, accelerator)
+
+
+def _folder_of(model: SCSiameseClu | str | PathLike[str], out: Path, files: ExitStack) -> str:
+    """Where workers find the model: it is saved beside the results for a while if it is in memory."""
+    if isinstance(model, str | PathLike):
+        return str(Path(model).absolute())
+    folder = out.with_name(f".{out.name}.model")
+    model.save(folder, overwrite=True)
+    files.callback(shutil.rmtree, folder, ignore_errors=True)
+    return str(folder)
+
+
+def _digest(model: SCSiameseClu) -> str:
+    """SHA-1 of the weights and names of the clusters."""
+    state = hashlib.sha1("\0".join(model._cluster_names()).encode(), usedforsecurity=False)
+    for name, values in sorted(model.module.state_dict().items()):
+        state.update(name.encode())
+        state.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()
