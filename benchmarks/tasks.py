@@ -440,6 +440,11 @@ def n_clusters_table(frame: pd.DataFrame) -> str:
     return markdown(["finds K", "tasks", "log(K / types)", "within 20 %"], lines)
 
 
+def with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows; those of ``benchmarks.run``, which are whole data sets, as the only task of their set."""
+    return frame if "number" in frame else frame.assign(number=0)
+
+
 def report(frame: pd.DataFrame) -> str:
     """Markdown tables: means, paired differences, numbers of clusters."""
     return "\n\n".join([means_table(frame), pairs_table(frame), n_clusters_table(frame)])
@@ -488,7 +493,7 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     warnings.filterwarnings("ignore")
     if args.command == "report":
-        print(report(pd.DataFrame(read_results(args.results))))
+        print(report(pd.DataFrame(read_results(args.results)).pipe(with_numbers)))
         return 0
     files = labelled_files(args.data, LABEL, args.sets)
     if not files:

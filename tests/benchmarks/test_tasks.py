@@ -245,3 +245,19 @@ def test_parts_are_read_strictly() -> None:
 def test_real_files_are_read_as_written(folder: Path) -> None:
     found = tasks.Task(folder / "one.h5ad", 0, 0).draw()
     assert found.adata.n_vars == ad.read_h5ad(folder / "one.h5ad").n_vars
+
+
+def test_whole_data_sets_are_reported_as_the_only_task_of_their_set(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    scores = {"nmi": 0.5, "f1_macro": 0.5, "acc": 0.5, "rare_recall": None, "seconds": 1.0}
+    about = {"n_types": 3, "n_clusters": 3, "k_given": True, **scores}
+    rows = [
+        {"set": name, "seed": seed, "method": method, "ari": ari + 0.1 * seed, **about}
+        for name, gain in (("a", 0.1), ("b", 0.3))
+        for seed in (0, 1)
+        for method, ari in (("siamese_k", 0.4 + gain), ("pca_ward", 0.4))
+    ]
+    pd.DataFrame(rows).to_json(tmp_path / "whole.jsonl", orient="records", lines=True)
+    assert tasks.main(["report", str(tmp_path / "whole.jsonl")]) == 0
+    assert "| siamese_k - pca_ward | +0.200 [+0.100, +0.300] |" in capsys.readouterr().out
