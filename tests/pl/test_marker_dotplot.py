@@ -83,3 +83,11 @@ def test_what_cannot_be_drawn(adata):
     adata.var_names = ["a", "b", "a"]
     with pytest.raises(ValueError, match=r"found several \['a'\]"):
         marker_dotplot(adata, ["a"])
+
+
+def test_sizes_of_clusters_do_not_matter(adata):
+    more = adata[[0, 0, 0, 1, 1, 1, 2, 3]].copy()
+    more.obs_names_make_unique()
+    once, thrice = (marker_dotplot(cells, ["a", "b", "c"], show=False).collections[0] for cells in (adata, more))
+    np.testing.assert_allclose(thrice.get_array(), once.get_array(), rtol=1e-6)
+    np.testing.assert_allclose(thrice.get_sizes(), once.get_sizes())
