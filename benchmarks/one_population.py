@@ -28,7 +28,8 @@ from benchmarks.run import labelled_files
 from benchmarks.table import markdown
 from benchmarks.tasks import LABEL, task_rng, thin
 from scsiameseclu.partition import Space, choose_n_clusters, partition_cells
-from scsiameseclu.partition._hierarchy import describe, grow
+from scsiameseclu.partition._hierarchy import grow
+from scsiameseclu.partition._splits import describe
 
 N_GENES = 1500
 MIN_CELLS, MAX_CELLS = 120, 1500

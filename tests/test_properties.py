@@ -11,7 +11,8 @@ from scipy.spatial.distance import cdist
 from scsiameseclu import losses, metrics, ot
 from scsiameseclu.data._rows import row_numbers, row_reader
 from scsiameseclu.partition import Space, choose_n_clusters, partition_cells
-from scsiameseclu.partition._hierarchy import describe, grow
+from scsiameseclu.partition._hierarchy import grow
+from scsiameseclu.partition._splits import describe
 from scsiameseclu.pp import knn, ppr_diffusion
 from scsiameseclu.pp._counts import row_chunks, totals
 

@@ -6,19 +6,10 @@ from scipy import sparse
 from scipy.stats import norm
 from sklearn.metrics import adjusted_rand_score
 
-from scsiameseclu.partition import Space, _hierarchy
+from scsiameseclu.partition import Space, _hierarchy, _splits
 from scsiameseclu.partition._candidates import leiden
-from scsiameseclu.partition._hierarchy import (
-    Hierarchy,
-    carriers,
-    describe,
-    from_state,
-    grow,
-    measure,
-    p_value_of,
-    small_groups,
-    to_state,
-)
+from scsiameseclu.partition._hierarchy import Hierarchy, from_state, grow, small_groups, to_state
+from scsiameseclu.partition._splits import carriers, describe, measure, p_value_of
 from scsiameseclu.partition._tree import MergeTree, null_separability, separability
 
 
@@ -267,7 +258,7 @@ def test_separability_and_p_value_of_a_split_by_definition(n_first, n_second):
 def test_drawing_ends_at_the_fifth_draw_above(monkeypatch):
     """Then the p value is 5 over the draws made; otherwise what was found counts as one more draw."""
     drawn = []
-    monkeypatch.setattr(_hierarchy, "separability", lambda *_: drawn.pop(0))
+    monkeypatch.setattr(_splits, "separability", lambda *_: drawn.pop(0))
     first = second = np.random.default_rng(0).normal(size=(10, 2))
 
     def p_value(found, draws):
@@ -289,17 +280,17 @@ def test_the_population_of_the_draws_has_the_covariance_of_both_groups():
     second = rng.normal(size=(100, 3)) @ np.array([[1.0, 0.5, 0], [0, 1.0, 0], [0, 0, 1.0]]) - [1, 1, 0]
     joint = np.cov(np.concatenate([first, second]).T, ddof=0)
     expected = np.sqrt(np.linalg.eigvalsh(joint)[::-1])
-    np.testing.assert_allclose(_hierarchy._spreads(first, second, 0.75), expected, rtol=1e-6)
+    np.testing.assert_allclose(_splits._spreads(first, second, 0.75), expected, rtol=1e-6)
     # Groups are samples: their shares count, not how many cells of each are there.
-    np.testing.assert_allclose(_hierarchy._spreads(first, second[:100], 0.75), expected, rtol=1e-6)
-    assert _hierarchy._spreads(first[:, :1], second[:, :1], 0.75).shape == (1,)
+    np.testing.assert_allclose(_splits._spreads(first, second[:100], 0.75), expected, rtol=1e-6)
+    assert _splits._spreads(first[:, :1], second[:, :1], 0.75).shape == (1,)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 def test_draws_are_one_population_cut_across_its_longest_axis(share):
     spreads = np.array([3.0, 1.0, 0.5])
     rng = np.random.default_rng(0)
-    upper, lower = _hierarchy._one_population(spreads, 4000, 6000, share, rng)
+    upper, lower = _splits._one_population(spreads, 4000, 6000, share, rng)
     assert upper.shape == (4000, 3) and lower.shape == (6000, 3)
     cut = 3.0 * norm.ppf(1 - share)
     assert upper[:, 0].min() >= cut >= lower[:, 0].max()

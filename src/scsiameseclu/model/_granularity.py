@@ -12,7 +12,8 @@ from scsiameseclu.data._loader import view_keys
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.partition import Space
-from scsiameseclu.partition._hierarchy import Hierarchy, describe, from_state, grow, to_state
+from scsiameseclu.partition._hierarchy import Hierarchy, from_state, grow, to_state
+from scsiameseclu.partition._splits import describe
 from scsiameseclu.train._first_partition import head_of
 from scsiameseclu.train._inference import decode, principal_components
 
