@@ -86,12 +86,40 @@ def test_few_pairs_of_many_batches_are_compared(monkeypatch):
     batch = np.arange(2000) % 200
     points = rng.normal(size=(2000, 5)).astype(np.float32)
     points[:, 0] += 4.0 * (batch % 2)
-    compared = []
-    mutual = _metric._mutual
-    monkeypatch.setattr(_metric, "_mutual", lambda *args: compared.append(1) or mutual(*args))
+    asked = []
+    neighbours = _metric._neighbours
+
+    def counted(directions, queries, members, width):
+        asked.append(len(set(batch[queries])))
+        return neighbours(directions, queries, members, width)
+
+    monkeypatch.setattr(_metric, "_neighbours", counted)
     lengths = spread(noise_metric(points - points.mean(axis=0), batch))
-    assert len(compared) <= _metric.MAX_PAIRS
+    assert len(asked) == 200  # one search per batch
+    assert sum(asked) <= 2 * _metric.MAX_PAIRS
     assert lengths[0] < 0.8 * lengths[1:].min()
+
+
+@pytest.mark.parametrize("n_batches", [1, 2, 4])
+def test_pairs_are_mutual_neighbours_of_different_batches(monkeypatch, n_batches):
+    monkeypatch.setattr(_metric, "N_MUTUAL", 3)
+    rng = np.random.default_rng(0)
+    directions, codes = unit_length(rng.normal(size=(60, 4)).astype(np.float32)), rng.integers(0, n_batches, 60)
+    distances = np.linalg.norm(directions[:, None] - directions, axis=2)
+    np.fill_diagonal(distances, np.inf)
+
+    def near(i, j):
+        """Whether a cell is among the nearest of its batch to another one."""
+        return np.sum(distances[i, codes == codes[j]] < distances[i, j]) < 3
+
+    expected = {
+        (i, j)
+        for i in range(60)
+        for j in range(i + 1, 60)
+        if (codes[i] != codes[j] or n_batches == 1) and near(i, j) and near(j, i)
+    }
+    first, second = _metric._like_cells(directions, codes)
+    assert len(first) == len(expected) and set(zip(first.tolist(), second.tolist(), strict=True)) == expected
 
 
 @pytest.mark.parametrize("n_batches", [2, 5, 28, 29, 50, 399, 1000])

@@ -84,10 +84,19 @@ def noise_metric(
 def _like_cells(
     directions: NDArray[np.float32], codes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the two cells of every pair of mutual nearest neighbours, between batches if there are several."""
-    members = [np.flatnonzero(codes == code) for code in np.unique(codes)]
-    pairs = [_mutual(directions, members[i], members[j]) for i, j in _compared(len(members))]
-    return np.concatenate([first for first, _ in pairs]), np.concatenate([second for _, second in pairs])
+    """Rows of the two cells of every pair of mutual nearest neighbours, between batches if there are several; each once."""
+    names, codes = np.unique(codes, return_inverse=True)
+    partners: dict[int, set[int]] = {code: set() for code in range(len(names))}
+    for i, j in _compared(len(names)):
+        partners[i].add(j)
+        partners[j].add(i)
+    width = N_MUTUAL + (len(names) == 1)  # a cell is the nearest to itself
+    nearest = sparse.csr_matrix((len(codes), len(codes)))
+    for giver, askers in partners.items():  # one search per batch
+        members, queries = np.flatnonzero(codes == giver), np.flatnonzero(np.isin(codes, list(askers)))
+        nearest += _neighbours(directions, queries, members, width)
+    first, second = sparse.triu(nearest.multiply(nearest.T), k=1).nonzero()
+    return first, second
 
 
 def _compared(n_batches: int) -> list[tuple[int, int]]:
@@ -100,22 +109,13 @@ def _compared(n_batches: int) -> list[tuple[int, int]]:
     return [(i, (i + step) % n_batches) for i in range(n_batches) for step in range(1, steps + 1)]
 
 
-def _mutual(
-    directions: NDArray[np.float32], a: NDArray[np.int64], b: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of a row of ``a`` and a row of ``b`` that are among the 10 nearest of each other; each pair once."""
-    width = N_MUTUAL + (a is b)  # a cell is the nearest to itself
-    there, back = _neighbours(directions[a], directions[b], width), _neighbours(directions[b], directions[a], width)
-    i, j = there.multiply(back.T).nonzero()
-    first, second = a[i], b[j]
-    if a is b:
-        return first[first < second], second[first < second]
-    return first, second
-
-
-def _neighbours(queries: NDArray[np.float32], points: NDArray[np.float32], width: int) -> sparse.csr_matrix:
-    """Pattern of the nearest points of every query, ``(n_queries, n_points)``."""
+def _neighbours(
+    directions: NDArray[np.float32], queries: NDArray[np.int64], members: NDArray[np.int64], width: int
+) -> sparse.csr_matrix:
+    """Which of the members are nearest to the queries, in a table of all cells by all cells."""
     from sklearn.neighbors import NearestNeighbors
 
-    search = NearestNeighbors(n_neighbors=min(width, len(points)), algorithm="brute")
-    return search.fit(points).kneighbors_graph(queries)
+    search = NearestNeighbors(n_neighbors=min(width, len(members)), algorithm="brute").fit(directions[members])
+    found = search.kneighbors(directions[queries], return_distance=False)
+    rows, columns = np.repeat(queries, found.shape[1]), members[found].ravel()
+    return sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(len(directions), len(directions)))
