@@ -75,6 +75,8 @@ def fit(arguments: argparse.Namespace) -> str:
 
 def predict(arguments: argparse.Namespace) -> str:
     """Apply a saved model to the cells of a file and write labels, embedding and picture."""
+    if arguments.input.is_dir():
+        return _predict_store(arguments)
     _check_file(arguments.input)
     folder = _model_folder(arguments.model)
     with _output(arguments, _RESULTS) as new:
@@ -104,6 +106,23 @@ def predict(arguments: argparse.Namespace) -> str:
         }
         metrics = _write_results(adata, arguments, new, facts, time.perf_counter() - started)
         return _report(adata, arguments, metrics, _RESULTS)
+
+
+def _predict_store(arguments: argparse.Namespace) -> str:
+    """Map a zarr store of any size to a zarr store, chunk by chunk; goes on where a process was killed."""
+    if arguments.labels_key is not None:
+        raise ValueError("Expected an .h5ad file with --labels-key, found a zarr store: leave the option out.")
+    _quieten(arguments)
+    _check_accelerator(arguments.accelerator)
+    from scsiameseclu import tl
+
+    reference = _load(_model_folder(arguments.model), arguments.accelerator)
+    names = ("key_added", "max_out_of_reference", "min_confidence", "accelerator", "overwrite")
+    options: dict[str, Any] = {name: getattr(arguments, name) for name in names}
+    options |= {"min_gene_share": 0.0} if arguments.force else {}
+    out = arguments.out / "mapped.zarr"
+    tl.map_atlas(arguments.input, reference, out, progress_bar=sys.stderr.isatty(), **options)
+    return f"wrote\n  {out}"
 
 
 def info(arguments: argparse.Namespace) -> str:

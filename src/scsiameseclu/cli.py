@@ -157,7 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser(
         "predict", parents=[writing, reading, scoring], help="apply a trained model to the cells of an .h5ad file"
     )
-    predict.add_argument("input", type=Path, metavar="QUERY.h5ad", help="cells with raw counts")
+    predict.add_argument(
+        "input",
+        type=Path,
+        metavar="QUERY.h5ad",
+        help="cells with raw counts; or a zarr store, mapped to DIR/mapped.zarr",
+    )
     predict.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by fit")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     predict.add_argument(

@@ -106,6 +106,22 @@ def test_predict_on_the_training_cells_repeats_fit(fitted: Path, cells: Path, tm
     np.testing.assert_allclose(np.load(out / "embedding.npy"), np.load(fitted / "embedding.npy"), atol=1e-4)
 
 
+def test_predict_maps_a_zarr_store_to_a_zarr_store(
+    fitted: Path, cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = ad.read_h5ad(cells)
+    query.write_zarr(tmp_path / "query.zarr")
+    argv = ["predict", str(tmp_path / "query.zarr"), "--model", str(fitted), "--out", str(tmp_path / "out")]
+    assert main(argv) == 0
+    assert "mapped.zarr" in capsys.readouterr().out
+    found = ad.read_zarr(tmp_path / "out" / "mapped.zarr").obs
+    assert main(["predict", str(cells), "--model", str(fitted), "--out", str(tmp_path / "file")]) == 0
+    expected = pd.read_csv(tmp_path / "file" / "pred.csv", index_col="cell", dtype={"cluster": str})
+    assert list(found["siamese_clu"].astype(str)) == list(expected["cluster"])
+    assert "overwrite" in _error_line(capsys, argv)
+    assert "labels-key" in _error_line(capsys, [*argv, "--labels-key", "x"])
+
+
 def test_predict_takes_other_cells_with_missing_genes(fitted: Path, tmp_path: Path) -> None:
     query = synthetic(n_obs=60, n_vars=80, n_types=3, seed=1)[:, :75].copy()
     query.write_h5ad(tmp_path / "query.h5ad")
