@@ -67,7 +67,7 @@ class DeviceData:
 
 
 def fits_on(device: torch.device, manager: AnnDataManager) -> bool:
-    """Whether it pays to hold the data of a manager on a device: a GPU that has twice their size free, and data in memory."""
+    """Whether it pays to hold data on a device: a GPU that has twice their size free, and data in memory."""
     if device.type != "cuda":
         return False
     size = 0
@@ -138,7 +138,8 @@ def device_row_reader(data: Any, dtype: DTypeLike, device: torch.device) -> Devi
     if isinstance(data, np.ndarray | pd.DataFrame):
         return DeviceArrayRows(np.asarray(data), dtype, device)
     raise NotImplementedError(
-        f"Expected data in memory to hold on {device}, found {type(data).__name__}. Leave out on_device, or call adata.to_memory()."
+        f"Expected data in memory to hold on {device}, found {type(data).__name__}. Leave out on_device, or call "
+        "adata.to_memory()."
     )
 
 

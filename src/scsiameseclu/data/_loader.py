@@ -128,7 +128,8 @@ class NeighborDataset(AnnTorchDataset):
                 # scvi-tools would sort the rows it is asked for, and so give cells the data of others.
                 raise NotImplementedError(
                     "Expected backed counts as CSR or dense, read as dense tensors; found "
-                    f"{sorted(set(readers) - set(known)) or 'load_sparse_tensor=True'}. Write the counts as CSR, or call "
+                    f"{sorted(set(readers) - set(known)) or 'load_sparse_tensor=True'}. Write the counts as CSR, or "
+                    "call "
                     "adata.to_memory()."
                 )
             self._row_readers = known if usable else None

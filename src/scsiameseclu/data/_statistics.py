@@ -57,7 +57,7 @@ class ExpressionStatistics:
         return cls(log_mean, np.sqrt(log_variance), mean, variance, per_gene / per_gene.sum(), target_sum)
 
     def most_variable(self, n_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Columns of the ``n_genes`` most variable genes (:func:`~scsiameseclu.pp.highly_variable`), in the order given.
+        """Columns of the ``n_genes`` genes that vary most (:func:`~scsiameseclu.pp.highly_variable`), in order.
 
         Parameters
         ----------

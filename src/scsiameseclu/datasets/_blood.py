@@ -30,10 +30,10 @@ def pbmc3k() -> AnnData:
     Notes
     -----
     Counts: "3k PBMCs from a Healthy Donor" by `10x Genomics
-    <https://www.10xgenomics.com/datasets/3-k-pbm-cs-from-a-healthy-donor-1-standard-1-1-0>`__, licensed under `CC BY
-    4.0 <https://creativecommons.org/licenses/by/4.0/>`__; cells and genes were selected. Types: guided clustering
-    tutorial of Seurat, through the R package clustifyrdata (MIT licence). They come from a clustering of the same
-    counts, and not from proteins or sorting.
+    <https://www.10xgenomics.com/datasets/3-k-pbm-cs-from-a-healthy-donor-1-standard-1-1-0>`__, licensed under
+    `CC BY 4.0 <https://creativecommons.org/licenses/by/4.0/>`__; cells and genes were selected. Types: guided
+    clustering tutorial of Seurat, through the R package clustifyrdata (MIT licence). They come from a clustering of
+    the same counts, and not from proteins or sorting.
 
     Examples
     --------

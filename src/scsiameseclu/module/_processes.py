@@ -23,7 +23,7 @@ def row_numbers(tensors: dict[str, Any]) -> dict[str, Tensor]:
 def of_all_processes(
     tensors: dict[str, Any], first: dict[str, Tensor], second: dict[str, Tensor], *, numbers: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Both branches of both views of the cells on all processes, and, if asked for, the row numbers of cells and neighbours.
+    """Both branches of both views of the cells on all processes, and row numbers of cells and neighbours on request.
 
     Correlations are statistics of the whole batch: computed on each process's part alone, their value would depend on
     the number of parts. In a single process everything is returned as it is. To be called by all processes or by none.

@@ -28,7 +28,7 @@ class CovariateScaler(nn.Module):
 
     @torch.no_grad()
     def fit(self, values: Tensor) -> None:
-        """Take mean and standard deviation from ``values``, ``(n_obs, n_covariates)``; a constant covariate becomes 0."""
+        """Take mean and standard deviation from ``values``, ``(n_obs, n_covariates)``; constant ones become 0."""
         values = values.to(torch.float64)
         mean, sd = values.mean(dim=0), values.std(dim=0, unbiased=False)
         # Rounding leaves a constant a deviation of about 1e-16 of its size.

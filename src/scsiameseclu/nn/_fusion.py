@@ -43,7 +43,7 @@ class AdaptiveFusion(nn.Module):
 
 
 class FixedFusion(nn.Module):
-    r"""Mix two embeddings in the same way for all cells and dimensions, :math:`z = a z_e + (1 - a) z_g`; for comparison.
+    r"""Mix two embeddings, :math:`z = a z_e + (1 - a) z_g`, alike for all cells and dimensions; for comparison.
 
     Parameters
     ----------

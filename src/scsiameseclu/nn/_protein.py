@@ -130,7 +130,7 @@ class ProteinBranch(nn.Module):
     def expected(
         self, z: Tensor, total: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None
     ) -> Tensor:
-        """Decoded proteins ``(batch, n_proteins)`` in the unit they were measured in; counts for totals ``(batch, 1)``."""
+        """Decoded proteins ``(batch, n_proteins)`` in the unit of the input; counts for totals ``(batch, 1)``."""
         output = self.output(self.px_decoder(z, *categories, cont=cont))
         return output.softmax(dim=-1) * total if self.likelihood == "nb" else output * self.sd + self.mean
 

@@ -98,7 +98,7 @@ def check_totals(
     advice: Callable[[], str] | None = None,
     stacklevel: int = 3,
 ) -> None:
-    """Refuse counts that are all 0, and warn of values that are not whole numbers; from the results of :func:`check_block`."""
+    """Refuse counts that are all 0 and warn of fractions, from the results of :func:`check_block`."""
     if not any(any_count):
         raise ValueError("Expected counts, found only zeros. Check which matrix or layer holds the raw counts.")
     if not all(whole) and non_integer != "ignore":

@@ -138,7 +138,7 @@ def canonical_copy(matrix: Any) -> Any:
 
 
 def _assembled(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """A CSR matrix of these arrays. The constructor of scipy would copy them; a new object carries no flag of another one."""
+    """A CSR matrix of these arrays, not copied as by the constructor of scipy, and without the flags of another one."""
     matrix = sparse.csr_matrix(shape, dtype=data.dtype)
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     return matrix
@@ -212,7 +212,8 @@ def _check_pointers(matrix: Any) -> None:
     if not fits or (np.diff(pointers) < 0).any():
         raise ValueError(
             f"Expected {n_major + 1} ascending pointers from 0 to at most {stored} stored entries in the "
-            f"{matrix.format.upper()} matrix of the counts, found others: the matrix is damaged. Read or build it again."
+            f"{matrix.format.upper()} matrix of the counts, found others: the matrix is damaged. Read or build it "
+            "again."
         )
 
 
@@ -224,7 +225,8 @@ def _check_columns(numbers: Any, n_allowed: int, what: str, first_row: int = 0) 
     if lowest < 0 or highest >= n_allowed:
         found = lowest if lowest < 0 else highest
         raise ValueError(
-            f"Expected {what} numbers from 0 to {n_allowed - 1} in the sparse counts, found {found} (in the block that begins at "
+            f"Expected {what} numbers from 0 to {n_allowed - 1} in the sparse counts, found {found} (in the block "
+            "that begins at "
             f"row {first_row}): the matrix is damaged, or belongs to other genes. Read or build it again."
         )
 

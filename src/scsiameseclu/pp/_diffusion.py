@@ -100,7 +100,7 @@ def _walk_rows(damped: csr_matrix, start: int, alpha: float, n_iter: int, width:
 
 
 def _restarted(mass: csr_matrix, rows: NDArray[np.int64], restart: csr_matrix) -> csr_matrix:
-    """The sum ``mass + restart``; in place, at a fraction of the cost, once every walk has come back to its own cell."""
+    """The sum ``mass + restart``, in place and so much cheaper once every walk has come back to its own cell."""
     own = mass.indices == np.repeat(rows.astype(mass.indices.dtype), np.diff(mass.indptr))
     if np.count_nonzero(own) < len(rows):
         return csr_matrix(mass + restart)

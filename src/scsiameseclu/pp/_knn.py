@@ -46,8 +46,8 @@ def knn(
     """Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
     Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that
-    is installed, otherwise by torch) and :func:`search_on` does not say otherwise. A cell is removed from its own list by row number, so duplicated cells neither
-    lose a neighbour nor keep themselves; ties are ordered by row number.
+    is installed, otherwise by torch) and :func:`search_on` does not say otherwise. A cell is removed from its own list
+    by row number, so duplicated cells neither lose a neighbour nor keep themselves; ties are ordered by row number.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def _nearest_members(
     random_state: int | None,
     rows: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ``k`` members nearest to every cell, or these rows (itself excluded), sorted; infinite distance on padding."""
+    """The ``k`` members nearest to every cell or these rows, sorted, without itself; infinite distance on padding."""
     start = time.perf_counter()
     rows = np.arange(len(points)) if rows is None else rows
     queries = points if len(rows) == len(points) else points[rows]

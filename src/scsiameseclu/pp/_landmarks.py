@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LANDMARK_LIMIT = 20_000
-"""Up to this many reference cells all are landmarks; of more, a sample of this size (float32: 4 MB at 50 components)."""
+"""Up to this many reference cells are all landmarks; of more, a sample (float32: 4 MB at 50 components)."""
 
 _MAX_GROUPS = 200
 _LANDMARKS_PER_GROUP = 50
@@ -56,8 +56,8 @@ class Landmarks:
     batches
         Names of the batches; empty without.
     quotas
-        int64, shape ``(max(n_batches, 1) + 1, max(n_batches, 1))``: neighbours that a cell of each batch, or in the last
-        row a cell of any other batch, takes from each batch (:func:`~scsiameseclu.pp._knn.batch_quotas`).
+        int64, shape ``(max(n_batches, 1) + 1, max(n_batches, 1))``: neighbours that a cell of each batch, or in the
+        last row a cell of any other batch, takes from each batch (:func:`~scsiameseclu.pp._knn.batch_quotas`).
     rows
         int64, shape ``(n_landmarks,)``: row number of each landmark in the reference; empty if it is not known.
     """
@@ -114,7 +114,7 @@ class Landmarks:
         return cls(points, np.zeros(len(points), dtype=np.int64), (), quotas)
 
     def thinned(self, limit: int, random_state: int = 0) -> tuple[Landmarks, NDArray[np.int64]]:
-        """Keep ``limit`` landmarks, as :meth:`choose` chooses them; also their numbers among these, int64 ``(limit,)``."""
+        """Keep ``limit`` landmarks as :meth:`choose` does; also their former numbers, int64 ``(limit,)``."""
         kept = np.zeros(0, dtype=np.int64) if limit == 0 else even_sample(self.rep, limit, self.batch, random_state)
         codes = self.batch[kept]
         quotas = np.minimum(self.quotas, np.bincount(codes, minlength=self.quotas.shape[1]))
@@ -157,7 +157,8 @@ class Landmarks:
         """
         if rep.ndim != 2 or rep.shape[1] != self.rep.shape[1]:
             raise ValueError(
-                f"Expected a representation of {self.rep.shape[1]} columns as in the reference, found shape {rep.shape}."
+                f"Expected a representation of {self.rep.shape[1]} columns as in the reference, found shape "
+                f"{rep.shape}."
             )
         width = int(self.quotas.sum(axis=1).max(initial=0))
         indices, distances = np.zeros((len(rep), width), dtype=np.int64), np.full((len(rep), width), np.inf)
@@ -247,7 +248,7 @@ class Landmarks:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Landmarks:
-        """Inverse of :meth:`to_state`; also reads states in which all batches ask alike and that have no row numbers."""
+        """Inverse of :meth:`to_state`; also reads states where all batches ask alike and that have no row numbers."""
         quotas = np.asarray(state["quotas"], dtype=np.int64)
         return cls(
             np.asarray(state["rep"], dtype=np.float32),
@@ -273,7 +274,7 @@ def _relative_distance(
 def even_sample(
     rep: NDArray[np.float32], size: int, codes: NDArray[np.int64] | None = None, random_state: int = 0
 ) -> NDArray[np.int64]:
-    """``size`` rows in order, the same number from every group of cells (within batches) where the group has as many."""
+    """``size`` rows in order, as many from every group of cells (within batches) as long as the group has them."""
     from sklearn.cluster import MiniBatchKMeans
 
     codes = np.zeros(len(rep), dtype=np.int64) if codes is None else codes

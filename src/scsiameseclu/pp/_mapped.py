@@ -123,7 +123,8 @@ def read_mapped(directory: str | PathLike[str]) -> AnnData:
     finish(folder)
     if not (folder / _MANIFEST).is_file():
         raise FileNotFoundError(
-            f"Expected a folder completed by write_mapped, found no {_MANIFEST} in {str(folder)!r}. Delete what is there "
+            f"Expected a folder completed by write_mapped, found no {_MANIFEST} in {str(folder)!r}. Delete what is "
+            "there "
             "and write it again."
         )
     manifest = json.loads((folder / _MANIFEST).read_text())
@@ -140,7 +141,8 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     found = names - _FILES if overwrite else names
     if found:
         raise FileExistsError(
-            f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Name another folder, "
+            f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Name "
+            "another folder, "
             "open finished data with read_mapped, or replace them (and nothing else) with overwrite=True."
         )
 
@@ -191,7 +193,7 @@ def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: 
 def _append_blocks(
     counts: list[Any], columns: NDArray[np.int64] | None, folder: Path, dtype: np.dtype[Any], integer: np.dtype[Any]
 ) -> np.dtype[Any]:
-    """Write the three files; returns the type of the values, which is another one if they are to be written again in it.
+    """Write the three files; returns the type of the values, another one if the files have to be written again.
 
     The parts of an entry may add up to more than a narrow integer type holds.
     """

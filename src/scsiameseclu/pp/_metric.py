@@ -40,8 +40,8 @@ def noise_metric(
     r"""Linear map that shrinks the directions in which like cells differ.
 
     Like cells are mutual nearest neighbours by cosine: of different batches, where there are several (as Haghverdi et
-    al. 2018 match batches; each with a few others if there are many), otherwise of all. Their differences are noise and batch effects, whatever the cells are.
-    With :math:`C` half their mean square, the map is
+    al. 2018 match batches; each with a few others if there are many), otherwise of all. Their differences are noise
+    and batch effects, whatever the cells are. With :math:`C` half their mean square, the map is
 
     .. math:: (C + \lambda \, \overline{c} \, I)^{-1/2}, \qquad \lambda = 0.1,
 
@@ -84,7 +84,7 @@ def noise_metric(
 def _like_cells(
     directions: NDArray[np.float32], codes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of the two cells of every pair of mutual nearest neighbours, between batches if there are several; each once."""
+    """Rows of every pair of mutual nearest neighbours, each once; pairs between batches if there are several."""
     names, codes = np.unique(codes, return_inverse=True)
     partners: dict[int, set[int]] = {code: set() for code in range(len(names))}
     for i, j in _compared(len(names)):
@@ -100,7 +100,7 @@ def _like_cells(
 
 
 def _compared(n_batches: int) -> list[tuple[int, int]]:
-    """Pairs of batches to compare: all, or of many batches those nearest to each other on a circle, each with the same number."""
+    """Pairs of batches to compare: all, or of many batches each with as many neighbours on a circle."""
     if n_batches == 1:
         return [(0, 0)]
     if n_batches * (n_batches - 1) // 2 <= MAX_PAIRS:

@@ -136,7 +136,8 @@ def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -
         if not lacking:
             raise
         raise ValueError(
-            f"Expected genes that vary between cells in every batch of obs[{batch_key!r}], found none in {' and '.join(lacking[:3])}. Leave these cells out, join "
+            f"Expected genes that vary between cells in every batch of obs[{batch_key!r}], found none in "
+            f"{' and '.join(lacking[:3])}. Leave these cells out, join "
             "small batches, or check which matrix or layer holds the counts."
         ) from error
     finally:

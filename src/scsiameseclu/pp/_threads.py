@@ -34,7 +34,7 @@ def thread_limit() -> int:
 
 @contextmanager
 def within_thread_limit() -> Iterator[None]:
-    """Keep OpenMP (torch, scikit-learn) and BLAS within :func:`thread_limit` in this block; afterwards, all is as before.
+    """Keep OpenMP (torch, scikit-learn) and BLAS within :func:`thread_limit` in this block, and as before after it.
 
     Works as a decorator as well.
     """
@@ -73,7 +73,7 @@ def _in_new_thread(function: Callable[[], int]) -> int:
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], at_most: int = MAX_THREADS
 ) -> Iterator[Result]:
-    """Yield ``function(item)`` for every item, in their order, computed on as many threads as :func:`thread_limit` allows.
+    """Yield ``function(item)`` for every item in order, computed on as many threads as :func:`thread_limit` allows.
 
     numpy and scipy.sparse release Python's lock while they compute, so blocks of cells run side by side. Items are
     drawn by the calling thread, which may therefore read them from a file, and only a few blocks ahead: memory does not

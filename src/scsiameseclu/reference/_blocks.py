@@ -48,9 +48,9 @@ class CellBlocks:
     Parameters
     ----------
     tables
-        By key of a mini-batch (``SIAMESE_KEYS``): representation float32 ``(n_obs, d)``, row numbers of neighbours int64
-        ``(n_obs, k)`` and edge weights float32 ``(n_obs, k)``, the same two of the diffused graph if that was asked for,
-        proteins as measured and standardised, float32 ``(n_obs, n_proteins)``, if there are any.
+        By key of a mini-batch (``SIAMESE_KEYS``): representation float32 ``(n_obs, d)``, row numbers of neighbours
+        int64 ``(n_obs, k)`` and edge weights float32 ``(n_obs, k)``, the same two of the diffused graph if that was
+        asked for, proteins as measured and standardised, float32 ``(n_obs, n_proteins)``, if there are any.
     landmark_rep
         Representation of the landmarks, float32 ``(n_landmarks, d)``.
     digest
@@ -198,7 +198,8 @@ def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str,
         return dict(state), _own_blocks(data, read, landmarks, stored)
     if state["neighbors_key"] is not None:
         logger.warning(
-            "The model was set up with the graph uns[%r], which the given data lack or which says nothing of neighbours "
+            "The model was set up with the graph uns[%r], which the given data lack or which says nothing of "
+            "neighbours "
             "in the reference: neighbours are searched in the model's representation instead.",
             state["neighbors_key"],
         )

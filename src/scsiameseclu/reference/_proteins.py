@@ -27,8 +27,8 @@ class MeasuredProteins:
     """Which proteins were measured in which batch.
 
     Panels differ between batches, and a protein that was left out is 0 in all cells. Whether it was is decided once, on
-    the cells of the reference. In a batch that is new to the model, every value counts as measured that is not NaN: what
-    a cell gets must not depend on which other cells come with it.
+    the cells of the reference. In a batch that is new to the model, every value counts as measured that is not NaN:
+    what a cell gets must not depend on which other cells come with it.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class MeasuredProteins:
 
     @classmethod
     def of(cls, values: NDArray[np.float32], batch: pd.Series | None) -> MeasuredProteins:
-        """Decide on protein values ``(n_obs, n_proteins)``: 0 in all of at least 20 cells of a batch is not measured."""
+        """Decide on values ``(n_obs, n_proteins)``: 0 in all of at least 20 cells of a batch is not measured."""
         names, codes = _batches(batch, len(values))
         measured = np.ones((len(names), values.shape[1]), dtype=bool)
         for code in range(len(names)):

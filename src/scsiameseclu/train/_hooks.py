@@ -145,13 +145,15 @@ class PlanHooks(TrainingPlan):
         extreme = self._extreme_covariates()
         if extreme:
             return (
-                f"Likely because of continuous covariates with extreme values ({', '.join(extreme)}): transform them, for instance "
+                f"Likely because of continuous covariates with extreme values ({', '.join(extreme)}): transform "
+                "them, for instance "
                 "by a logarithm, or leave them out."
             )
         if self.lr > MAX_LEARNING_RATE:
             return f"Likely because of the learning rate of {self.lr:g}: lower it, plan_kwargs={{'lr': ...}}."
         return (
-            f"Likely because the cells do not fall into {n_clusters} groups: ask for fewer clusters or n_clusters='auto'. If they "
+            f"Likely because the cells do not fall into {n_clusters} groups: ask for fewer clusters or "
+            "n_clusters='auto'. If they "
             "do, train with a lower learning rate, plan_kwargs={'lr': ...}."
         )
 
@@ -205,7 +207,8 @@ class PlanHooks(TrainingPlan):
         n_obs, n_found = self._data.adata_manager.adata.n_obs, sum(len(rows) for rows in state["split"].values())
         if n_obs != n_found:
             raise ValueError(
-                f"Expected a checkpoint for {n_obs} cells, found one for {n_found}. Resume with the data it was written for."
+                f"Expected a checkpoint for {n_obs} cells, found one for {n_found}. Resume with the data it was "
+                "written for."
             )
         if state["cells"] != self._cells():
             raise ValueError(
@@ -217,8 +220,10 @@ class PlanHooks(TrainingPlan):
             blocks.digest,
         ):  # early checkpoints have the digest
             raise ValueError(
-                "Expected a checkpoint for these data, found one for others with the same names of cells and genes: counts, "
-                "representation, batches or the settings of the cell graph differ. Resume with the data and set-up it was written "
+                "Expected a checkpoint for these data, found one for others with the same names of cells and genes: "
+                "counts, "
+                "representation, batches or the settings of the cell graph differ. Resume with the data and set-up "
+                "it was written "
                 "for, or train anew without ckpt_path."
             )
         centers = checkpoint["state_dict"].get("module.head.centers")
@@ -261,7 +266,7 @@ class PlanHooks(TrainingPlan):
         return True
 
     def _seed_process(self) -> None:
-        """Give every process but the first its own random numbers: with equal seeds all would corrupt their cells alike."""
+        """Give every process but the first random numbers of its own: equal seeds would corrupt all cells alike."""
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + 1009 * self.global_rank + self.current_epoch)
 

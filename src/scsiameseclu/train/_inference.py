@@ -51,7 +51,7 @@ def decode(module: SiameseModule, loader: Any) -> tuple[Tensor, NDArray[np.float
 
 
 def beside(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Columns of two tables ``(n, a)`` and ``(n, b)`` side by side, the second with this share of the total variance."""
+    """Columns of tables ``(n, a)`` and ``(n, b)`` side by side, the second with this share of the total variance."""
     variances = [part.var(dim=0, unbiased=False).sum().clamp_min(1e-12) for part in (first, second)]
     ratio = share * variances[0] / ((1.0 - share) * variances[1])
     return torch.cat([first, second * ratio.sqrt()], dim=1)

@@ -12,8 +12,8 @@ _LOGGER = "lightning.pytorch.utilities.rank_zero"  # devices it found, other pro
 def quiet_lightning() -> Iterator[None]:
     """Keep back what Lightning has to say about devices, products and its own code, unless the user debugs.
 
-    Warnings about the training pass. With ``scvi.settings.verbosity = logging.DEBUG``, or a level that the user gave the
-    logger, everything does.
+    Warnings about the training pass. With ``scvi.settings.verbosity = logging.DEBUG``, or a level that the user gave
+    the logger, everything does.
     """
     logger = logging.getLogger(_LOGGER)
     if logging.getLogger("scvi").getEffectiveLevel() <= logging.DEBUG or logger.level != logging.NOTSET:

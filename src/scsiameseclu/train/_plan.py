@@ -34,11 +34,11 @@ class SiameseTrainingPlan(PlanPartition):
        the masses of the parts (:func:`~scsiameseclu.partition.fit_discriminant`). At the end the temperature of the
        head is set so that the assignments are as certain as the targets.
 
-    ``n_warmup_epochs`` ends the use of these targets early, as the paper does from the start. From then on the target is
-    the transport plan of the head's own scores, recomputed every ``target_refresh_epochs`` epochs on the embeddings of
-    the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance between
-    wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a cluster
-    lose all its cells nevertheless, the weights from the start of the phase are restored.
+    ``n_warmup_epochs`` ends the use of these targets early, as the paper does from the start. From then on the target
+    is the transport plan of the head's own scores, recomputed every ``target_refresh_epochs`` epochs on the embeddings
+    of the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance
+    between wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a
+    cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
 
     A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
     clusters and their numbers, and goes straight to phase 2.
@@ -313,7 +313,7 @@ class SiameseTrainingPlan(PlanPartition):
         self.module.clustering_active = False
 
     def _order_of_clusters(self, head: ClusterHead) -> Tensor:
-        """Present number of each cluster in its new place: by size, or by overlap with the clusters there were before."""
+        """Present number of each cluster in its new place: by size, or by overlap with the clusters before."""
         if self._clusters_before is None:
             return self._cluster_sizes().argsort(descending=True, stable=True)
         now = head(self._embed_training_cells()).argmax(dim=1)

@@ -86,7 +86,8 @@ class DevicePlan:
             return not elsewhere and fits_on(self.device, manager)
         if wanted and elsewhere:
             raise ValueError(
-                "Expected one process, no workers and no pinned memory with data held on a device, found some of these; "
+                "Expected one process, no workers and no pinned memory with data held on a device, found some of "
+                "these; "
                 "leave out on_device."
             )
         return bool(wanted)

@@ -61,8 +61,8 @@ class ResumeCheckpoint(pl.Callback):
 class SafeCheckpointIO(TorchCheckpointIO):
     """Checkpoints that are there as a whole, and are read without running code in them.
 
-    Lightning's own way leaves files in the temporary folder when it is killed, and runs what a checkpoint from an address
-    on the web names.
+    Lightning's own way leaves files in the temporary folder when it is killed, and runs what a checkpoint from an
+    address on the web names.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -83,7 +83,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         checkpoint = read_torch_file(path)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise ValueError(
-                f"Expected a checkpoint of SCSiameseClu.train in {str(path)!r}, found another file; see ResumeCheckpoint."
+                f"Expected a checkpoint of SCSiameseClu.train in {str(path)!r}, found another file; see "
+                "ResumeCheckpoint."
             )
         return checkpoint
 

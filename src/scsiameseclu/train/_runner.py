@@ -56,8 +56,10 @@ class SiameseTrainRunner(TrainRunner):
         if not self._has_stepped:
             self._forget(was_trained, clusters)
             raise RuntimeError(
-                "Expected at least one training step, found none: no batch reached the model, which is as it was before. Look at "
-                "the numbers of training cells and batches (train_size, batch_size, drop_last, limit_train_batches, max_steps)."
+                "Expected at least one training step, found none: no batch reached the model, which is as it was "
+                "before. Look at "
+                "the numbers of training cells and batches (train_size, batch_size, drop_last, limit_train_batches, "
+                "max_steps)."
             )
         self.model._after_training(self.training_plan)
         return result

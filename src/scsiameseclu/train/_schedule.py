@@ -16,7 +16,7 @@ MAX_BATCH = 8192
 
 
 def learning_rate(n_cells_per_step: int) -> float:
-    """Learning rate for a number of cells per step: 0.001 up to 256 cells, above growing with the square root, at most 0.004.
+    """Learning rate for the cells of a step: 0.001 up to 256, above growing with the square root, at most 0.004.
 
     The square root keeps the size of the noise in Adam's steps as the batch grows (Malladi et al., NeurIPS 2022). The
     bound has not been tuned.
