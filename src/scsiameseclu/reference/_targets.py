@@ -35,7 +35,8 @@ def check_genes(state: Mapping[str, Any], cells: Cells, projection: Projection |
     if len(cells.genes) != projection.n_vars:
         raise ValueError(
             f"Expected the {projection.n_vars} genes the model was set up with, found {len(cells.genes)}. "
-            "Align the data with `prepare_query_anndata` first."
+            "Map the cells with scsiameseclu.tl.map(adata, model), which finds the genes by name, or align a copy of "
+            "them with SCSiameseClu.prepare_query_anndata(adata, model)."
         )
     names = list(cells.genes[projection.gene_indices].astype(str))
     if names != list(state["gene_names"]):
