@@ -173,6 +173,8 @@ def _names(part: Any) -> Any:
         return part.obs_names
     obs = part["obs"]
     names = obs[obs.attrs["_index"]]
+    if isinstance(names, h5py.Group | zarr.Group):  # strings of pandas 3: values, and a mask that no name needs
+        names = names["values"]
     return names.asstr() if isinstance(names, h5py.Dataset) else names
 
 

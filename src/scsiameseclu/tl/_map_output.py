@@ -122,7 +122,7 @@ class MapOutput:
     def finish(self, record: Mapping[str, Any]) -> None:
         """Add what is to be said of the whole, and give the store its name."""
         group = zarr.open_group(self.partial, mode="r+")
-        anndata.io.write_elem(group, f"uns/{self.key}", dict(record))
+        anndata.io.write_elem(group["uns"], self.key, dict(record))
         old = self.folder.with_name(f"{self.folder.name}.old")
         if self.folder.exists():  # to be replaced
             os.replace(self.folder, old)
@@ -137,7 +137,8 @@ class MapOutput:
         numbers = {
             name: np.zeros(n_rows, np.float32) for name in (confidence_key(self.key), out_of_reference_key(self.key))
         }
-        names = pd.Index(np.full(n_rows, "", dtype=object), name=_NAMES)
+        # Without the type, pandas 3 makes strings that anndata writes as a group of two arrays.
+        names = pd.Index(np.full(n_rows, "", dtype=object), dtype=object, name=_NAMES)
         group = zarr.open_group(self.partial, mode="w")
         # Two processes must not write to one file: a shard, which anndata may choose, holds several chunks.
         whole: dict[str, Any] = {"shards": None} if getattr(group, "metadata", None) is not None else {}
@@ -148,7 +149,7 @@ class MapOutput:
         )
         table = np.zeros((n_rows, self.n_latent), dtype=np.float32)
         chunks = {"chunks": (self.chunk_size, self.n_latent), **whole}
-        anndata.io.write_elem(group, f"obsm/{latent_key(self.key)}", table, dataset_kwargs=chunks)
+        anndata.io.write_elem(group["obsm"], latent_key(self.key), table, dataset_kwargs=chunks)
         for name in (_NAMES, f"{self.key}/codes", *numbers):
             self._array(group, f"obs/{name}").resize((self.n_obs,))
         self._array(group, f"obsm/{latent_key(self.key)}").resize((self.n_obs, self.n_latent))
