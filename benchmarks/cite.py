@@ -22,6 +22,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.run import read_results
+
 METHODS = ("rna", "joint", "joint_kmeans")
 METRICS = ("acc", "nmi", "ari", "f1_macro")
 LABELS = "cell_type"
@@ -102,11 +104,6 @@ def run_one(path: Path, method: str, seed: int, settings: dict[str, Any], auto: 
     seconds = time.perf_counter() - start
     scores = clustering_metrics(truth, labels)
     return {"n_types": n_types, "n_proteins": mdata["protein"].n_vars, **scores, "seconds": round(seconds, 1)}
-
-
-def read_results(out: Path) -> list[dict[str, Any]]:
-    """Results so far."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
 def run_all(args: argparse.Namespace) -> None:

@@ -32,6 +32,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from benchmarks.run import labelled_files, read_results
+from benchmarks.table import markdown
+
 LABELS = "cell_type"
 UNKNOWN = "Unknown"
 EMBEDDING_SEED = 0
@@ -229,16 +232,10 @@ def run_family(path: Path, family: str, seeds: list[int], stored: Path | None) -
     return rows
 
 
-def read_results(out: Path) -> list[dict[str, Any]]:
-    """Results so far."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-
-
 def run_all(args: argparse.Namespace) -> None:
     """Run whatever is not in the results file yet; one process per data set and family."""
     done = {(row["set"], row["method"].removesuffix(args.tag), row["seed"]) for row in read_results(args.out)}
-    paths = sorted(args.data.glob("*.h5ad"), key=lambda path: path.stat().st_size)  # small ones first
-    paths = [path for path in paths if any(name in path.stem for name in args.sets or [""])]
+    paths = sorted(labelled_files(args.data, LABELS, args.sets), key=lambda path: path.stat().st_size)  # small first
     families = [name for name, methods in FAMILIES.items() if set(methods) & set(args.methods)]
     for path in paths:
         for family in families:
@@ -264,15 +261,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     runs["task"] = np.where(runs["withheld"] == "", (runs["share"] * 100).map("{:.0f} %".format), "one type withheld")
     metrics = [*METRICS, "auroc_withheld"]
     per_set = runs.groupby(["task", "method", "set"])[metrics].mean()
-    lines = [
-        "| labelled | method | accuracy | macro-F1 | calibration error | AUROC withheld | sets |",
-        "|---" * 7 + "|",
-    ]
+    header = ["labelled", "method", "accuracy", "macro-F1", "calibration error", "AUROC withheld", "sets"]
+    lines = []
     for task in [*(f"{share * 100:.0f} %" for share in SHARES), "one type withheld"]:
         for method, of_method in per_set.loc[task].groupby("method"):
             cells = ["" if np.isnan(value) else f"{value:.3f}" for value in of_method.mean()]
-            lines.append(f"| {task} | {method} | " + " | ".join(cells) + f" | {len(of_method)} |")
-    return "\n".join(lines)
+            lines.append([task, str(method), *cells, str(len(of_method))])
+    return markdown(header, lines)
 
 
 def main() -> None:

@@ -36,6 +36,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from benchmarks.run import read_results
+
 TASKS = ("cells", "cells_of_batches", "batches", "scvi", "speed")
 LABELS, BATCH = "cell_type", "batch"
 MAX_BATCHES = 5
@@ -283,11 +285,6 @@ def keys_of(args: argparse.Namespace) -> list[tuple[Any, ...]]:
                 if has_labels and task in args.tasks:
                     keys += [(task, name, batch, seed) for batch in batches[:MAX_BATCHES]]
     return keys
-
-
-def read_results(out: Path) -> list[dict[str, Any]]:
-    """Results so far."""
-    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
 
 
 def run_all(args: argparse.Namespace) -> None:

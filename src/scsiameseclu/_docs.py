@@ -72,6 +72,8 @@ figsize
     param_finish="""\
 show, save, return_fig
     As in scanpy: show the figure (the default), the file to write it to, return the figure.""",
+    returns_panel="""\
+Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.""",
 )
 
 

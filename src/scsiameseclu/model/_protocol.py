@@ -70,6 +70,9 @@ if TYPE_CHECKING:
         def _embed(
             self, adata: AnnData | None, indices: Any, batch_size: int | None
         ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32]]: ...
+        def _infer(
+            self, adata: AnnData | None, indices: Any, batch_size: int | None
+        ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]: ...
 
         # -- expression and proteins --
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from scsiameseclu._atomic import replaced_file
 from scsiameseclu._keys import DEFAULT_KEY
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from anndata import AnnData
     from mudata import MuData
+
+    from scsiameseclu.model._siamese_clu import SCSiameseClu
 
 
 class ReportMixin:
@@ -72,7 +74,8 @@ class ReportMixin:
         """
         from scsiameseclu.report import build_report  # imported late: training needs no plots
 
-        found = build_report(self, adata, markers=markers, labels_key=labels_key, key=key, call=call)  # type: ignore[arg-type]
+        model = cast("SCSiameseClu", self)
+        found = build_report(model, adata, markers=markers, labels_key=labels_key, key=key, call=call)
         with replaced_file(path) as new:
             new.write_text(found.to_html(), encoding="utf-8")
         if figures is not None:

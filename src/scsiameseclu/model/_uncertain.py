@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from scsiameseclu._docs import with_shared_descriptions
+from scsiameseclu.model._protocol import ModelProtocol
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
 
-class UncertainCellsMixin:
+class UncertainCellsMixin(ModelProtocol):
     """Selection of cells by how sure the model is of them."""
 
+    @with_shared_descriptions
     def get_uncertain_cells(
         self,
         adata: AnnData | None = None,
@@ -30,14 +34,12 @@ class UncertainCellsMixin:
         ----------
         adata
             Cells to look at; those of the model by default.
-        indices
-            Rows, or a boolean mask; all by default.
+        %(param_indices)s
         max_confidence
             Cells whose cluster has a lower probability are returned.
         min_out_of_reference
             Cells with a higher :meth:`get_out_of_reference_score` are returned as well, such as 0.99. ``None``: none.
-        batch_size
-            Cells per batch.
+        %(param_batch_size)s
 
         Returns
         -------
@@ -58,12 +60,12 @@ class UncertainCellsMixin:
         >>> adata.obs["unsure"] = adata.obs_names.isin(unsure.index)
         >>> unsure.groupby(["cluster", "runner_up"], observed=True).size()
         """
-        self._check_clusters()  # type: ignore[attr-defined]
+        self._check_clusters()
         for name, limit in (("max_confidence", max_confidence), ("min_out_of_reference", min_out_of_reference)):
             if limit is not None and not 0 <= limit <= 1:
                 raise ValueError(f"`{name}`: expected a number between 0 and 1, found {limit}.")
-        cells, rows, latent, probs = self._infer(adata, indices, batch_size)  # type: ignore[attr-defined]
-        names = self._cluster_names()  # type: ignore[attr-defined]
+        cells, rows, latent, probs = self._infer(adata, indices, batch_size)
+        names = self._cluster_names()
         # A cluster that no cell can be in stands for the runner-up of the only one.
         padded = np.column_stack([probs, np.zeros(len(probs), dtype=probs.dtype)]) if len(names) == 1 else probs
         best, second = np.argsort(-padded, axis=1, kind="stable")[:, :2].T
@@ -79,6 +81,6 @@ class UncertainCellsMixin:
         )
         chosen = padded[each, best] < max_confidence
         if min_out_of_reference is not None:
-            table["out_of_reference"] = self._novelty(latent)  # type: ignore[attr-defined]
+            table["out_of_reference"] = self._novelty(latent)
             chosen |= table["out_of_reference"].to_numpy() > min_out_of_reference
         return table[chosen].sort_values("confidence", kind="stable")

@@ -5,13 +5,16 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY
 from scsiameseclu.pl._colors import group_colors
+from scsiameseclu.pl._columns import check_columns
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["abundance"]
 
 
+@with_shared_descriptions
 def abundance(
     adata: AnnData,
     groupby: str,
@@ -38,14 +41,12 @@ def abundance(
         Column of ``obs`` with the clusters.
     figsize
         Width and height of the figure, in inches; by default as wide as the number of bars asks for.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------
@@ -54,9 +55,7 @@ def abundance(
     ValueError
         If no cell has both labels.
     """
-    missing = [name for name in (key, groupby) if name not in adata.obs]
-    if missing:
-        raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}.")
+    check_columns(adata, key, groupby)
     counts = pd.crosstab(pd.Categorical(adata.obs[groupby]), pd.Categorical(adata.obs[key]))
     if counts.empty:
         raise ValueError(f"Expected cells with both {groupby!r} and {key!r}, found none.")

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu.pl._columns import check_columns
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
 
@@ -54,9 +55,7 @@ def annotation_overlap(
     ValueError
         If no cell has both.
     """
-    missing = [name for name in (key, labels_key) if name not in adata.obs]
-    if missing:
-        raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}.")
+    check_columns(adata, key, labels_key)
     counts = pd.crosstab(adata.obs[key].to_numpy(), adata.obs[labels_key].to_numpy())
     if isinstance(adata.obs[key].dtype, pd.CategoricalDtype):
         counts = counts.reindex([name for name in adata.obs[key].cat.categories if name in counts.index])

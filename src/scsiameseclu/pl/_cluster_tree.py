@@ -56,7 +56,7 @@ def cluster_tree(
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key
+from scsiameseclu.pl._columns import check_columns
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["confidence"]
@@ -49,7 +50,7 @@ def confidence(
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------
@@ -57,9 +58,7 @@ def confidence(
         If clusters or confidences are missing; the message lists the columns there are.
     """
     column = confidence_key(key)
-    missing = [name for name in (key, column) if name not in adata.obs]
-    if missing:
-        raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}: call write_to_adata() first.")
+    check_columns(adata, key, column, cure=": call write_to_adata() first")
     labels = adata.obs[key].astype("category")
     values = adata.obs[column].to_numpy(dtype=float)
     groups = [np.minimum(values, 1.0 - _LEAST)[(labels == name).to_numpy()] for name in labels.cat.categories]

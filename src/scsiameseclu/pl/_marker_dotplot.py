@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, markers_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pp._counts import get_counts, row_chunks
@@ -22,6 +23,7 @@ _LARGEST = 130.0
 _SHARES = (0.25, 0.5, 1.0)
 
 
+@with_shared_descriptions
 def marker_dotplot(
     adata: AnnData,
     markers: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
@@ -58,10 +60,8 @@ def marker_dotplot(
         Normalise and log-transform; False if the values are log-normalised already.
     figsize
         Width and height of the figure, in inches; by default as large as the numbers of genes and clusters ask for.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------

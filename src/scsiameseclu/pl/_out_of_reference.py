@@ -4,12 +4,14 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, out_of_reference_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["out_of_reference"]
 
 
+@with_shared_descriptions
 def out_of_reference(
     adata: AnnData,
     *,
@@ -37,16 +39,13 @@ def out_of_reference(
         Score to mark with a line; the title then gives the share of cells above it. ``None``: no line.
     n_bins
         Number of bins of equal width.
-    figsize
-        Width and height of the figure, in inches.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------

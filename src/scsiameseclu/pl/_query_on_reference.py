@@ -8,6 +8,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from sklearn.neighbors import NearestNeighbors
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, latent_key
 from scsiameseclu.pl._colors import default_colors, group_colors
 from scsiameseclu.pl._embedding import latent_umap
@@ -18,6 +19,7 @@ __all__ = ["query_on_reference"]
 _GREY = "#d9d9d9"
 
 
+@with_shared_descriptions
 def query_on_reference(
     query: AnnData,
     reference: AnnData,
@@ -55,18 +57,15 @@ def query_on_reference(
         not there.
     n_neighbors
         Reference cells whose places are averaged; at most as many as there are.
-    figsize
-        Width and height of the figure, in inches.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_figsize)s
+    %(param_ax)s
+    %(param_finish)s
     **kwargs
         Passed on to :func:`scanpy.pl.embedding` for the cells of the query.
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------

@@ -41,7 +41,7 @@ def reliability(
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------

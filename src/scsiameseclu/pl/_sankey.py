@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY
 from scsiameseclu.pl._colors import group_colors
+from scsiameseclu.pl._columns import check_columns
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["sankey"]
@@ -20,6 +22,7 @@ _GAP = 0.02
 """Room between two bars, as a share of all cells."""
 
 
+@with_shared_descriptions
 def sankey(
     adata: AnnData,
     right: str,
@@ -47,14 +50,12 @@ def sankey(
         Bands of fewer cells are not drawn; the heights of the bars count their cells.
     figsize
         Width and height of the figure, in inches; by default the height follows from the number of groups.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------
@@ -63,9 +64,7 @@ def sankey(
     ValueError
         If no cell has both labels.
     """
-    missing = [name for name in (left, right) if name not in adata.obs]
-    if missing:
-        raise KeyError(f"Expected obs columns {missing}, found {list(adata.obs.columns)}.")
+    check_columns(adata, left, right)
     counts = pd.crosstab(_labels(adata, left), _labels(adata, right))
     if counts.empty:
         raise ValueError(f"Expected cells with both {left!r} and {right!r}, found none.")

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._cluster_tree import cluster_names, made_and_below, members_of, tree_of
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
@@ -15,6 +16,7 @@ __all__ = ["split_evidence"]
 _ALPHA = 0.05
 
 
+@with_shared_descriptions
 def split_evidence(
     model: Any,
     *,
@@ -41,14 +43,12 @@ def split_evidence(
         Splits shown behind the clusters there are.
     figsize
         Width and height of the figure, in inches; by default it follows from the number of splits.
-    ax
-        Axes to draw into. ``None``: a new figure.
-    show, save, return_fig
-        As in scanpy: show the figure (the default), the file to write it to, return the figure.
+    %(param_ax)s
+    %(param_finish)s
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.
+    %(returns_panel)s
 
     Raises
     ------

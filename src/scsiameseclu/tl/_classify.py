@@ -22,8 +22,10 @@ __all__ = ["classify"]
 
 logger = logging.getLogger(__name__)
 N_FOLDS = 5
-# Of the logarithm of the temperature. Only logistic regression is near to calibrated by itself.
 PRIOR_SD = {"logistic": 0.25, "knn": np.inf}
+"""Standard deviation of the normal prior of the logarithm of the temperature, by method. Probabilities of logistic
+regression are close to calibrated without a temperature, so that its prior is narrow. Shares of neighbours are not, and
+have no prior."""
 MANY_TYPES = 50
 VERY_MANY_TYPES = 200
 METHODS = ("logistic", "knn")
