@@ -23,6 +23,11 @@ def test_cells_by_score(adata):
     assert len(out_of_reference(adata, key="mine", threshold=None, show=False).lines) == 1
 
 
+def test_share_above_the_limit(adata):
+    adata.obs["mine_out_of_reference"] = [0.05, 0.995, 0.999, 0.999]
+    assert out_of_reference(adata, key="mine", show=False).get_title() == "75.0% of cells above 0.99"
+
+
 def test_what_cannot_be_drawn(adata):
     with pytest.raises(KeyError, match="call tl.map"):
         out_of_reference(adata)

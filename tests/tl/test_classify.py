@@ -4,7 +4,7 @@ import pytest
 from anndata import AnnData, read_h5ad
 
 from scsiameseclu.metrics import expected_calibration_error
-from scsiameseclu.tl import classify
+from scsiameseclu.tl import _classify, classify
 from scsiameseclu.tl._classify import _fit_temperature
 
 TYPES = np.array(["B", "NK/T", "pDC"])
@@ -138,6 +138,23 @@ def test_the_temperature_of_a_few_cells_stays_near_one() -> None:
     few, free = (_fit_temperature(probs, codes, prior_sd=sd) for sd in (0.25, np.inf))
     many = _fit_temperature(np.tile(probs, (400, 1)), np.tile(codes, 400), prior_sd=0.25)
     assert 1.0 < few < 1.6 and min(many, free) > 2.5
+
+
+def test_only_logistic_regression_has_a_prior_for_its_temperature(monkeypatch: pytest.MonkeyPatch) -> None:
+    def temperatures() -> dict[str, float]:
+        found = {}
+        for method in METHODS:
+            adata = _cells(300, spread=4.0)
+            adata.obs["part"] = adata.obs["type"].where(np.arange(300) < 15)
+            classify(adata, "part", method=method)
+            found[method] = adata.uns["part_predicted"]["temperature"]
+        return found
+
+    default = temperatures()
+    monkeypatch.setattr(_classify, "PRIOR_SD", dict.fromkeys(METHODS, np.inf))
+    free = temperatures()
+    assert default["knn"] == free["knn"]
+    assert abs(np.log(default["logistic"])) < 0.8 * abs(np.log(free["logistic"]))
 
 
 @pytest.mark.parametrize("method", METHODS)
