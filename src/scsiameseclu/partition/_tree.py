@@ -48,7 +48,7 @@ def _on_discriminant(first: NDArray[np.floating], second: NDArray[np.floating], 
     within = (1.0 - _SHRINKAGE) * within + (_SHRINKAGE * size + 1e-9) * np.eye(len(within))
     axis = np.linalg.solve(within, mean_1 - mean_2)
     scores_1, scores_2 = test_1 @ axis, test_2 @ axis
-    return float((scores_1.mean() - scores_2.mean()) / max(scores_1.std() + scores_2.std(), 1e-9))
+    return float((scores_1.mean() - scores_2.mean()) / np.maximum(scores_1.std() + scores_2.std(), 1e-9))
 
 
 def null_separability(share: float) -> float:

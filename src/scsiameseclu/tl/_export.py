@@ -107,9 +107,28 @@ def without_internals(adata: AnnData) -> AnnData:
         varp=dict(adata.varp),
         layers=dict(adata.layers),
     )
+    for frame in (shared.obs, shared.var):
+        _make_strings_plain(frame)
     if adata.raw is not None:
-        shared.raw = adata.raw.to_adata()
+        raw = adata.raw.to_adata()
+        _make_strings_plain(raw.var)
+        shared.raw = raw
     return shared
+
+
+def _make_strings_plain(frame: pd.DataFrame) -> None:
+    """Give a table the type of strings, ``object``, that every reader of ``.h5ad`` files knows, in place.
+
+    The strings of pandas 3 are written with a mask, which readers in other languages do not expect.
+    """
+    frame.index = frame.index.astype(object)
+    for name, column in frame.items():
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            categories = column.cat.categories
+            if isinstance(categories.dtype, pd.StringDtype):
+                frame[name] = column.cat.set_categories(categories.astype(object), rename=True)
+        elif isinstance(column.dtype, pd.StringDtype):
+            frame[name] = column.astype(object)
 
 
 def cell_table(adata: AnnData, key: str) -> pd.DataFrame:

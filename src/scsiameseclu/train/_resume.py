@@ -3,7 +3,7 @@
 import os
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -91,10 +91,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 def rng_state() -> dict[str, Any]:
     """State of the random generators of Python, numpy and torch, made of tensors and plain values."""
-    name, keys, *rest = np.random.get_state(legacy=True)
+    name, keys, *rest = cast("tuple[Any, ...]", np.random.get_state(legacy=True))
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.as_tensor(keys.astype(np.int64)), *rest),  # type: ignore[union-attr]
+        "numpy": (name, torch.as_tensor(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
