@@ -100,7 +100,7 @@ def instrument(watch: Stopwatch, model: Any) -> None:
     watch.wrap(module.expression_encoder, "forward", "expression encoder")
     watch.wrap(module.graph_encoder, "forward", "graph encoder")
     watch.wrap(module, "generative", "decoder and likelihood")
-    watch.wrap(module, "_latent", "cross-correlations")
+    watch.wrap(module, "_correlations", "cross-correlations")
     watch.wrap(module, "_clustering", "clustering loss")
     watch.wrap(SiameseTrainingPlan, "backward", "backward")
     watch.wrap(SiameseTrainingPlan, "optimizer_step", "optimiser and loop")

@@ -5,9 +5,13 @@ formula is what is implemented, and the docstring says so.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
+
+from scsiameseclu._negative_binomial import NegativeBinomialNLL
 
 __all__ = [
     "batch_neighbor_mask",
@@ -25,8 +29,6 @@ _NORM_EPS = 1e-8
 
 MAX_LOG_DISPERSION = 20.0
 """Dispersions of counts are held between exp(-20) and exp(20)."""
-
-_STIRLING = 10.0
 
 
 def latent_correlation_loss(u: Tensor, v: Tensor, off_diagonal_weight: float = 0.05) -> Tensor:
@@ -58,13 +60,41 @@ def latent_correlation_loss(u: Tensor, v: Tensor, off_diagonal_weight: float = 0
     Source: paper, latent-level correlation; the form is Barlow Twins' (Zbontar et al., 2021). The published code
     averages blocks of consecutive cells into a single row before correlating, which makes its gradient zero.
     """
-    _check_pair(u, v)
-    if u.shape[0] < 2:
-        return (u.sum() + v.sum()) * 0.0
-    correlation = _standardised(u).T @ _standardised(v) / u.shape[0]
-    diagonal = correlation.diagonal()
-    off_diagonal = correlation.square().sum() - diagonal.square().sum()
-    return ((1.0 - diagonal).square().sum() + off_diagonal_weight * off_diagonal) / u.shape[1]
+    return latent_correlation_losses([u], [v], off_diagonal_weight).squeeze()
+
+
+def latent_correlation_losses(first: Sequence[Tensor], second: Sequence[Tensor], weight: float = 0.05) -> Tensor:
+    """:func:`latent_correlation_loss` of every embedding of the first view with every embedding of the second.
+
+    Parameters
+    ----------
+    first, second
+        The same number of embeddings, shape ``(B, D)`` each.
+    weight
+        Weight of the off-diagonal entries.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(len(first), len(second))``. Fewer than two cells: 0, with zero gradients.
+
+    Raises
+    ------
+    ValueError
+        If the embeddings are not matrices of one shape.
+    """
+    for embedding in (*first, *second):
+        _check_pair(first[0], embedding)
+    n_cells, width = first[0].shape
+    pair = torch.cat([*first, *second], dim=1)
+    if n_cells < 2:
+        return (pair.sum() * 0.0).expand(len(first), len(second))
+    u, v = _standardised(pair).split([len(first) * width, len(second) * width], dim=1)
+    correlation = (u.T @ v / n_cells).view(len(first), width, len(second), width)
+    diagonal = correlation.diagonal(dim1=1, dim2=3)
+    # On the diagonal (1 - R)^2 - weight * R^2, everywhere weight * R^2.
+    on_diagonal = ((1.0 - diagonal).square() - weight * diagonal.square()).sum(dim=2)
+    return (on_diagonal + weight * correlation.square().sum(dim=(1, 3))) / width
 
 
 def cell_correlation_loss(u: Tensor, v: Tensor, positives: Tensor | None = None) -> Tensor:
@@ -265,19 +295,7 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
         Shape ``(B, G)``, in nats; the same as ``-scvi.distributions.NegativeBinomial(mu, theta=theta).log_prob(x)``.
     """
     log_theta = log_dispersion.clamp(-MAX_LOG_DISPERSION, MAX_LOG_DISPERSION)
-    theta = log_theta.exp()
-    softplus = torch.nn.functional.softplus(log_rate - log_theta)  # log(1 + mu / theta)
-    nll = theta * softplus
-    if x.is_cuda:
-        return nll - _log_rising(x, theta, log_theta) + torch.lgamma(x + 1.0) - x * (log_rate - softplus)
-    where = x.flatten().nonzero().squeeze(1)
-    if not where.numel():
-        return nll
-    counts = x.flatten()[where]
-    at = where % x.shape[1] if theta.ndim == 1 else where
-    gammas = _log_rising(counts, _pick(theta, at), _pick(log_theta, at)) - torch.lgamma(counts + 1.0)
-    present = gammas + counts * _pick(log_rate - softplus, where)
-    return nll.flatten().index_add(0, where, present, alpha=-1).view_as(nll)
+    return cast("Tensor", NegativeBinomialNLL.apply(x, log_rate, log_theta))
 
 
 def poisson_nll(x: Tensor, log_rate: Tensor) -> Tensor:
@@ -300,31 +318,9 @@ def poisson_nll(x: Tensor, log_rate: Tensor) -> Tensor:
     return log_rate.exp() - x * log_rate + torch.lgamma(x + 1.0)
 
 
-def _log_rising(x: Tensor, theta: Tensor, log_theta: Tensor) -> Tensor:
-    r"""The logarithm of :math:`\Gamma(x + \theta) / (\Gamma(\theta)\, \theta^x)`, entry by entry."""
-    small, large = theta.clamp_max(_STIRLING), theta.clamp_min(_STIRLING)
-    exact = torch.lgamma(x + small) - torch.lgamma(small) - x * log_theta
-    series = (large + x - 0.5) * torch.log1p(x / large) - x + _stirling_rest(x + large) - _stirling_rest(large)
-    return torch.where(theta < _STIRLING, exact, series)
-
-
-def _stirling_rest(a: Tensor) -> Tensor:
-    """What Stirling's formula leaves of the logarithm of the gamma function, for arguments from 10 on."""
-    inverse = a.reciprocal()
-    return inverse / 12.0 - inverse**3 / 360.0
-
-
-def _pick(values: Tensor, where: Tensor) -> Tensor:
-    """Entries of the flattened tensor.
-
-    Indexing with brackets would add up the gradient in an order that changes with the number of threads.
-    """
-    return values.flatten().index_select(0, where)
-
-
 def _standardised(x: Tensor) -> Tensor:
-    centred = x - x.mean(0)
-    return centred * (centred.square().mean(0) + _VARIANCE_EPS).rsqrt()
+    """Columns of mean 0 and variance 1."""
+    return torch.nn.functional.batch_norm(x, None, None, training=True, eps=_VARIANCE_EPS)
 
 
 def _unit(x: Tensor) -> Tensor:

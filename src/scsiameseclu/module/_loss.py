@@ -66,7 +66,9 @@ class SiameseLoss(BatchInputs):
             **self._clusters(tensors, first, second),
         }
         weights = self.loss_weights
-        total = sum((getattr(weights, name) * term for name, term in terms.items()), start=0.0 * first["z"].sum())
+        # Every part of the network that embeds gets a gradient, be it 0, whatever the terms.
+        start = 0.0 if "reconstruction" in terms else 0.0 * first["z"].sum()
+        total = sum((getattr(weights, name) * term for name, term in terms.items()), start=start)
         others_nll = generative_outputs.get("others_nll")
         if self.training and others_nll is not None:
             # Trains a part of the decoder that sends nothing back, so that its weight means nothing. Left out of the
@@ -108,20 +110,16 @@ class SiameseLoss(BatchInputs):
             rows = row_numbers(tensors)
         if weights.cell_correlation > 0.0:
             terms["cell_correlation"] = self._cell_correlation(rows, first, second)
-        if weights.latent_correlation > 0.0:
-            terms["latent_correlation"] = 0.5 * (
-                self._latent(first["z_expression"], second["z_expression"])
-                + self._latent(first["z_graph"], second["z_graph"])
+        if weights.latent_correlation > 0.0 or weights.cross_correlation > 0.0:
+            branches = ("z_expression", "z_graph")
+            pairs = losses.latent_correlation_losses(
+                [first[key] for key in branches], [second[key] for key in branches], self.off_diagonal_weight
             )
-        if weights.cross_correlation > 0.0:
-            terms["cross_correlation"] = 0.5 * (
-                self._latent(first["z_expression"], second["z_graph"])
-                + self._latent(second["z_expression"], first["z_graph"])
-            )
+            if weights.latent_correlation > 0.0:
+                terms["latent_correlation"] = pairs.diagonal().mean()
+            if weights.cross_correlation > 0.0:
+                terms["cross_correlation"] = pairs.flip(1).diagonal().mean()
         return terms
-
-    def _latent(self, u: Tensor, v: Tensor) -> Tensor:
-        return losses.latent_correlation_loss(u, v, self.off_diagonal_weight)
 
     def _cell_correlation(self, rows: dict[str, Tensor], first: View, second: View) -> Tensor:
         """Cell-level correlation, mean of the two branches; ``rows`` are :func:`row_numbers` of the same cells."""
@@ -155,15 +153,13 @@ class SiameseLoss(BatchInputs):
         The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its
         logits.
         """
-        divergences = []
-        for z, cells in ((z_first, tensors), (z_second, tensors.get(SIAMESE_KEYS.PARTNER, tensors))):
-            logits = head(z)
-            targets = head.targets(logits.detach())
-            kept = cells.get(SIAMESE_KEYS.CLUSTER_TARGET)
-            if kept is not None:
-                targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
-            divergences.append(losses.clustering_kl(targets, logits.log_softmax(dim=1)))
-        return torch.stack(divergences).mean()
+        logits = head(torch.cat([z_first, z_second]))
+        targets = head.targets(logits.detach())
+        if SIAMESE_KEYS.CLUSTER_TARGET in tensors:
+            cells = (tensors, tensors.get(SIAMESE_KEYS.PARTNER, tensors))
+            kept = torch.cat([each[SIAMESE_KEYS.CLUSTER_TARGET] for each in cells])
+            targets = torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, targets)
+        return losses.clustering_kl(targets, logits.log_softmax(dim=1))
 
 
 def _nll_per_cell(counts: Tensor, generative_outputs: dict[str, Any]) -> Tensor:

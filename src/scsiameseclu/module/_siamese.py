@@ -220,13 +220,18 @@ class SiameseModule(SiameseLoss):
         ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; those of view 2, if there is one,
         under ``second``.
         """
-        first = (x, library, rep, neighbor_rep, weight, categories, cont, protein)
-        outputs: dict[str, Any] = dict(self._embed(second is not None, *first))
-        if second is not None:
-            outputs["second"] = self._embed(True, **second)
-        return outputs
+        first = self._encoder_inputs(
+            second is not None, x, library, rep, neighbor_rep, weight, categories, cont, protein
+        )
+        if second is None:
+            return self._embed(**first)
+        # One pass for both views: as many operations as for one of them.
+        both = self._embed(**_joined(first, self._encoder_inputs(True, **second)))
+        halves = {key: value.chunk(2) for key, value in both.items()}
+        outputs: dict[str, Any] = {key: half[0] for key, half in halves.items()}
+        return {**outputs, "second": {key: half[1] for key, half in halves.items()}}
 
-    def _embed(
+    def _encoder_inputs(
         self,
         corrupted: bool,
         x: Tensor,
@@ -237,17 +242,34 @@ class SiameseModule(SiameseLoss):
         categories: list[Tensor],
         cont: Tensor | None,
         protein: Tensor | None = None,
-    ) -> View:
-        """Both branches and their fusion, for one view."""
+    ) -> dict[str, Any]:
+        """What the encoders read of one view: scaled, corrupted where asked for, neighbours mixed."""
         expression = self.expression_scaler(x.index_select(1, self.embedding_genes), library, categories[0])
         if corrupted:
             expression = self.augmentation(expression)[0]
             weight = perturb_edges(weight, self.edge_drop_rate)
+            protein = None if protein is None else self.augmentation(protein)[0]
+        return {
+            "expression": expression,
+            "mixed": self.graph_encoder.mix(rep, neighbor_rep, weight),
+            "categories": categories,
+            "cont": cont,
+            "protein": protein,
+        }
+
+    def _embed(
+        self,
+        expression: Tensor,
+        mixed: Tensor,
+        categories: list[Tensor],
+        cont: Tensor | None,
+        protein: Tensor | None,
+    ) -> View:
+        """Both branches and their fusion; arguments are those of :meth:`_encoder_inputs`."""
         z_expression = self.expression_encoder(expression, categories, cont)
         if self.protein is not None and protein is not None:
-            scores = self.augmentation(protein)[0] if corrupted else protein
-            z_expression = self.protein.embed(scores, z_expression, categories, cont)
-        z_graph = self.graph_encoder(rep, neighbor_rep, weight, categories, cont)
+            z_expression = self.protein.embed(protein, z_expression, categories, cont)
+        z_graph = self.graph_encoder.embed(mixed, categories, cont)
         z, gate = self.fusion(z_expression, z_graph)
         return {"z_expression": z_expression, "z_graph": z_graph, "z": z, "gate": gate}
 
@@ -343,3 +365,12 @@ class SiameseModule(SiameseLoss):
         self.embedding_share.fill_(float(proportions[embedding_genes].sum()))
         self.graph_encoder.scaler.fit(torch.as_tensor(np.asarray(rep, dtype=np.float32)))
         self.decoder.assign(genes, self.other_genes, torch.as_tensor(proportions).float())
+
+
+def _joined(first: Any, second: Any) -> Any:
+    """Rows of the first, then of the second view: of tensors, and of tensors in dictionaries and lists."""
+    if isinstance(first, dict):
+        return {key: _joined(value, second[key]) for key, value in first.items()}
+    if isinstance(first, list):
+        return [_joined(*pair) for pair in zip(first, second, strict=True)]
+    return None if first is None else torch.cat([first, second])

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch_geometric.nn import GATv2Conv, SimpleConv
+from torch_geometric.nn import GATv2Conv
 
 from scsiameseclu.nn._layers import hidden_stack
 
@@ -92,12 +92,12 @@ class ExpressionScaler(nn.Module):
         -------
         float32 ``(batch, n_genes)``.
         """
-        # An all-zero cell has library 0 and stays at log1p(0).
-        log_normalised = torch.log1p(counts * (self.target_sum / library.clamp_min(_EPS)))
+        # An all-zero cell has library 0 and stays at log1p(0). One block of memory serves all operations.
+        scaled = (counts * (self.target_sum / library.clamp_min(_EPS))).log1p_()
         centre = self.mean
         if batch is not None and self.offset.shape[1] > 1:
             centre = centre + self.offset.T.index_select(0, batch.flatten().long())
-        return ((log_normalised - centre) * self.weight).clamp(-self.clip, self.clip)
+        return scaled.sub_(centre).mul_(self.weight).clamp_(-self.clip, self.clip)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Models of before there were offsets have none: 0."""
@@ -181,7 +181,7 @@ class ExpressionEncoder(nn.Module):
 class GraphEncoder(nn.Module):
     """Embed a cell from its block of ``k`` neighbours.
 
-    One PyG convolution on the bipartite graph "neighbours -> cells of the batch", whose pattern is the same for every
+    One convolution on the bipartite graph "neighbours -> cells of the batch", whose pattern is the same for every
     batch, then an MLP. The cell itself is left out: the expression encoder sees the cell and no neighbour, the graph
     encoder the neighbours and not the cell, so that agreement between the two branches has to be learned. (With the
     cell on both sides, and inputs smoothed by the graph, they agree from the start and learn nothing.) Edges of weight
@@ -199,8 +199,8 @@ class GraphEncoder(nn.Module):
     n_cat_list, n_cont
         Categories of each categorical covariate (batch first), number of continuous covariates.
     convolution
-        ``"mean"``: mean of the neighbours by edge weight (:class:`torch_geometric.nn.SimpleConv`); ``"attention"``:
-        :class:`torch_geometric.nn.GATv2Conv` with the edge weight as edge feature.
+        ``"mean"``: mean of the neighbours by edge weight; ``"attention"``: :class:`torch_geometric.nn.GATv2Conv` with
+        the edge weight as edge feature.
     dropout_rate
         Dropout probability of the hidden layers.
     """
@@ -221,10 +221,7 @@ class GraphEncoder(nn.Module):
             raise ValueError(f"Expected convolution 'mean' or 'attention', found {convolution!r}.")
         self.convolution = convolution
         self.scaler = RepresentationScaler(n_rep)
-        self.conv: nn.Module
-        if convolution == "mean":
-            self.conv = SimpleConv(aggr="sum")
-        else:
+        if convolution == "attention":
             self.conv = GATv2Conv((n_rep, n_rep), n_rep, heads=1, edge_dim=1, add_self_loops=False)
         self.hidden = hidden_stack(
             n_rep, n_hidden, n_layers, n_cat_list=n_cat_list, n_cont=n_cont, dropout_rate=dropout_rate
@@ -256,18 +253,31 @@ class GraphEncoder(nn.Module):
         -------
         Embedding, ``(batch, n_latent)``.
         """
-        own = self.scaler(rep)
-        others = self.scaler(neighbor_rep).flatten(0, 1)
-        edges = _block_edges(edge_weight.shape[0], edge_weight.shape[1], rep.device)
+        return self.embed(self.mix(rep, neighbor_rep, edge_weight), categories, cont)
+
+    def mix(self, rep: Tensor, neighbor_rep: Tensor, edge_weight: Tensor) -> Tensor:
+        """Mix the neighbours of each cell; arguments as in :meth:`forward`.
+
+        Returns
+        -------
+        Scaled representation, ``(batch, n_rep)``.
+        """
         total = edge_weight.sum(dim=1, keepdim=True)
-        weights = (edge_weight / total.clamp_min(_EPS)).flatten()
+        has_edges = total > 0
+        weights = edge_weight / total.clamp_min(_EPS)
         if self.convolution == "mean":
-            mixed = self.conv((others, own), edges, weights)
-        else:
-            # Attention has no notion of an edge of weight 0, so such edges must not be there at all.
-            present = weights > 0
-            mixed = self.conv((others, own), edges[:, present], edge_attr=weights[present].unsqueeze(1))
-        mixed = torch.where(total > 0, mixed, own)
+            # Scaling is linear: the mean of the neighbours is scaled, not each of them.
+            mean = torch.bmm(weights.unsqueeze(1), neighbor_rep).squeeze(1)
+            return self.scaler(torch.where(has_edges, mean, rep))
+        own, others = self.scaler(rep), self.scaler(neighbor_rep).flatten(0, 1)
+        edges, weights = _block_edges(edge_weight.shape[0], edge_weight.shape[1], rep.device), weights.flatten()
+        # Attention has no notion of an edge of weight 0, so such edges must not be there at all.
+        present = weights > 0
+        mixed = self.conv((others, own), edges[:, present], edge_attr=weights[present].unsqueeze(1))
+        return torch.where(has_edges, mixed, own)
+
+    def embed(self, mixed: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:
+        """Map mixed neighbours ``(batch, n_rep)``, as :meth:`mix` gives them, to ``(batch, n_latent)``."""
         return self.project(self.hidden(mixed, *categories, cont=cont))
 
 

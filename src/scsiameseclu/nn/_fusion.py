@@ -39,7 +39,7 @@ class AdaptiveFusion(nn.Module):
     def forward(self, z_expression: Tensor, z_graph: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fused embedding and the gate, both ``(batch, n_latent)``."""
         gate = torch.sigmoid(self.gate(self.hidden(torch.cat([z_expression, z_graph], dim=1))))
-        return gate * z_expression + (1.0 - gate) * z_graph, gate
+        return torch.lerp(z_graph, z_expression, gate), gate
 
 
 class FixedFusion(nn.Module):

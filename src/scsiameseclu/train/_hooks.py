@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,14 @@ class PlanHooks(TrainingPlan):
     def on_fit_start(self) -> None:
         """Switch the module to training mode: scvi-tools leaves trained and loaded models in evaluation mode."""
         self.module.train()
+
+    def get_optimizer_creator(self) -> Any:
+        """How to make the optimiser: as scvi-tools, with all weights updated in one operation where there is a way."""
+        if self.optimizer_name not in ("Adam", "AdamW"):
+            return super().get_optimizer_creator()
+        optimizer = getattr(torch.optim, self.optimizer_name)
+        fused = self.device.type in ("cpu", "cuda") or None
+        return partial(optimizer, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused)
 
     # -- batches -------------------------------------------------------------------------------------------------
 
