@@ -108,6 +108,7 @@ def test_a_model_is_trained_only_after_a_step(n_clusters):
     model = made(n_clusters)
     with pytest.raises(RuntimeError, match="at least one training step, found none"):
         model.train(limit_train_batches=0, **QUICK)
+    assert (model.module.head is None) == (n_clusters == "auto")
     with pytest.raises(RuntimeError, match="trained"):
         model.predict()
     assert not model.is_trained_ and model.n_clusters == n_clusters
