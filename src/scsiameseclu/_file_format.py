@@ -173,6 +173,17 @@ class Manifest:
             raise _damaged(path, "none") from error
         return path
 
+    def check_all(self) -> None:
+        """Compare every file with what was saved.
+
+        Raises
+        ------
+        OSError, ValueError
+            As :meth:`content`.
+        """
+        for name in self.files:
+            self.check(name.removeprefix(self.prefix))
+
     def _expected(self, name: str) -> tuple[Path, dict[str, Any]]:
         path = self.folder / (self.prefix + name)
         if not self.lists(name):

@@ -180,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.set_defaults(run=_commands.predict)
 
-    info = commands.add_parser("info", parents=[common], help="describe a saved model")
+    info = commands.add_parser("info", parents=[common], help="check the files of a saved model, and describe it")
     info.add_argument("model", type=Path, metavar="DIR", help="folder written by fit, or by model.save")
     info.add_argument("--json", action="store_true", help="machine-readable output")
     info.set_defaults(run=_commands.info)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scsiameseclu import _commands, cli, datasets
+from scsiameseclu import _command_results, cli, datasets
 from scsiameseclu.cli import main
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -77,7 +77,7 @@ def test_missing_labels_are_no_type(cells: Path, tmp_path: Path, capsys: pytest.
     """Not in the table of the report either; only where no type is known there is nothing to score."""
     obs = pd.DataFrame({"mine": pd.Categorical(["0"] * 4 + ["1"] * 2), "mine_confidence": 0.9})
     obs["type"] = pd.Categorical([None, None, None, "T", None, None])
-    rows = _commands._cluster_table(ad.AnnData(np.ones((6, 2)), obs=obs), "mine", "type").splitlines()
+    rows = _command_results._cluster_table(ad.AnnData(np.ones((6, 2)), obs=obs), "mine", "type").splitlines()
     assert rows[1].endswith("T (100%)") and rows[2].endswith("none known")
 
     adata = ad.read_h5ad(cells)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.nn._gather import gather_rows, n_processes, own_share
+from scsiameseclu.train._metrics import EpochMeans
 import numpy as np
 
 torch.set_num_threads(1)
@@ -43,8 +44,13 @@ if world > 1:  # as DistributedDataParallel does
         dist.all_reduce(tensor)
         tensor /= world
 uneven = gather_rows(torch.arange(3.0 + rank)) if world > 1 else None
+means = EpochMeans()  # of cells whose values are their row numbers
+means.add({"row": torch.tensor(float(mine.mean()))}, len(mine))
 if rank == 0:
-    torch.save({"loss": loss, "grads": grads, "shares": n_processes(), "uneven": uneven}, out)
+    found = {"loss": loss, "grads": grads, "shares": n_processes(), "uneven": uneven, "means": means.current()}
+    torch.save(found, out)
+else:
+    means.current()
 if world > 1:
     dist.destroy_process_group()
 """
@@ -85,4 +91,5 @@ def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path):
     assert torch.allclose(one["loss"], two["loss"], rtol=1e-5)
     assert torch.allclose(one["grads"], two["grads"], rtol=1e-3, atol=1e-6)
     assert one["grads"].abs().max() > 1e-3
+    assert one["means"]["row"].item() == two["means"]["row"].item() == 29.5
     assert two["uneven"].tolist() == [0, 1, 2, 0, 1, 2, 3]

@@ -210,7 +210,10 @@ def test_no_tensor_has_the_size_of_the_data():
 
 
 def test_sample_draws_counts():
-    counts = make_module().eval().sample(make_batch(), n_samples=2)
+    module = make_module().eval()
+    for options in ({}, {"n_samples": 1}):
+        assert module.sample(make_batch(), **options).shape == (12, 10)
+    counts = module.sample(make_batch(), n_samples=2)
     assert counts.shape == (2, 12, 10)
     assert torch.equal(counts, counts.round())
     assert (counts >= 0).all()

@@ -235,6 +235,7 @@ def test_every_term_reads_what_it_should(monkeypatch, training, partner, diffusi
 
     terms, nll, others_nll = expected_terms(module, cells, partners, first, second, n_rows)
     assert set(output.extra_metrics) == {*terms, "gate"}
+    assert output.loss.requires_grad and not any(term.requires_grad for term in output.extra_metrics.values())
     for name, term in terms.items():
         torch.testing.assert_close(output.extra_metrics[name], term.detach(), rtol=1e-4, atol=1e-5, msg=name)
     torch.testing.assert_close(output.extra_metrics["gate"], first["gate"].mean().detach())

@@ -100,6 +100,17 @@ def test_a_number_that_no_resolution_gives_is_left_out(monkeypatch, space):
     assert not any(name.startswith("tree") for name in candidates(space, N_CLUSTERS))
 
 
+@pytest.mark.parametrize(("n_groups", "trees"), [(N_CLUSTERS - 1, False), (N_CLUSTERS, True), (N_CLUSTERS + 3, True)])
+def test_trees_are_cut_where_there_are_enough_small_groups(monkeypatch, space, n_groups, trees):
+    groups = np.arange(240) % n_groups
+    monkeypatch.setattr(_candidates, "leiden", lambda graph, resolution, seed: groups)
+    monkeypatch.setattr(_candidates, "leiden_at", lambda *_: None)
+    found = {name: labels for name, labels in candidates(space, N_CLUSTERS).items() if name.startswith("tree")}
+    assert bool(found) == trees
+    if n_groups == N_CLUSTERS:
+        assert all(same(labels, groups) for labels in found.values())
+
+
 def test_ward_of_a_sample_gives_all_other_cells_the_nearest_mean(monkeypatch):
     monkeypatch.setattr(_candidates, "_MAX_WARD_CELLS", 50)
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import ledoit_wolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from scsiameseclu.metrics import expected_calibration_error
@@ -37,6 +38,21 @@ def test_without_masses_all_parts_are_equally_likely():
     ours = probabilities(points, groups, 3, marginal_relaxation=0.0)
     theirs = LinearDiscriminantAnalysis(priors=[1 / 3] * 3).fit(points, groups).predict_proba(points)
     assert np.abs(ours - theirs).mean() < 0.01
+
+
+def test_coefficients_follow_the_formula_with_a_ridge_of_a_thousandth_of_the_mean_variance():
+    """Along an axis on which the cells of a part do not differ, the ridge alone bounds the coefficients."""
+    points, groups = normal_groups(300, 0.7)
+    points[:, 0] = 2.0 * groups
+    found = fit_discriminant(points, groups, 3, marginal_relaxation=0.0)
+    x = points - points.mean(axis=0)
+    means = np.stack([x[groups == part].mean(axis=0) for part in range(3)])
+    covariance = ledoit_wolf(x - means[groups], assume_centered=True)[0] + 1e-3 * x.var(axis=0).mean() * np.eye(6)
+    coefficients = means @ np.linalg.inv(covariance)
+    np.testing.assert_allclose(found.coefficients, coefficients, rtol=1e-4, atol=1e-4)
+    intercepts = -0.5 * np.einsum("kd,kd->k", coefficients, means)
+    np.testing.assert_allclose(found.intercepts, intercepts, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.origin, points.mean(axis=0), rtol=1e-5)
 
 
 def test_probabilities_are_the_shares_of_right_cells():

@@ -67,6 +67,15 @@ def test_the_log_has_means_over_cells_under_the_names_of_scvi_tools(mode):
     assert plan._means["validation" if mode == "train" else "train"].current() == {}
 
 
+def test_the_log_keeps_no_graph_of_a_batch_alive():
+    plan, term = make(), torch.tensor(2.0, requires_grad=True)
+    batch = SimpleNamespace(
+        n_obs_minibatch=3, loss=3 * term, reconstruction_loss_sum=4 * term, extra_metrics={"term": 5 * term}
+    )
+    plan.compute_and_log_metrics(batch, {}, "train")
+    assert not any(mean.requires_grad for mean in plan._means["train"].current().values())
+
+
 def test_terms_that_come_later_are_means_over_their_own_cells():
     means = EpochMeans()
     means.add({"a": torch.tensor(2.0)}, 30)
@@ -124,6 +133,24 @@ def test_the_cause_of_lost_clusters_is_an_extreme_covariate_a_high_rate_or_the_d
     assert f"('reads': {far:.0f} standard deviations from the mean)" in cause and "age" not in cause
     values[:, 1] = -values[:, 1]
     assert "'reads'" in covariates(values).likely_cause(4)
+
+
+@pytest.mark.parametrize(("n_sd", "extreme"), [(9.5, False), (10.5, True)])
+def test_ten_standard_deviations_are_extreme(n_sd, extreme):
+    plan = covariates(np.random.default_rng(0).normal(size=(150, 2)))
+    values = np.zeros((150, 2))
+    values[3, 1] = n_sd
+    scaler = plan.module.covariate_scaler
+    scaler.mean.zero_()
+    scaler.sd.fill_(1.0)
+    manager = SimpleNamespace(
+        registry=plan._data.adata_manager.registry,
+        data_registry=plan._data.adata_manager.data_registry,
+        get_from_registry=lambda key: values,
+    )
+    plan.trainer = SimpleNamespace(datamodule=SimpleNamespace(adata_manager=manager))
+    found = plan._extreme_covariates()
+    assert found == (["'reads': 10 standard deviations from the mean"] if extreme else [])
 
 
 def test_without_covariates_none_is_extreme():

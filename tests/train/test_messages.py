@@ -1,4 +1,5 @@
 import logging
+import warnings
 
 import pytest
 import scvi
@@ -56,3 +57,13 @@ def test_warnings_pass_and_a_level_that_was_given_stays(messages):
     finally:
         LIGHTNING.setLevel(logging.NOTSET)
     assert messages[1:] == ["as asked"]
+
+
+def test_of_the_warnings_only_the_one_about_code_of_lightning_is_kept_back():
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet_lightning():
+            warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated, use another", FutureWarning, stacklevel=1)
+            warnings.warn("the training loss is large", UserWarning, stacklevel=1)
+        warnings.warn("LeafSpec is deprecated", FutureWarning, stacklevel=1)
+    assert [str(each.message) for each in caught] == ["the training loss is large", "LeafSpec is deprecated"]

@@ -29,7 +29,9 @@ def test_batches_have_a_whole_number_of_cells(batch_size):
 
 
 def moved(model, before):
-    return any(not torch.equal(value, before[key]) for key, value in model.module.named_parameters() if key in before)
+    """Whether every weight of both encoders moved: centres of clusters are placed without any step."""
+    encoders = {key: value for key, value in model.module.named_parameters() if "encoder" in key}
+    return bool(encoders) and not any(torch.equal(value, before[key]) for key, value in encoders.items())
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,7 @@ def test_a_model_is_trained_only_after_a_step(n_clusters):
     model = made(n_clusters)
     with pytest.raises(RuntimeError, match="at least one training step, found none"):
         model.train(limit_train_batches=0, **QUICK)
+    assert (model.module.head is None) == (n_clusters == "auto")
     with pytest.raises(RuntimeError, match="trained"):
         model.predict()
     assert not model.is_trained_ and model.n_clusters == n_clusters
@@ -116,10 +119,15 @@ def test_a_model_is_trained_only_after_a_step(n_clusters):
 
     model.train(callbacks=[Interrupt()], **QUICK)
     assert not model.is_trained_ and model.n_clusters == n_clusters
+    assert (model.module.head is None) == (n_clusters == "auto")
     with pytest.warns(UserWarning, match="trained"):
         model.get_latent_representation()
     model.train(**QUICK)
     assert model.is_trained_ and len(model.predict()) == 100
+
+    clusters = model.predict(soft=True)
+    model.train(callbacks=[Interrupt()], **QUICK)
+    assert model.is_trained_ and model.predict(soft=True).equals(clusters)
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
