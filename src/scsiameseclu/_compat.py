@@ -28,6 +28,7 @@ __all__ = [
     "check_var_names",
     "compare_expression",
     "field_state",
+    "forget",
     "forget_borrowed_identity",
     "freeze_as_query",
     "initialised",
@@ -56,6 +57,11 @@ def is_registered(model: BaseModelClass, adata: AnnData) -> bool:
     managers = type(model)._per_instance_manager_store.get(model.id, {})
     manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
     return manager is not None and manager.adata is adata
+
+
+def forget(model: BaseModelClass, adata: AnnData) -> None:
+    """Let a model forget data that it has met."""
+    type(model)._per_instance_manager_store.get(model.id, {}).pop(adata.uns.get(_SCVI_UUID_KEY), None)
 
 
 def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:

@@ -81,8 +81,7 @@ def fitted(stored: dict[int, Path], files: dict[int, Path], folder: Path) -> Cal
 
     def cluster(adata: Any, *, key_added: str, **kwargs: Any) -> SCSiameseClu:
         model = models[adata.n_obs]
-        model.write_to_adata(key_added=key_added)
-        tl._cluster.copy_results(model.adata, adata, key_added)
+        model.write_to_adata(adata, key_added)
         return model
 
     tl.cluster = cluster

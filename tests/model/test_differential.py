@@ -53,7 +53,7 @@ def test_groups_default_to_the_clusters_and_nothing_is_written(trained):
     again = trained.differential_expression(idx1=np.flatnonzero(labels == "0"), **CHANGE)
     pd.testing.assert_frame_equal(rows, again)
     with pytest.raises(ZeroDivisionError):
-        with trained._grouped(trained.adata, None, None) as column:
+        with trained._grouped(trained.adata, trained.adata.obs, None, None) as column:
             assert column in trained.adata.obs
             raise ZeroDivisionError
     assert list(trained.adata.obs) == names

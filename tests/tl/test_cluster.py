@@ -8,10 +8,10 @@ from mudata import MuData
 from scipy import sparse
 
 from scsiameseclu import tl
+from scsiameseclu._copied_results import copy_results
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import cluster
-from scsiameseclu.tl._cluster import copy_results
 
 SHORT = {"max_epochs": 4, "accelerator": "cpu", "enable_progress_bar": False}
 

@@ -189,7 +189,11 @@ class NeighborDataManager(AnnDataManager):
     def is_current(self, rows: NDArray[np.int64] | None = None) -> bool:
         """Whether cells are as they were when they were registered; all, or only these rows, are looked at."""
         rows = None if rows is None else np.unique(rows)
-        return self.blocks.match(self._graph.source, self.adata, self.reference_state, rows)
+        return self.is_same(self.adata, rows)
+
+    def is_same(self, adata: Any, rows: NDArray[np.int64] | None = None) -> bool:
+        """Whether other data hold the same cells; all, or only these rows in ascending order, are looked at."""
+        return self.blocks.match(self._graph.source, adata, self.reference_state, rows)
 
     def renew(self, *, as_reference: bool) -> None:
         """Register data that have changed in place.

@@ -104,6 +104,7 @@ class DifferentialExpressionMixin(ModelProtocol):
         numpy's generator: set ``scvi.settings.seed`` to repeat a result.
         """
         self._check_decoder()
+        given = self.adata if adata is None else adata
         adata = self._validate_anndata(adata)
 
         def expression(
@@ -116,7 +117,7 @@ class DifferentialExpressionMixin(ModelProtocol):
             )
             return decoded[places]
 
-        with self._grouped(adata, groupby, idx1) as column:
+        with self._grouped(adata, given.obs, groupby, idx1) as column:
             if idx1 is None:
                 _check_groups(adata.obs[column], group1, group2)
             return _compat.compare_expression(
@@ -141,21 +142,27 @@ class DifferentialExpressionMixin(ModelProtocol):
             )
 
     @contextmanager
-    def _grouped(self, adata: AnnData, groupby: str | None, idx1: Any) -> Iterator[str | None]:
-        """Column with the groups. The clusters of the model are in ``obs`` only while the block runs."""
-        if groupby is not None and groupby not in adata.obs:
-            raise KeyError(
-                f"`groupby`: expected a column of adata.obs, found {groupby!r}. Available: {list(adata.obs)}."
-            )
+    def _grouped(self, adata: AnnData, obs: pd.DataFrame, groupby: str | None, idx1: Any) -> Iterator[str | None]:
+        """Column with the groups. The clusters of the model are in ``obs`` only while the block runs.
+
+        ``obs`` is the table of the data as they were given, of which ``adata`` may be a copy.
+        """
+        if groupby is not None and groupby not in obs:
+            raise KeyError(f"`groupby`: expected a column of adata.obs, found {groupby!r}. Available: {list(obs)}.")
         # Columns come and go in the table of the user: AnnData would copy a table that is put back.
-        before = set(adata.obs)
+        before, of_copy = set(adata.obs), None
         try:
             if groupby is None and idx1 is None:
                 groupby = CLUSTERS
                 adata.obs[CLUSTERS] = self.predict(adata).array
+            elif groupby is not None and obs is not adata.obs:
+                of_copy = adata.obs.get(groupby)
+                adata.obs[groupby] = obs[groupby].array
             yield groupby
         finally:
             adata.obs.drop(columns=[name for name in adata.obs if name not in before], inplace=True)
+            if of_copy is not None:
+                adata.obs[groupby] = of_copy
 
 
 def _check_groups(column: pd.Series, group1: Sequence[str] | str | None, group2: str | None) -> None:

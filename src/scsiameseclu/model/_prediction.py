@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scvi import settings
 
 from scsiameseclu import _compat
+from scsiameseclu._copied_results import copy_results
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key_added, confidence_key, latent_key, probs_key
 from scsiameseclu.data._device import fits_on
@@ -54,6 +55,8 @@ class PredictionMixin(ModelProtocol):
         self, adata: AnnData | None, indices: Sequence[int] | Sequence[bool] | None
     ) -> tuple[AnnData, NDArray[np.int64]]:
         """Data that the model can read, and the rows asked for. Only the counts of these rows are looked at."""
+        if adata is not None:
+            adata = self._with_own_genes(adata)
         is_known = adata is None or _compat.is_registered(self, adata)
         adata = self._validate_anndata(adata)
         rows = self._rows(adata, indices)
@@ -298,7 +301,7 @@ class PredictionMixin(ModelProtocol):
         Parameters
         ----------
         adata
-            Data to annotate; the model's own by default.
+            Data to annotate; the model's own by default. They may have further genes, or the genes in another order.
         key_added
             Key of the labels.
         %(param_batch_size_on_gpu)s
@@ -324,7 +327,8 @@ class PredictionMixin(ModelProtocol):
             has this name.
         """
         self._check_clusters()
-        check_key_added(self.adata if adata is None else adata, key_added)
+        given = self.adata if adata is None else adata
+        check_key_added(given, key_added)
         adata, _, latent, probs = self._infer(adata, None, batch_size)
         labels = self._labels(probs).remove_unused_categories()
         confidence = probs.max(axis=1)
@@ -339,3 +343,5 @@ class PredictionMixin(ModelProtocol):
             **self._quality(),
         }
         self.get_anndata_manager(adata, required=True).write_graph()
+        if adata is not given:
+            copy_results(adata, given, key_added)

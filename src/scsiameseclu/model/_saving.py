@@ -155,7 +155,10 @@ class SavingMixin(ModelProtocol):
                 logger.warning("There are no data beside the model in %s: it is loaded without.", dir_path)
         if adata is not None and adata is not False:
             with search_on(accelerator):
-                model = cls._restored(saved, _with_genes_of(adata, saved.var_names))
+                cells = _with_genes_of(adata, saved.var_names)
+                model = cls._restored(saved, cells)
+            if cells is not adata:
+                model._keep_copy(adata, cells)
         model.to_device(torch_device)
         model.module.eval()
         if model.adata is not None:

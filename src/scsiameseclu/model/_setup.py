@@ -24,6 +24,8 @@ from scsiameseclu.data._labels import LabelsField
 from scsiameseclu.pp._counts import repeated_genes
 from scsiameseclu.pp._graph_input import GraphSettings
 
+COVARIATE_KEYS = ("categorical_covariate_keys", "continuous_covariate_keys")
+
 
 def check_setup_input(
     adata: AnnData,

@@ -24,13 +24,14 @@ from scsiameseclu.model._description import DescriptionMixin
 from scsiameseclu.model._expression import ExpressionMixin
 from scsiameseclu.model._granularity import GranularityMixin
 from scsiameseclu.model._mudata import MuDataMixin, check_mudata
+from scsiameseclu.model._own_genes import OwnGenesMixin
 from scsiameseclu.model._prediction import PredictionMixin
 from scsiameseclu.model._query import QueryMixin
 from scsiameseclu.model._reference import ReferenceMixin
 from scsiameseclu.model._report import ReportMixin
 from scsiameseclu.model._saving import SavingMixin
 from scsiameseclu.model._scvi import FromScviMixin
-from scsiameseclu.model._setup import check_cells, check_setup_input, standard_fields, wants_diffusion
+from scsiameseclu.model._setup import COVARIATE_KEYS, check_cells, check_setup_input, standard_fields, wants_diffusion
 from scsiameseclu.model._split import plain_number, plain_numbers
 from scsiameseclu.model._training import TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.model._uncertain import UncertainCellsMixin
@@ -56,6 +57,7 @@ class SCSiameseClu(
     DescriptionMixin,
     UncertainCellsMixin,
     ReportMixin,
+    OwnGenesMixin,
     BaseModelClass,
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.
@@ -130,6 +132,7 @@ class SCSiameseClu(
         **module_kwargs: Any,
     ) -> None:
         super().__init__(adata, registry)
+        self._copies = {}
         # numpy integers would make the saved file depend on the numpy version.
         n_clusters = checked_n_clusters(n_clusters)
         n_latent, n_hidden, n_layers = (plain_number(value) for value in (n_latent, n_hidden, n_layers))
@@ -302,6 +305,8 @@ class SCSiameseClu(
         """Validate as scvi-tools does; data that are new to the model are checked as set-up checks them."""
         if adata is None and self.adata is None:
             raise ValueError("Expected data, found a model loaded without; pass adata.")
+        if adata is not None:
+            adata = self._with_own_genes(adata)
         if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
             self._check_new_cells(adata)
         return super()._validate_anndata(adata, copy_if_view)  # type: ignore[safe-super]
@@ -332,4 +337,4 @@ class SCSiameseClu(
             check_cells(adata, arguments.get("layer"), **columns)
 
 
-_CHECKED_COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
+_CHECKED_COLUMNS = ("batch_key", "size_factor_key", *COVARIATE_KEYS)

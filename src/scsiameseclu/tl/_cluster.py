@@ -10,9 +10,10 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, check_key_added, confidence_key, latent_key, probs_key
+from scsiameseclu._keys import DEFAULT_KEY, check_key_added
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import canonical, get_counts, totals, where_counts_are
+from scsiameseclu.pp._counts import get_counts, totals, where_counts_are
+from scsiameseclu.pp._genes import copy_of_genes, counts_of_genes
 from scsiameseclu.pp._preprocess import mark_variable_genes
 from scsiameseclu.pp._threads import numba_within_thread_limit
 from scsiameseclu.tl._input import check_anndata
@@ -119,49 +120,16 @@ def cluster(
         check_counts(counts, adata.obs_names, adata.var_names, advice=lambda: where_counts_are(adata))
         genes = _highly_variable_genes(adata, layer, batch_key, n_top_genes)
         logger.info("Training on %d highly variable genes of %d.", genes.sum(), adata.n_vars)
-        cells = _restricted_copy(adata, genes, layer, use_rep, neighbors_key)
-        if key_added in adata.uns:  # earlier results, whose columns are in the copy as well
-            cells.uns[key_added] = adata.uns[key_added]
+        cells = copy_of_genes(adata, np.flatnonzero(genes), layer, use_rep, neighbors_key)
 
     setup_kwargs = {"accelerator": (train_kwargs or {}).get("accelerator", "auto"), **(setup_kwargs or {})}
     SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **setup_kwargs)
     model = SCSiameseClu(cells, n_clusters=n_clusters, **(model_kwargs or {}))
     model.train(**(train_kwargs or {}))
-    model.write_to_adata(key_added=key_added)
     if cells is not adata:
-        copy_results(cells, adata, key_added)
+        model._keep_copy(adata, cells)
+    model.write_to_adata(adata, key_added)
     return model
-
-
-def copy_results(source: AnnData, target: AnnData, key: str) -> None:
-    """Copy what ``write_to_adata`` wrote from one AnnData to another with the same cells in the same order.
-
-    Parameters
-    ----------
-    source, target
-        AnnData of the same cells; their genes may differ.
-    key
-        The ``key_added`` of the results.
-
-    Raises
-    ------
-    ValueError
-        If the cells differ.
-    """
-    if not source.obs_names.equals(target.obs_names):
-        raise ValueError(f"Expected the same cells in the same order, found {source.n_obs} and {target.n_obs} others.")
-    for name in (key, confidence_key(key)):
-        target.obs[name] = source.obs[name].array.copy()  # by position: names of cells need not be unique
-    for name in (latent_key(key), probs_key(key)):
-        target.obsm[name] = source.obsm[name].copy()
-    target.uns[key] = dict(source.uns[key])
-    if ADATA_KEYS.CONNECTIVITIES not in source.obsp:  # cells of a query have neighbours in the reference only
-        return
-    graph = target.uns[ADATA_KEYS.NEIGHBORS] = dict(source.uns[ADATA_KEYS.NEIGHBORS])
-    for name in (ADATA_KEYS.CONNECTIVITIES, ADATA_KEYS.DISTANCES):
-        target.obsp[name] = source.obsp[name].copy()
-    rep = graph["params"]["use_rep"]  # scanpy looks up what a graph was made on
-    target.obsm[rep] = source.obsm[rep].copy()
 
 
 def _check_keys(adata: AnnData, batch_key: str | None, use_rep: str | None, neighbors_key: str | None) -> None:
@@ -186,7 +154,7 @@ def _highly_variable_genes(
     present = totals(counts)[1] > 0
     if present.sum() <= n_top_genes:
         return present
-    cells = AnnData(_of_genes(counts, present), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
+    cells = AnnData(counts_of_genes(counts, present), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
     if cells.X.dtype.kind != "f":
         cells.X = cells.X.astype(np.float32)
     sc.pp.normalize_total(cells, target_sum=1e4)
@@ -194,29 +162,3 @@ def _highly_variable_genes(
     mark_variable_genes(cells, batch_key, n_top_genes=n_top_genes, flavor="seurat")
     present[np.flatnonzero(present)] = cells.var["highly_variable"].to_numpy()
     return present
-
-
-def _of_genes(counts: Any, genes: NDArray[np.bool_]) -> Any:
-    """A copy of the counts of some genes."""
-    return (canonical(counts) if sparse.issparse(counts) else counts)[:, genes]
-
-
-def _restricted_copy(
-    adata: AnnData, genes: NDArray[np.bool_], layer: str | None, use_rep: str | None, neighbors_key: str | None
-) -> AnnData:
-    """Counts of some genes with all that set-up can ask for, and nothing else of what may be a large object."""
-    counts = _of_genes(get_counts(adata, layer), genes)
-    cells = AnnData(counts, obs=adata.obs.copy(), var=adata.var.loc[genes, []].copy())
-    if layer is not None:
-        cells.layers[layer] = counts
-    if use_rep is not None:
-        cells.obsm[use_rep] = adata.obsm[use_rep]
-    if neighbors_key is not None:
-        graph = adata.uns[neighbors_key]
-        cells.uns[neighbors_key] = graph
-        for slot in ("connectivities_key", "distances_key"):
-            if graph.get(slot) in adata.obsp:
-                cells.obsp[graph[slot]] = adata.obsp[graph[slot]]
-        if (rep := graph.get("params", {}).get("use_rep")) in adata.obsm:
-            cells.obsm[rep] = adata.obsm[rep]
-    return cells

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from scsiameseclu._copied_results import copy_results
 from scsiameseclu._keys import (
     DEFAULT_KEY,
     UNASSIGNED,
@@ -16,7 +17,6 @@ from scsiameseclu._keys import (
     latent_key,
     out_of_reference_key,
 )
-from scsiameseclu.tl._cluster import copy_results
 from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:

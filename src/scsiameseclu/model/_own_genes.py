@@ -1,0 +1,67 @@
+"""Data with more genes than a model has, or with its genes in another order."""
+
+from typing import Any
+from weakref import ref
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from scsiameseclu import _compat
+from scsiameseclu.model._protocol import ModelProtocol
+from scsiameseclu.model._setup import COVARIATE_KEYS
+from scsiameseclu.pp._genes import copy_of_genes
+
+
+class OwnGenesMixin(ModelProtocol):
+    """Copies, with the genes of the model in their order, of data that have all these genes.
+
+    A copy is kept as long as its original exists, so that neighbours are searched once.
+    """
+
+    _copies: dict[int, tuple[ref[AnnData], AnnData]]
+
+    def _keep_copy(self, adata: AnnData, cells: AnnData) -> None:
+        """Let the model read ``cells``, which it has met, whenever it is given ``adata``."""
+        self._forget_copies()
+        self._copies[id(adata)] = (ref(adata), cells)
+
+    def _with_own_genes(self, adata: AnnData) -> AnnData:
+        """Cells as the model can read them: the data themselves, or a copy if the genes differ and none is missing."""
+        names = self.get_var_names()
+        if isinstance(names, dict) or not isinstance(adata, AnnData) or adata.isbacked:
+            return adata
+        columns = adata.var_names.get_indexer(pd.Index(names)) if adata.var_names.is_unique else np.array([-1])
+        if (columns < 0).any() or np.array_equal(columns, np.arange(adata.n_vars)):
+            return adata
+        arguments = _compat.setup_call(self.registry_)[1]
+        cells = copy_of_genes(adata, columns, *(arguments.get(key) for key in ("layer", "use_rep", "neighbors_key")))
+        self._forget_copies()
+        _, known = self._copies.get(id(adata), (None, None))
+        if known is not None and self._is_as_known(cells, known, arguments):
+            return known
+        self._forget(known)
+        self._keep_copy(adata, cells)
+        return cells
+
+    def _is_as_known(self, cells: AnnData, known: AnnData, arguments: dict[str, Any]) -> bool:
+        """Whether a new copy is no different from one that the model has met."""
+        manager = self.get_anndata_manager(known)
+        columns = [name for key in COVARIATE_KEYS for name in arguments.get(key) or ()]
+        return (
+            manager is not None
+            and set(columns) <= set(cells.obs)
+            and cells.obs[columns].equals(known.obs[columns])
+            and manager.is_same(cells)
+        )
+
+    def _forget_copies(self) -> None:
+        """Drop the copies of data that are gone."""
+        for key, (original, cells) in list(self._copies.items()):
+            if original() is None:
+                del self._copies[key]
+                self._forget(cells)
+
+    def _forget(self, cells: AnnData | None) -> None:
+        if cells is not None and cells is not self.adata:
+            _compat.forget(self, cells)

@@ -1,0 +1,144 @@
+"""Getters on data with more genes than the model has, or with its genes in another order."""
+
+import gc
+
+import numpy as np
+import pytest
+import scvi
+
+from scsiameseclu.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.tl import cluster
+
+SHORT = {"max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False}
+N_CELLS = 150
+
+
+def made(**options):
+    """Data with all genes, and a model of some of them, as ``tl.cluster`` leaves both."""
+    scvi.settings.seed = 0
+    adata = synthetic(n_obs=N_CELLS, n_vars=80, n_types=3, n_batches=2, seed=0)
+    rng = np.random.default_rng(0)
+    adata.obs["age"] = rng.normal(size=N_CELLS)
+    adata.layers["counts"] = adata.X.copy()
+    adata.obsm["X_given"] = rng.normal(size=(N_CELLS, 5)).astype(np.float32)
+    return adata, cluster(adata, 3, n_top_genes=40, n_neighbors=6, train_kwargs=SHORT, **options)
+
+
+def n_known(model):
+    """How many data sets the model has met."""
+    return len(type(model)._per_instance_manager_store[model.id])
+
+
+@pytest.fixture(scope="module")
+def clustered():
+    return made()
+
+
+GETTERS = {
+    "labels": lambda model, adata: model.predict(adata).to_numpy().astype(str),
+    "probabilities": lambda model, adata: model.predict(adata, soft=True).to_numpy(),
+    "embedding": lambda model, adata: model.get_latent_representation(adata),
+    "score": lambda model, adata: model.get_out_of_reference_score(adata).to_numpy(),
+    "expression": lambda model, adata: model.get_normalized_expression(adata).to_numpy(),
+    "likelihood": lambda model, adata: model.get_reconstruction_error(adata, return_mean=False)["reconstruction_loss"],
+    "summary": lambda model, adata: model.get_cluster_summary(adata).to_numpy(),
+    "uncertain": lambda model, adata: model.get_uncertain_cells(adata).index.to_numpy().astype(str),
+}
+
+
+@pytest.mark.parametrize("getter", GETTERS.values(), ids=GETTERS)
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)], ids=["all genes", "another order"])
+def test_getters_find_their_genes_by_name(clustered, getter, order):
+    adata, model = clustered
+    given = adata if order == slice(None) else adata[:, order].copy()
+    before = (list(given.obs), list(given.obsm), list(given.uns), list(given.obsp))
+    found = getter(model, given)
+    np.testing.assert_array_equal(found, getter(model, None))
+    assert before == (list(given.obs), list(given.obsm), list(given.uns), list(given.obsp))
+
+
+OPTIONS = {
+    "batches": {"batch_key": "batch"},
+    "a layer": {"layer": "counts"},
+    "a representation": {"use_rep": "X_given"},
+    "covariates": {"setup_kwargs": {"continuous_covariate_keys": ["age"]}},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_the_copy_has_what_the_model_was_set_up_with(options):
+    adata, model = made(**options)
+    given = adata[:, ::-1].copy()
+    np.testing.assert_array_equal(model.get_latent_representation(given), model.get_latent_representation())
+
+
+def test_the_data_of_tl_cluster_and_of_load_are_known_already(tmp_path):
+    adata, model = made()
+    known = n_known(model)
+    model.predict(adata)
+    model.predict(adata, indices=[3])
+    assert n_known(model) == known
+    model.save(tmp_path / "model")
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=adata, accelerator="cpu")
+    known = n_known(loaded)
+    assert (loaded.predict(adata) == model.predict()).all()
+    assert n_known(loaded) == known
+
+
+def test_a_copy_is_made_once_and_goes_with_its_original(clustered):
+    adata, model = clustered
+    gc.collect()
+    model.predict(adata)  # forgets the copies of other tests
+    known, given = n_known(model), adata[:, ::-1].copy()
+    for _ in range(3):
+        model.predict(given)
+    assert n_known(model) == known + 1
+    del given
+    gc.collect()
+    model.predict(adata)
+    assert n_known(model) == known
+
+
+@pytest.mark.parametrize("change", ["counts", "covariate"])
+def test_a_change_of_the_data_is_seen(change):
+    adata, model = made(setup_kwargs={"continuous_covariate_keys": ["age"]})
+    given, unchanged = adata[:, ::-1].copy(), model.get_latent_representation()
+    np.testing.assert_array_equal(model.get_latent_representation(given), unchanged)
+    for data in (given, adata):
+        known = n_known(model)
+        if change == "counts":
+            data.X = data.X[np.random.default_rng(0).permutation(N_CELLS)]
+        else:
+            data.obs["age"] = data.obs["age"].to_numpy()[::-1] * 5
+        assert (model.get_latent_representation(data) != unchanged).any()
+        assert n_known(model) <= known + 1
+    np.testing.assert_array_equal(model.get_latent_representation(), unchanged)
+
+
+@pytest.mark.parametrize("as_view", [False, True])
+def test_results_are_written_where_the_user_looks(clustered, as_view):
+    adata, model = clustered
+    labels = model.predict()
+    given = adata[20:, ::-1] if as_view else adata[20:, ::-1].copy()
+    model.write_to_adata(given, "again")
+    assert (given.obs["again"] == labels[20:]).all()
+    assert given.obsm["X_again"].shape == (N_CELLS - 20, 32) and "n_clusters" in given.uns["again"]
+    assert given.n_vars == 80 and "again" not in adata.obs and "again" not in model.adata.obs
+
+
+def test_groups_for_differential_expression_are_those_of_the_data_given(clustered):
+    adata, model = clustered
+    model.adata.obs["half"] = "mine"
+    adata.obs["half"] = np.repeat(["first", "second"], N_CELLS // 2)
+    found = model.differential_expression(adata, groupby="half", silent=True)
+    assert set(found["group1"]) == {"first", "second"} and len(found) == 80
+    assert (model.adata.obs["half"] == "mine").all()
+    with pytest.raises(KeyError, match="found 'nothing'"):
+        model.differential_expression(adata, groupby="nothing")
+
+
+def test_missing_genes_are_still_refused(clustered):
+    adata, model = clustered
+    with pytest.raises(ValueError, match="[Nn]umber of vars|genes"):
+        model.predict(adata[:, :30].copy())
