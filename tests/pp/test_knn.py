@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
@@ -294,3 +295,18 @@ def test_search_on_a_device_is_the_exact_one(monkeypatch, caplog, precision):
     assert np.array_equal(found.indices, expected.indices)
     assert np.array_equal(found.weights, expected.weights)
     assert "on the GPU" in caplog.text
+
+
+@pytest.mark.parametrize("n_points", [5, 21, 168, 175, 183, 184, 1000])
+@pytest.mark.parametrize("width", [1, 16, 21])
+def test_the_choice_by_groups_is_that_among_all_scores(n_points, width):
+    """Also where the number of points is no multiple of the size of a group, and where scores are the same."""
+    rng = np.random.default_rng(0)
+    width = min(width, n_points)
+    for scores in (rng.normal(size=(30, n_points)), rng.integers(0, 4, (30, n_points))):
+        scores = torch.as_tensor(scores, dtype=torch.float32)
+        columns = _knn._largest(scores, width)
+        assert columns.shape == (30, width)
+        assert all(len(set(row.tolist())) == width for row in columns)
+        chosen = scores.gather(1, columns).sort(dim=1, descending=True).values
+        torch.testing.assert_close(chosen, scores.topk(width, dim=1).values, rtol=0, atol=0)

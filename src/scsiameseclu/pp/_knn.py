@@ -34,6 +34,8 @@ _SPARE = 5  # candidates beyond those asked for: the search ranks in float32, th
 _SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
 _GPU_BLOCK = 65_536  # cells asked for at once, of cuML
 _GPU_SCORES = 2**29  # pairs scored at once without it, at most: 2 GB
+_CPU_SCORES = 2**18  # pairs scored at once on the CPU: 1 MB, which stays in its cache
+_GROUP = 8
 
 
 @within_thread_limit()
@@ -267,14 +269,21 @@ def _search_cuml(points: NDArray[np.float32], queries: NDArray[np.float32], widt
 def search_on_device(
     points: NDArray[np.float32], queries: NDArray[np.float32], width: int, device: str | torch.device = "cuda"
 ) -> NDArray[np.int64]:
-    """As :func:`search_exact`, on a device: blocks of queries against all points, in full float32 precision."""
+    """As :func:`search_exact`, on a device."""
+    n_scores = _GPU_SCORES
+    if torch.device(device).type == "cuda":
+        n_scores = min(n_scores, torch.cuda.mem_get_info(device)[0] // 16)  # a quarter of the free memory
+    return _compared(points, queries, width, device, n_scores)
+
+
+def _compared(
+    points: NDArray[np.float32], queries: NDArray[np.float32], width: int, device: str | torch.device, n_scores: int
+) -> NDArray[np.int64]:
+    """Compare blocks of queries with all points, in full float32 precision."""
     targets = torch.as_tensor(points, device=device)
     # The nearest point to a query q is that with the largest q.p - |p|^2 / 2.
     penalty = targets.square().sum(dim=1).div_(2)
     width = min(width + _SPARE, len(points))
-    n_scores = _GPU_SCORES
-    if targets.is_cuda:
-        n_scores = min(n_scores, torch.cuda.mem_get_info(targets.device)[0] // 16)  # a quarter of the free memory
     n_rows = max(n_scores // len(points), 1)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -282,11 +291,28 @@ def search_on_device(
         blocks = []
         for start in range(0, len(queries), n_rows):
             block = torch.as_tensor(queries[start : start + n_rows], device=device)
-            scores = torch.addmm(penalty, block, targets.T, beta=-1)
-            blocks.append(scores.topk(width, dim=1).indices.cpu())
+            blocks.append(_largest(torch.addmm(penalty, block, targets.T, beta=-1), width).cpu())
     finally:
         torch.set_float32_matmul_precision(precision)
     return torch.cat(blocks).numpy()
+
+
+def _largest(scores: torch.Tensor, width: int) -> torch.Tensor:
+    """Columns of the ``width`` largest scores of each row, in any order.
+
+    Eight by eight, scores are replaced by their largest: the groups that hold the ``width`` largest of these hold the
+    ``width`` largest scores. That is several times faster than a choice among all scores, which are many.
+    """
+    n_groups = scores.shape[1] // _GROUP
+    if scores.is_cuda or n_groups <= width:
+        return scores.topk(width, dim=1, sorted=False).indices
+    grouped = scores[:, : n_groups * _GROUP].view(len(scores), _GROUP, n_groups)  # group j has columns j, j + n_groups
+    groups = grouped.amax(dim=1).topk(width, dim=1, sorted=False).indices
+    columns = groups[:, None, :] + n_groups * torch.arange(_GROUP)[None, :, None]
+    rest = torch.arange(n_groups * _GROUP, scores.shape[1]).expand(len(scores), -1)
+    columns = torch.cat([columns.flatten(1), rest], dim=1)
+    chosen = scores.gather(1, columns).topk(width, dim=1, sorted=False).indices
+    return columns.gather(1, chosen)
 
 
 def centred(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -295,11 +321,8 @@ def centred(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDAr
 
 
 def search_exact(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
-    """Rows of the ``width`` points nearest to every query and of some more; all pairs are compared, in float32."""
-    from sklearn.neighbors import NearestNeighbors
-
-    search = NearestNeighbors(n_neighbors=min(width + _SPARE, len(points)), algorithm="brute").fit(points)
-    return search.kneighbors(queries, return_distance=False)
+    """Rows of the ``width`` points nearest to every query and of some more, in any order; all pairs are compared."""
+    return _compared(points, queries, width, "cpu", _CPU_SCORES)
 
 
 @numba_within_thread_limit()

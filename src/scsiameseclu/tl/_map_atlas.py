@@ -179,6 +179,7 @@ class _Mapping:
         columns = [name for each in named for name in ([each] if isinstance(each, str) else each)]
         reps = [arguments["use_rep"]] if arguments.get("use_rep") else []
         start, n_unassigned, confidence = rows.start, 0, 0.0
+        gc.freeze()  # the collection below then looks at new objects only, which takes no time
         for cells in self.parts.read(rows, columns, reps):
             mapped = map(cells, self.reference, key, **self.options)
             mapped.deregister_manager(mapped.adata)  # scvi-tools would keep the cells
@@ -188,6 +189,7 @@ class _Mapping:
             confidence += float(cells.obs[confidence_key(key)].to_numpy().sum(dtype=np.float64))
             start += cells.n_obs
         gc.collect()  # models refer to themselves, and so would keep their cells for a while
+        gc.unfreeze()
         return {"chunk": number, "n_cells": start - rows.start, "n_unassigned": n_unassigned, "confidence": confidence}
 
 
