@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks import calibration, n_clusters, oversmoothing, stability
+from anndata import AnnData
+from benchmarks import calibration, n_clusters, oversmoothing, schedule, stability, unknown
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,44 @@ def test_a_deep_graph_autoencoder_makes_cells_alike(blobs):
     assert shallow.shape == (160, oversmoothing.N_LATENT)
     scores = [oversmoothing.scores(latent, truth, 0) for latent in (shallow, deep)]
     assert scores[0]["effective_rank"] > scores[1]["effective_rank"]
+
+
+def test_enlarged_data_are_thinned_cells_of_the_same_types():
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"cell_type": ["a"] * 30 + ["b"] * 10 + [None] * 5}, index=[str(i) for i in range(45)])
+    cells = AnnData(rng.poisson(20.0, (45, 50)).astype(np.float32), obs=obs)
+    large = schedule.enlarged(cells, 400, seed=0)
+    assert large.shape == (400, 50) and large.obs_names.is_unique
+    assert 0.6 < (large.obs["cell_type"] == "a").mean() < 0.9 and set(large.obs["cell_type"]) == {"a", "b"}
+    shares = np.asarray(large.X.sum(axis=1)).ravel() / cells.X[:40].sum(axis=1).mean()
+    assert 0.65 < shares.mean() < 0.75 and (large.X.data == np.round(large.X.data)).all() and shares.std() > 0.05
+    assert (schedule.enlarged(cells, 400, seed=0).X != large.X).nnz == 0
+
+
+def test_schedules_are_compared_within_data_sets():
+    rows = [
+        {"set": name, "schedule": epochs, "ari": ari, "nmi": 0.5, "f1_macro": 0.5, "cpu_seconds": seconds}
+        for name, base in (("x", 0.4), ("y", 0.8))
+        for epochs, ari, seconds in (("10+6", base, 100), ("5+2", base + 0.01, 50))
+    ]
+    table = schedule.report(rows).splitlines()
+    assert table[2] == "| 10+6 | 2 | 0.600 | 0.500 | 0.500 | 100 |"
+    assert table[-1] == "| 5+2 - 10+6 | +0.010 [+0.010, +0.010] | +0.000 [+0.000, +0.000] | +0.000 [+0.000, +0.000] |"
+
+
+def test_withheld_types_are_neither_rare_nor_most_cells():
+    types = pd.Series(["much"] * 50 + ["some"] * 30 + ["few"] * 19 + ["rare"])
+    assert set(unknown.withheld_types(types, "set", 5)) == {"some", "few"}
+    assert unknown.withheld_types(types, "set", 1) == unknown.withheld_types(types, "set", 1)
+    assert unknown.withheld_types(types[types != "rare"].replace("few", "much"), "set", 5) == []
+
+
+def test_unassigned_cells_are_counted_by_limit():
+    shares = {str(limit): 1 - limit for limit in unknown.LIMITS}
+    rows = [
+        {"set": name, "auc": 0.9, "new_above": dict.fromkeys(shares, 0.5), "ordinary_above": shares}
+        for name in ("x", "x", "y")
+    ]
+    table = unknown.report(rows).splitlines()
+    assert table[0] == "3 withheld types of 2 sets; area under the curve 0.900."
+    assert table[-1] == "| 0.99 | 0.500 [0.500, 0.500] | 0.010 [0.010, 0.010] |"

@@ -1,0 +1,120 @@
+"""How many cells of a type that the reference lacks are left unassigned, and how many ordinary cells.
+
+    python -m benchmarks.unknown --data DIR --out unknown.jsonl [--types 2] [--sets ...]
+    python -m benchmarks.unknown --report unknown.jsonl
+
+One type at a time is withheld, drawn among types with 2 to 40 % of the cells. The reference are 80 % of the other
+cells; the query are the rest of them and the withheld type. Labels choose what is withheld and score the result. A row
+has, for every limit of the out-of-reference score, the share of the withheld type and of the ordinary cells above it.
+"""
+
+import argparse
+import json
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.run import labelled_files, read_results, versions
+from benchmarks.tasks import LABEL, bootstrap_interval
+
+MIN_CELLS = 600
+SHARES = (0.02, 0.4)
+LIMITS = (0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+def withheld_types(types: pd.Series, name: str, n_types: int) -> list[str]:
+    """Types to withhold from a data set, drawn at random; the same in every run."""
+    shares = types.value_counts(normalize=True)
+    usual = sorted(shares.index[shares.between(*SHARES)])
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return list(rng.permutation(usual)[:n_types]) if shares.size > 2 else []
+
+
+def run(adata: Any, withheld: str, seed: int) -> dict[str, Any]:
+    """Map a withheld type, and ordinary cells, to a model of the others."""
+    import scvi
+    from sklearn.metrics import roc_auc_score
+
+    import scsiameseclu as ssc
+
+    types = adata.obs[LABEL].astype(str).to_numpy()
+    unknown = types == withheld
+    rng = np.random.default_rng(seed)
+    in_reference = ~unknown & (rng.random(adata.n_obs) < 0.8)
+    reference, query = adata[in_reference].copy(), adata[~in_reference].copy()
+    is_new = unknown[~in_reference]
+    for part in (reference, query):
+        del part.obs[LABEL]
+    scvi.settings.seed = seed
+    n_clusters = len(np.unique(types[in_reference]))
+    options = {"accelerator": "cpu", "enable_progress_bar": False}
+    model = ssc.tl.cluster(reference, n_clusters, train_kwargs=options)
+    ssc.tl.map(query, model, accelerator="cpu")
+    score = query.obs["siamese_clu_out_of_reference"].to_numpy()
+    return {
+        "n_reference": int(in_reference.sum()),
+        "n_new": int(is_new.sum()),
+        "n_ordinary": int((~is_new).sum()),
+        "auc": float(roc_auc_score(is_new, score)),
+        "new_above": {str(limit): float((score[is_new] > limit).mean()) for limit in LIMITS},
+        "ordinary_above": {str(limit): float((score[~is_new] > limit).mean()) for limit in LIMITS},
+        "versions": versions(),
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> str:
+    """Means over data sets with intervals over data sets."""
+    frame = pd.DataFrame(rows)
+    auc = frame.groupby("set")["auc"].mean().to_numpy()
+    lines = [f"{len(frame)} withheld types of {len(auc)} sets; area under the curve {auc.mean():.3f}.", ""]
+    lines += ["| limit | withheld type above | ordinary cells above |", "| --- | --- | --- |"]
+    for limit in map(str, LIMITS):
+        cells = []
+        for column in ("new_above", "ordinary_above"):
+            by_set = frame[column].map(lambda shares, limit=limit: shares[limit]).groupby(frame["set"]).mean()
+            low, high = bootstrap_interval(by_set.to_numpy())
+            cells.append(f"{by_set.mean():.3f} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {limit} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what is missing in the results file, or report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("unknown.jsonl"))
+    parser.add_argument("--types", type=int, default=2, help="types withheld of every data set, one at a time")
+    parser.add_argument("--sets", nargs="+")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="only print the table of a results file")
+    args = parser.parse_args(argv)
+    if args.report:
+        print(report(read_results(args.report)))
+        return
+    if args.data is None:
+        parser.error("expected --data, a folder of .h5ad files with labels, or --report")
+    warnings.filterwarnings("ignore")
+    import anndata
+
+    done = {(row["set"], row["withheld"], row["seed"]) for row in read_results(args.out)}
+    for path in labelled_files(args.data, LABEL, args.sets):
+        adata = anndata.read_h5ad(path)
+        adata = adata[adata.obs[LABEL].notna()].copy()
+        if adata.n_obs < MIN_CELLS:
+            continue
+        for withheld in withheld_types(adata.obs[LABEL].astype(str), path.stem, args.types):
+            job = {"set": path.stem, "withheld": str(withheld), "seed": args.seed}
+            if tuple(job.values()) in done:
+                continue
+            record = {**job, **run(adata, withheld, args.seed)}
+            with args.out.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(json.dumps(record), flush=True)
+
+
+if __name__ == "__main__":
+    main()
