@@ -215,6 +215,7 @@ np.save(sys.argv[2], adata.obs["siamese_clu"].astype(str).to_numpy().astype(int)
 """
 
 
+@pytest.mark.slow
 def test_number_of_threads(tmp_path, run_script):
     for n_threads in ("1", "2"):
         done = run_script(THREADS, n_threads, f"{n_threads}.npy", timeout=280)

@@ -58,7 +58,9 @@ print(json.dumps([seen, before, state()]))
 """
 
 
-@pytest.mark.parametrize("scanpy_first", [False, True], ids=["numba not started", "numba started"])
+@pytest.mark.parametrize(
+    "scanpy_first", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["numba not started", "numba started"]
+)
 @pytest.mark.parametrize(
     ("environment", "limit", "allowed"),
     [

@@ -172,6 +172,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_by_a_whole(model, query, 
     assert {path.name for path in tmp_path.iterdir()} == {"cells.h5ad", "out"}
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_chunk_whatever_the_number_of_cells(model, tmp_path):
     def peak(n_obs):
         adata = synthetic(n_obs=n_obs, n_vars=60, n_types=3, n_batches=2, seed=1)
