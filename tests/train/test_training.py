@@ -430,38 +430,36 @@ def test_variants_train(adata, option):
     assert np.isfinite(model.get_latent_representation()).all()
 
 
-def test_auto_needs_one_process(adata):
-    with pytest.raises(ValueError, match="distributed"):
-        make(adata, "auto").train(strategy="ddp_find_unused_parameters_true", **QUICK)
-    with pytest.raises(ValueError, match="distributed"):
-        make(adata, "auto").train(devices=2, **QUICK)
-
-
 DISTRIBUTED = """
+import sys
 import scvi
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 
 if __name__ == "__main__":
     scvi.settings.seed = 0
-    adata = synthetic(n_obs=150, n_vars=50, n_types=3, seed=0)
+    adata = synthetic(n_obs=150, n_vars=100, n_types=3, seed=0)
     SCSiameseClu.setup_anndata(adata)
-    model = SCSiameseClu(adata, n_clusters=3, n_latent=6, n_hidden=16)
+    n_clusters = int(sys.argv[1]) if sys.argv[1].isdigit() else sys.argv[1]
+    model = SCSiameseClu(adata, n_clusters=n_clusters, n_latent=6, n_hidden=16)
     model.train(
-        max_epochs=4, batch_size=100, accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true",
+        max_epochs=16, batch_size=50, accelerator="cpu", devices=2, strategy="ddp_find_unused_parameters_true",
         enable_progress_bar=False,
     )
-    print("result", model.module.head.centers.sum().item(), "".join(model.predict()))
+    weights = [value.double().sum().item() for value in model.module.state_dict().values()]
+    print("result", model.n_clusters, weights, "".join(model.predict()))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_end_with_one_model(run_script):
-    done = run_script(DISTRIBUTED)
+@pytest.mark.parametrize("n_clusters", ["3", "auto"])
+def test_two_processes_end_with_one_model(run_script, n_clusters):
+    done = run_script(DISTRIBUTED, n_clusters)
     assert done.returncode == 0, done.stdout
     results = [line for line in done.stdout.splitlines() if line.startswith("result")]
     assert len(results) == 2
     assert results[0] == results[1]
+    assert int(results[0].split()[1]) == 3
 
 
 def test_fewer_kinds_of_cells_than_clusters(adata, caplog, monkeypatch):

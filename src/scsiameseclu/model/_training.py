@@ -124,7 +124,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
         split.check_held_out(held_out_for)
         n_train = split.n_train
         on = DevicePlan.of(accelerator, devices, trainer_kwargs.get("strategy"))
-        self._check_trainable(n_train, on.is_distributed)
+        check_enough_cells(self.n_clusters, n_train)
         schedule = Schedule.for_cells(n_train, max_epochs)
         batch_size = on.batch_size(n_train) if batch_size is None else batch_size
         plan_options.setdefault("new_cells", self.is_query_)
@@ -171,12 +171,6 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
         if not plan_options.get("partner_views", True) or self.module.extra_payload_autotune:
             return {}
         return {"data_and_attributes": view_keys(self.adata_manager, "first")}
-
-    def _check_trainable(self, n_train: int, distributed: bool) -> None:
-        """Refuse settings that would fail late."""
-        check_enough_cells(self.n_clusters, n_train)
-        if self.n_clusters == AUTO and distributed:
-            raise ValueError("Expected an integer n_clusters for distributed training, found 'auto'.")
 
     def _check_datamodule(self, datamodule: Any) -> None:
         """Refuse data that cannot be looked up by row number: neighbours and targets are."""

@@ -1,12 +1,13 @@
 """Rows of all processes of a distributed run; without one, everything in here does nothing."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def n_processes() -> int:
@@ -34,6 +35,22 @@ def gather_rows(tensor: Tensor) -> Tensor:
     have had.
     """
     return tensor if n_processes() == 1 else _GatherRows.apply(tensor)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of all processes, as :class:`torch.nn.parallel.DistributedDataParallel` does for its own.
+
+    Parameters
+    ----------
+    parameters
+        Parameters that were made after that class looked for them.
+    """
+    if n_processes() == 1:
+        return
+    for parameter in parameters:
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        dist.all_reduce(gradient)
+        parameter.grad = gradient / n_processes()
 
 
 class _GatherRows(torch.autograd.Function):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
+from scsiameseclu.nn._gather import average_gradients
 from scsiameseclu.ot import estimate_marginals
 from scsiameseclu.partition import (
     Discriminant,
@@ -52,6 +53,11 @@ class PlanPartition(PlanCells):
         super().__init__(module, **kwargs)
         self._discriminant: Discriminant | None = None
         self._n_parts = 0
+        self._made_late: list[torch.nn.Parameter] = []
+
+    def on_after_backward(self) -> None:
+        """Let processes that train together agree on the gradients of centres whose number was chosen on the way."""
+        average_gradients(self._made_late)
 
     def _place_centers(self) -> Discriminant:
         """Partition (a sample of) the training cells, and put one centre on each part."""
@@ -81,6 +87,7 @@ class PlanPartition(PlanCells):
         head = self.module.head
         if head is None or head.n_clusters != n_clusters:
             head = self.module.build_head(n_clusters)
+            self._made_late = list(head.parameters())
         _place(head, z, torch.as_tensor(parts, device=z.device))
         return self._fit_discriminant(rows, parts)
 
