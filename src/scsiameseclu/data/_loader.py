@@ -129,8 +129,7 @@ class NeighborDataset(AnnTorchDataset):
                 raise NotImplementedError(
                     "Expected backed counts as CSR or dense, read as dense tensors; found "
                     f"{sorted(set(readers) - set(known)) or 'load_sparse_tensor=True'}. Write the counts as CSR, or "
-                    "call "
-                    "adata.to_memory()."
+                    "call adata.to_memory()."
                 )
             self._row_readers = known if usable else None
         return self._row_readers

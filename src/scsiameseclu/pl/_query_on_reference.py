@@ -114,8 +114,7 @@ def _placed(latent: np.ndarray, reference: np.ndarray, places: np.ndarray, n_nei
     if latent.shape[1] != reference.shape[1]:
         raise ValueError(
             f"Expected embeddings by one model, found {latent.shape[1]} dimensions in the query and "
-            f"{reference.shape[1]} in the "
-            "reference."
+            f"{reference.shape[1]} in the reference."
         )
     if n_neighbors < 1:
         raise ValueError(f"Expected n_neighbors of at least 1, found {n_neighbors}.")

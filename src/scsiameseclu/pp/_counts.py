@@ -225,9 +225,8 @@ def _check_columns(numbers: Any, n_allowed: int, what: str, first_row: int = 0) 
     if lowest < 0 or highest >= n_allowed:
         found = lowest if lowest < 0 else highest
         raise ValueError(
-            f"Expected {what} numbers from 0 to {n_allowed - 1} in the sparse counts, found {found} (in the block "
-            "that begins at "
-            f"row {first_row}): the matrix is damaged, or belongs to other genes. Read or build it again."
+            f"Expected {what} numbers from 0 to {n_allowed - 1} in the sparse counts, found {found} (in the block that "
+            f"begins at row {first_row}): the matrix is damaged, or belongs to other genes. Read or build it again."
         )
 
 

@@ -124,8 +124,7 @@ def read_mapped(directory: str | PathLike[str]) -> AnnData:
     if not (folder / _MANIFEST).is_file():
         raise FileNotFoundError(
             f"Expected a folder completed by write_mapped, found no {_MANIFEST} in {str(folder)!r}. Delete what is "
-            "there "
-            "and write it again."
+            "there and write it again."
         )
     manifest = json.loads((folder / _MANIFEST).read_text())
     if manifest["format"] != _FORMAT:
@@ -141,9 +140,8 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     found = names - _FILES if overwrite else names
     if found:
         raise FileExistsError(
-            f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Name "
-            "another folder, "
-            "open finished data with read_mapped, or replace them (and nothing else) with overwrite=True."
+            f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Name another "
+            "folder, open finished data with read_mapped, or replace them (and nothing else) with overwrite=True."
         )
 
 

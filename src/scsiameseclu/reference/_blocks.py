@@ -199,8 +199,7 @@ def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str,
     if state["neighbors_key"] is not None:
         logger.warning(
             "The model was set up with the graph uns[%r], which the given data lack or which says nothing of "
-            "neighbours "
-            "in the reference: neighbours are searched in the model's representation instead.",
+            "neighbours in the reference: neighbours are searched in the model's representation instead.",
             state["neighbors_key"],
         )
     landmarks = Landmarks.from_state(state["landmarks"])

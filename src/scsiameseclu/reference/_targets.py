@@ -100,6 +100,5 @@ def _check_names(what: str, known: list[str], found: list[str]) -> None:
     if known != found:
         raise ValueError(
             f"Expected the {len(known)} {what} the model was set up with, in their order, found {len(found)} {what} "
-            "that "
-            "differ. Align the data with `prepare_query_mudata` first."
+            "that differ. Align the data with `prepare_query_mudata` first."
         )

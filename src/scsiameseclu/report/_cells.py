@@ -103,9 +103,8 @@ def read_cells(model: SCSiameseClu, adata: AnnData | MuData | None, key: str) ->
     data = own if adata is None else adata
     if not data.obs_names.equals(own.obs_names):
         raise ValueError(
-            f"Expected adata with the {own.n_obs} cells of the model in the same order, found {data.n_obs} cells "
-            "that differ. "
-            "Map other cells with tl.map(adata, model), and report the model that it returns."
+            f"Expected adata with the {own.n_obs} cells of the model in the same order, found {data.n_obs} cells that "
+            "differ. Map other cells with tl.map(adata, model), and report the model that it returns."
         )
     setup = model.registry["setup_args"]
     rna, layer = model._rna(data), setup.get("layer", setup.get("rna_layer"))

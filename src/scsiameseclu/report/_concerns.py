@@ -91,8 +91,7 @@ def _depth(cells: Cells) -> Iterator[Concern]:
             "depth",
             "all cells",
             f"Half of the cells have fewer than {median:,.0f} counts over the {cells.n_vars:,} genes. Clusters of "
-            "cells with few "
-            "counts are uncertain. If genes were left out, pass the object with all genes to report().",
+            "cells with few counts are uncertain. If genes were left out, pass the object with all genes to report().",
         )
     codes = cells.clusters.codes
     for number, name in enumerate(cells.names):
@@ -152,10 +151,9 @@ def _from_one_category(cells: Cells, column: str, values: pd.Series) -> Iterator
             yield Concern(
                 "column",
                 cells.names[number],
-                f"{share:.0%} of its cells have {category!r} in obs[{column!r}], and {usual:.0%} of the other "
-                "cells. If that is a "
-                f"batch, a donor or a lane, set up with batch_key={column!r}, or check that the cells exist in this "
-                "sample only.",
+                f"{share:.0%} of its cells have {category!r} in obs[{column!r}], and {usual:.0%} of the other cells. "
+                f"If that is a batch, a donor or a lane, set up with batch_key={column!r}, or check that the cells "
+                "exist in this sample only.",
             )
 
 
@@ -196,10 +194,8 @@ def _splits(names: Sequence[str], tree: Mapping[str, Any] | None) -> Iterator[Co
                 "two types",
                 names[inside[0]],
                 f"It falls into parts of {split['n_left']:,} and {split['n_right']:,} cells more clearly than one "
-                "population would "
-                f"(separability {split['separability']:.2f}, p = {split['p_value']:.2f}; genes: {genes}). To divide "
-                "it: "
-                f"model.split({names[inside[0]]!r}).",
+                f"population would (separability {split['separability']:.2f}, p = {split['p_value']:.2f}; genes: "
+                f"{genes}). To divide it: model.split({names[inside[0]]!r}).",
             )
 
 
@@ -210,8 +206,7 @@ def _named_twice(names: Names) -> Iterator[Concern]:
                 "two types",
                 cluster,
                 f"Markers of {name.first!r} ({name.first_value:.2f}) and {name.second!r} ({name.second_value:.2f}) "
-                "are about as "
-                "high: two types, doublets, or types that share markers.",
+                "are about as high: two types, doublets, or types that share markers.",
             )
     for cluster, name in names.by_labels.items():
         if name.second and name.second_value >= _SECOND_LABEL:
@@ -243,7 +238,6 @@ def _unlike_reference(cells: Cells) -> Iterator[Concern]:
         yield Concern(
             "reference",
             "all cells",
-            f"{share:.0%} of the cells have an out-of-reference score above {OUT_OF_REFERENCE}, instead of about 1 "
-            "%: new types, or "
-            "another technique. Leave such cells unassigned.",
+            f"{share:.0%} of the cells have an out-of-reference score above {OUT_OF_REFERENCE}, instead of about 1 %: "
+            "new types, or another technique. Leave such cells unassigned.",
         )

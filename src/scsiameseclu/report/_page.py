@@ -274,8 +274,7 @@ def _notes(model: SCSiameseClu, cells: Cells, adata: Any, call: str | None) -> d
     if call is None and not model.is_query_:
         notes["data"] = (
             f"adata: the {len(cells.clusters):,} cells with the {model.summary_stats['n_vars']:,} genes the model "
-            "reads. Arguments of "
-            "train() other than the number of epochs are not kept in a model."
+            "reads. Arguments of train() other than the number of epochs are not kept in a model."
         )
     if model.n_clusters == 1:
         notes["clusters"] = "With one cluster, every cell has the probability 1."

@@ -149,8 +149,7 @@ def cell_table(adata: AnnData, key: str) -> pd.DataFrame:
     if key not in adata.obs or latent_key(key) not in adata.obsm:
         raise KeyError(
             f"Expected clusters in obs[{key!r}] and an embedding in obsm[{latent_key(key)!r}], found "
-            f"{list(adata.obs.columns)} and "
-            f"{sorted(adata.obsm)}: call write_to_adata() first."
+            f"{list(adata.obs.columns)} and {sorted(adata.obsm)}: call write_to_adata() first."
         )
     table = adata.obs[[name for name in (key, confidence_key(key)) if name in adata.obs]].copy()
     for name in [each for each in adata.obsm if _is_plane(adata, each)] + [latent_key(key)]:
@@ -174,8 +173,7 @@ def _check(adata: AnnData) -> None:
     if not any(_is_plane(adata, name) for name in adata.obsm):
         raise ValueError(
             f"Expected coordinates in two dimensions in obsm['X_...'], found {sorted(adata.obsm)}: call "
-            "pl.embedding(adata) or "
-            "scanpy.tl.umap first."
+            "pl.embedding(adata) or scanpy.tl.umap first."
         )
     for name in adata.obsm:
         values = np.asarray(adata.obsm[name])

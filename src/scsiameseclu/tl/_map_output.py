@@ -95,9 +95,8 @@ class MapOutput:
         if is_other:
             differing = sorted(name for name in known if known[name] != whole[0].get(name))
             raise ValueError(
-                f"Expected an interrupted run with the same arguments in {str(self.partial)!r}, found one that "
-                "differs in "
-                f"{', '.join(differing)}. Repeat the call that was interrupted, or begin anew with overwrite=True."
+                f"Expected an interrupted run with the same arguments in {str(self.partial)!r}, found one that differs "
+                f"in {', '.join(differing)}. Repeat the call that was interrupted, or begin anew with overwrite=True."
             )
         if not lines[-1].endswith("\n"):
             progress.write_text("".join(lines[:-1]), encoding="utf-8")

@@ -154,16 +154,14 @@ class PlanHooks(TrainingPlan):
         extreme = self._extreme_covariates()
         if extreme:
             return (
-                f"Likely because of continuous covariates with extreme values ({', '.join(extreme)}): transform "
-                "them, for instance "
-                "by a logarithm, or leave them out."
+                f"Likely because of continuous covariates with extreme values ({', '.join(extreme)}): transform them, "
+                "for instance by a logarithm, or leave them out."
             )
         if self.lr > MAX_LEARNING_RATE:
             return f"Likely because of the learning rate of {self.lr:g}: lower it, plan_kwargs={{'lr': ...}}."
         return (
             f"Likely because the cells do not fall into {n_clusters} groups: ask for fewer clusters or "
-            "n_clusters='auto'. If they "
-            "do, train with a lower learning rate, plan_kwargs={'lr': ...}."
+            "n_clusters='auto'. If they do, train with a lower learning rate, plan_kwargs={'lr': ...}."
         )
 
     def _extreme_covariates(self) -> list[str]:
@@ -230,10 +228,8 @@ class PlanHooks(TrainingPlan):
         ):  # early checkpoints have the digest
             raise ValueError(
                 "Expected a checkpoint for these data, found one for others with the same names of cells and genes: "
-                "counts, "
-                "representation, batches or the settings of the cell graph differ. Resume with the data and set-up "
-                "it was written "
-                "for, or train anew without ckpt_path."
+                "counts, representation, batches or the settings of the cell graph differ. Resume with the data and "
+                "set-up it was written for, or train anew without ckpt_path."
             )
         centers = checkpoint["state_dict"].get("module.head.centers")
         if centers is not None and self.n_clusters not in (None, len(centers)):

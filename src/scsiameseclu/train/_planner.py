@@ -87,7 +87,6 @@ class DevicePlan:
         if wanted and elsewhere:
             raise ValueError(
                 "Expected one process, no workers and no pinned memory with data held on a device, found some of "
-                "these; "
-                "leave out on_device."
+                "these; leave out on_device."
             )
         return bool(wanted)

@@ -57,9 +57,8 @@ class SiameseTrainRunner(TrainRunner):
             self._forget(was_trained, clusters)
             raise RuntimeError(
                 "Expected at least one training step, found none: no batch reached the model, which is as it was "
-                "before. Look at "
-                "the numbers of training cells and batches (train_size, batch_size, drop_last, limit_train_batches, "
-                "max_steps)."
+                "before. Look at the numbers of training cells and batches (train_size, batch_size, drop_last, "
+                "limit_train_batches, max_steps)."
             )
         self.model._after_training(self.training_plan)
         return result
