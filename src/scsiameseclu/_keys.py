@@ -83,6 +83,9 @@ def out_of_reference_key(key: str) -> str:
 UNASSIGNED: Final = "unassigned"
 """Category of cells and clusters that get no type."""
 
+MAX_OUT_OF_REFERENCE: Final = 0.95
+"""Out-of-reference score above which cells are left unassigned by default: about 5 % of the cells of known types."""
+
 
 def type_key(key: str) -> str:
     """``obs`` column, and ``uns`` entry, with the types that the clusters of ``key`` were named after."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from scsiameseclu import _commands
 from scsiameseclu._commands import BAD_INPUT, PROGRAM, one_line
-from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu._keys import DEFAULT_KEY, MAX_OUT_OF_REFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--max-out-of-reference",
         type=_share,
-        default=0.99,
+        default=MAX_OUT_OF_REFERENCE,
         metavar="SCORE",
         help="leave cells with a higher out-of-reference score unassigned, 1: none (%(default)s)",
     )

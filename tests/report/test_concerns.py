@@ -126,7 +126,10 @@ def test_uncertain_cells():
 
 def test_cells_unlike_the_reference():
     score = np.full(N, 0.5, dtype=np.float32)
-    score[:16] = 0.999
+    n_many = int(0.15 * N)
+    score[:n_many] = 0.96
+    assert found(cells(out_of_reference=score)) == set()
+    score[: n_many + 1] = 0.96
     assert found(cells(out_of_reference=score)) == {("reference", "all cells")}
     assert found(cells(out_of_reference=score), is_query=False) == set()
     assert found(cells(out_of_reference=None)) == set()

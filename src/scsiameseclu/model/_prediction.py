@@ -204,7 +204,7 @@ class PredictionMixin(ModelProtocol):
         min_confidence
             Leave cells whose highest probability is below this unassigned. By default all cells are assigned.
         max_out_of_reference
-            Leave cells unassigned whose :meth:`get_out_of_reference_score` is above this, such as 0.99. By default all
+            Leave cells unassigned whose :meth:`get_out_of_reference_score` is above this, such as 0.95. By default all
             cells are assigned.
         unassigned_label
             Category of unassigned cells; it comes last, and is there only if one of the two limits is given.

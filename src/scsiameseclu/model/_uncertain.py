@@ -38,7 +38,7 @@ class UncertainCellsMixin(ModelProtocol):
         max_confidence
             Cells whose cluster has a lower probability are returned.
         min_out_of_reference
-            Cells with a higher :meth:`get_out_of_reference_score` are returned as well, such as 0.99. ``None``: none.
+            Cells with a higher :meth:`get_out_of_reference_score` are returned as well, such as 0.95. ``None``: none.
         %(param_batch_size)s
 
         Returns

@@ -5,7 +5,7 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from scsiameseclu._docs import with_shared_descriptions
-from scsiameseclu._keys import DEFAULT_KEY, out_of_reference_key
+from scsiameseclu._keys import DEFAULT_KEY, MAX_OUT_OF_REFERENCE, out_of_reference_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 
 __all__ = ["out_of_reference"]
@@ -16,7 +16,7 @@ def out_of_reference(
     adata: AnnData,
     *,
     key: str = DEFAULT_KEY,
-    threshold: float | None = 0.99,
+    threshold: float | None = MAX_OUT_OF_REFERENCE,
     n_bins: int = 50,
     figsize: tuple[float, float] = (4.4, 3.0),
     ax: Axes | None = None,

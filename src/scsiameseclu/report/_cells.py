@@ -23,8 +23,6 @@ KEY = "cluster"
 """Column with the clusters in what pictures and markers are made of."""
 UNCERTAIN = 0.5
 """A cell is uncertain if the probability of its cluster is below this."""
-OUT_OF_REFERENCE = 0.99
-"""A cell is out of reference if its score is above this; about 1 % of the cells of the reference are."""
 MAX_SHOWN = 20_000
 """Cells that pictures and ranked genes are made of, at most."""
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scsiameseclu._keys import MAX_OUT_OF_REFERENCE
 from scsiameseclu.partition._hierarchy import from_state
-from scsiameseclu.report._cells import OUT_OF_REFERENCE, UNCERTAIN, Cells
+from scsiameseclu.report._cells import UNCERTAIN, Cells
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +30,7 @@ _USUAL = 0.5
 _EXPLAINED = 0.5
 """Clusters follow a column of numbers if they explain this share of its variance."""
 _MANY_UNCERTAIN = 0.1
-_MANY_OUT_OF_REFERENCE = 0.05
+_MANY_OUT_OF_REFERENCE = 0.15
 _ALPHA = 0.05
 _SECOND_LABEL = 0.25
 _MAX_CATEGORIES = 100
@@ -233,11 +234,11 @@ def _uncertain(cells: Cells) -> Iterator[Concern]:
 def _unlike_reference(cells: Cells) -> Iterator[Concern]:
     if cells.out_of_reference is None:
         return
-    share = float(np.mean(cells.out_of_reference > OUT_OF_REFERENCE))
+    share = float(np.mean(cells.out_of_reference > MAX_OUT_OF_REFERENCE))
     if share > _MANY_OUT_OF_REFERENCE:
         yield Concern(
             "reference",
             "all cells",
-            f"{share:.0%} of the cells have an out-of-reference score above {OUT_OF_REFERENCE}, instead of about 1 %: "
-            "new types, or another technique. Leave such cells unassigned.",
+            f"{share:.0%} of the cells have an out-of-reference score above {MAX_OUT_OF_REFERENCE}, instead of about "
+            "5 %: new types, or another technique. Leave such cells unassigned.",
         )

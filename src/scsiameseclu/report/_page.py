@@ -12,9 +12,9 @@ import pandas as pd
 from anndata import AnnData
 
 from scsiameseclu import tl
-from scsiameseclu._keys import DEFAULT_KEY
+from scsiameseclu._keys import DEFAULT_KEY, MAX_OUT_OF_REFERENCE
 from scsiameseclu.partition._hierarchy import from_state
-from scsiameseclu.report._cells import KEY, MAX_SHOWN, OUT_OF_REFERENCE, UNCERTAIN, Cells, read_cells
+from scsiameseclu.report._cells import KEY, MAX_SHOWN, UNCERTAIN, Cells, read_cells
 from scsiameseclu.report._code import changed_since_training, code, n_epochs, versions
 from scsiameseclu.report._concerns import Concern, find_concerns
 from scsiameseclu.report._figures import Picture, draw_pictures
@@ -163,8 +163,8 @@ def _summary(model: SCSiameseClu, cells: Cells) -> dict[str, str]:
         "uncertain cells": f"{unsure:.1%} (probability of their cluster below {UNCERTAIN})",
     }
     if model.is_query_ and cells.out_of_reference is not None:
-        share = float(np.mean(cells.out_of_reference > OUT_OF_REFERENCE))
-        facts["cells out of reference"] = f"{share:.1%} (score above {OUT_OF_REFERENCE})"
+        share = float(np.mean(cells.out_of_reference > MAX_OUT_OF_REFERENCE))
+        facts["cells out of reference"] = f"{share:.1%} (score above {MAX_OUT_OF_REFERENCE})"
     return facts
 
 
@@ -250,7 +250,7 @@ def _unlike(cells: Cells) -> Table | None:
     if cells.out_of_reference is None:
         return None
     score = cells.out_of_reference
-    rows = [row for row in np.argsort(-score, kind="stable")[:_N_CELLS] if score[row] > OUT_OF_REFERENCE]
+    rows = [row for row in np.argsort(-score, kind="stable")[:_N_CELLS] if score[row] > MAX_OUT_OF_REFERENCE]
     of_cell: list[tuple[str, ...]] = [
         (str(cells.obs.index[row]), f"{score[row]:.4f}", str(cells.clusters[row])) for row in rows
     ]

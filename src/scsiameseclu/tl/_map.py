@@ -11,6 +11,7 @@ from anndata import AnnData
 from scsiameseclu._copied_results import copy_results
 from scsiameseclu._keys import (
     DEFAULT_KEY,
+    MAX_OUT_OF_REFERENCE,
     UNASSIGNED,
     check_key_added,
     confidence_key,
@@ -34,7 +35,7 @@ def map(
     model: SCSiameseClu | str | PathLike[str],
     key_added: str = DEFAULT_KEY,
     *,
-    max_out_of_reference: float | None = 0.99,
+    max_out_of_reference: float | None = MAX_OUT_OF_REFERENCE,
     min_confidence: float | None = None,
     min_gene_share: float = 0.2,
     accelerator: str = "auto",
@@ -53,7 +54,7 @@ def map(
     key_added
         Where to write.
     max_out_of_reference
-        Cells with a higher out-of-reference score are ``"unassigned"``. With 0.99, about 1 % of ordinary cells are.
+        Cells with a higher out-of-reference score are ``"unassigned"``. With 0.95, about 5 % of ordinary cells are.
         ``None``: all cells are assigned.
     min_confidence
         Cells whose cluster has a lower probability are ``"unassigned"``. ``None``: no limit.

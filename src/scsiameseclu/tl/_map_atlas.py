@@ -19,7 +19,7 @@ from scvi.utils import track
 
 from scsiameseclu import _compat
 from scsiameseclu._atomic import locked
-from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, confidence_key
+from scsiameseclu._keys import DEFAULT_KEY, MAX_OUT_OF_REFERENCE, UNASSIGNED, check_key, confidence_key
 from scsiameseclu.pp._stores import CellParts, CellStore
 from scsiameseclu.tl._map import check_limits, map
 from scsiameseclu.tl._map_output import MapOutput
@@ -44,7 +44,7 @@ def map_atlas(
     *,
     key_added: str = DEFAULT_KEY,
     chunk_size: int = 16_384,
-    max_out_of_reference: float | None = 0.99,
+    max_out_of_reference: float | None = MAX_OUT_OF_REFERENCE,
     min_confidence: float | None = None,
     min_gene_share: float = 0.2,
     accelerator: str = "auto",
