@@ -272,11 +272,25 @@ def test_negative_binomial_on_both_sides_of_where_the_series_begins(theta):
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float64), rtol=0, atol=1e-7)
 
 
-def test_negative_binomial_gradient_agrees_with_finite_differences():
-    x = torch.tensor([[0.0, 3.0], [7.0, 0.0]], dtype=torch.float64)
-    rate = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
-    theta = torch.randn(2, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("log_theta", [-3.0, 0.0, 2.0, 2.6, 5.0])
+@pytest.mark.parametrize("shape", [(4,), (3, 4)], ids=["per gene", "per count"])
+def test_negative_binomial_gradient_agrees_with_finite_differences(shape, log_theta):
+    x = torch.tensor([[0.0, 3.0, 0.0, 60.0], [7.0, 0.0, 1.0, 0.0], [0.0] * 4], dtype=torch.float64)
+    rate = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    theta = (log_theta + 0.1 * torch.rand(shape, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda r, t: losses.negative_binomial_nll(x, r, t), (rate, theta))
+
+
+def test_negative_binomial_takes_tensors_in_any_order_of_memory():
+    x = torch.poisson(torch.ones(5, 3))
+    log_rate, log_theta, weights = torch.randn(5, 3), torch.randn(5, 3), torch.randn(5, 3)
+    values = []
+    for order in (lambda tensor: tensor, lambda tensor: tensor.T.contiguous().T):
+        inputs = [order(tensor).requires_grad_() for tensor in (log_rate.clone(), log_theta.clone())]
+        nll = losses.negative_binomial_nll(order(x), *inputs)
+        values.append([nll, *torch.autograd.grad((nll * order(weights)).sum(), inputs)])
+    for one, other in zip(*values, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_poisson_agrees_with_torch():

@@ -84,6 +84,7 @@ class _Present:
         if self.where is None:
             return matrix - values
         # Every entry appears once, so that the order of the additions makes no difference.
+        matrix = matrix.contiguous()
         matrix.view(-1).index_add_(0, self.where, values, alpha=-1)
         return matrix
 

@@ -1,6 +1,7 @@
 """Getters on data with more genes than the model has, or with its genes in another order."""
 
 import gc
+import pickle
 
 import numpy as np
 import pytest
@@ -136,6 +137,42 @@ def test_groups_for_differential_expression_are_those_of_the_data_given(clustere
     assert (model.adata.obs["half"] == "mine").all()
     with pytest.raises(KeyError, match="found 'nothing'"):
         model.differential_expression(adata, groupby="nothing")
+
+
+@pytest.mark.parametrize("of_clustering", [True, False])
+def test_queries_for_differential_expression_read_the_data_given(clustered, of_clustering):
+    adata, model = clustered
+    given = adata if of_clustering else adata[:, ::-1].copy()
+    model.predict(given)
+    first, second = (np.asarray(model.adata.X[start::2].mean(axis=0)).ravel() for start in (0, 1))
+    for halves, means in ((["a", "b"], (first, second)), (["b", "a"], (second, first))):
+        given.obs["half"] = np.tile(halves, N_CELLS // 2)
+        for query in ({"idx1": "half == 'a'"}, {"idx1": "half == 'a'", "idx2": "half == 'b'"}):
+            found = model.differential_expression(given, silent=True, **query).loc[model.adata.var_names]
+            np.testing.assert_allclose(found["raw_mean1"], means[0], rtol=1e-5)
+            np.testing.assert_allclose(found["raw_mean2"], means[1], rtol=1e-5)
+        given.obs["third"] = np.repeat(["x", "y", "z"], N_CELLS // 3)
+        options = {"groupby": "third", "group1": "x", "group2": "y", "subset_idx": "half == 'a'"}
+        found = model.differential_expression(given, silent=True, **options).loc[model.adata.var_names]
+        chosen = ((given.obs["half"] == "a") & (given.obs["third"] == "x")).to_numpy()
+        np.testing.assert_allclose(found["raw_mean1"], model.adata.X[chosen].mean(axis=0).A1, rtol=1e-5)
+
+
+def test_a_model_that_has_met_other_genes_can_be_pickled(clustered):
+    adata, model = clustered
+    again = pickle.loads(pickle.dumps(model))
+    assert (again.predict(adata) == model.predict(adata)).all()
+
+
+def test_genes_of_one_name_are_not_told_apart():
+    adata = synthetic(n_obs=60, n_vars=20, n_types=2, seed=0)
+    more = adata.copy()
+    adata.var_names = ["twice", "twice", *adata.var_names[2:]]
+    more.var_names = ["twice", "other", *more.var_names[2:]]
+    with pytest.warns(UserWarning, match="more than once"):
+        SCSiameseClu.setup_anndata(adata, n_neighbors=5)
+    model = SCSiameseClu(adata, n_clusters=2)
+    assert model._with_own_genes(more) is more
 
 
 def test_missing_genes_are_still_refused(clustered):

@@ -134,6 +134,18 @@ def test_mean_convolution_is_the_weighted_mean():
     assert torch.allclose(encoder(rep, neighbors, torch.tensor(weights).float()), direct, atol=1e-6)
 
 
+@pytest.mark.parametrize("weight", [1.0, 1e-12])
+def test_values_far_from_zero_are_mixed_as_well_in_reduced_precision(weight):
+    encoder, weights = GraphEncoder(5, 3, n_hidden=8), torch.rand(30, 6) + 0.1
+    near, neighbors = torch.randn(30, 5), torch.randn(30, 6, 5)
+    mixed = []
+    for shift in (0.0, 1e3):
+        encoder.scaler.fit(near + shift)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            mixed.append(encoder.mix(near + shift, neighbors + shift, weights * weight))
+    torch.testing.assert_close(mixed[0], mixed[1], rtol=0, atol=0.03)
+
+
 def test_unknown_convolution_is_refused():
     with pytest.raises(ValueError, match="'mean' or 'attention'"):
         GraphEncoder(2, 2, convolution="gcn")

@@ -24,6 +24,14 @@ def test_far_from_the_origin_nothing_is_lost(points):
     np.testing.assert_array_equal(knn(points + 1000, 7).indices, knn(points, 7).indices)
 
 
+@pytest.mark.parametrize("distance", [1e3, 1e4])
+def test_groups_far_from_each_other_keep_their_neighbours(points, distance):
+    near = knn(points, 7)
+    far = knn(np.concatenate([points - distance, points + distance]), 7)
+    np.testing.assert_allclose(far.distances[:80], near.distances, atol=distance * 1e-6)
+    np.testing.assert_allclose(far.distances[80:], near.distances, atol=distance * 1e-6)
+
+
 def test_duplicates_keep_all_their_neighbours_and_never_themselves():
     rep = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0)
     graph = knn(rep, 4)

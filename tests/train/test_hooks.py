@@ -24,6 +24,27 @@ def make(trainer=None, **options):
     return plan
 
 
+# -- optimiser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+@pytest.mark.parametrize(("clip", "fused"), [(None, True), (0.0, True), (1.0, None)])
+def test_weights_are_updated_in_one_operation_unless_gradients_are_clipped(name, clip, fused):
+    plan = make({"gradient_clip_val": clip}, optimizer=name, lr=0.3, eps=0.02, weight_decay=0.4)
+    optimizer = plan.get_optimizer_creator()(plan.module.parameters())
+    assert type(optimizer) is getattr(torch.optim, name)
+    assert {key: optimizer.defaults[key] for key in ("lr", "eps", "weight_decay", "fused")} == {
+        "lr": 0.3, "eps": 0.02, "weight_decay": 0.4, "fused": fused,
+    }  # fmt: skip
+
+
+def test_an_optimiser_of_the_user_is_taken_as_it_is():
+    def creator(parameters):
+        return torch.optim.SGD(parameters, lr=0.5)
+
+    assert make(optimizer="Custom", optimizer_creator=creator).get_optimizer_creator() is creator
+
+
 # -- batches -------------------------------------------------------------------------------------------------------
 
 

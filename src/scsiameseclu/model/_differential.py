@@ -117,6 +117,9 @@ class DifferentialExpressionMixin(ModelProtocol):
             )
             return decoded[places]
 
+        idx1, idx2 = (_rows_of(given.obs, chosen) for chosen in (idx1, idx2))
+        if "subset_idx" in kwargs:
+            kwargs["subset_idx"] = _rows_of(given.obs, kwargs["subset_idx"])
         with self._grouped(adata, given.obs, groupby, idx1) as column:
             if idx1 is None:
                 _check_groups(adata.obs[column], group1, group2)
@@ -163,6 +166,11 @@ class DifferentialExpressionMixin(ModelProtocol):
             adata.obs.drop(columns=[name for name in adata.obs if name not in before], inplace=True)
             if of_copy is not None:
                 adata.obs[groupby] = of_copy
+
+
+def _rows_of(obs: pd.DataFrame, chosen: Any) -> Any:
+    """Mask of the cells that a query of ``obs`` finds; rows and masks as they are."""
+    return obs.index.isin(obs.query(chosen).index) if isinstance(chosen, str) else chosen
 
 
 def _check_groups(column: pd.Series, group1: Sequence[str] | str | None, group2: str | None) -> None:

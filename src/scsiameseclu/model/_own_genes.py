@@ -10,7 +10,7 @@ from anndata import AnnData
 from scsiameseclu import _compat
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._setup import COVARIATE_KEYS
-from scsiameseclu.pp._genes import copy_of_genes
+from scsiameseclu.pp._genes import columns_of, copy_of_genes
 
 
 class OwnGenesMixin(ModelProtocol):
@@ -31,8 +31,8 @@ class OwnGenesMixin(ModelProtocol):
         names = self.get_var_names()
         if isinstance(names, dict) or not isinstance(adata, AnnData) or adata.isbacked:
             return adata
-        columns = adata.var_names.get_indexer(pd.Index(names)) if adata.var_names.is_unique else np.array([-1])
-        if (columns < 0).any() or np.array_equal(columns, np.arange(adata.n_vars)):
+        columns = columns_of(adata.var_names, pd.Index(names))
+        if columns is None or np.array_equal(columns, np.arange(adata.n_vars)):
             return adata
         arguments = _compat.setup_call(self.registry_)[1]
         cells = copy_of_genes(adata, columns, *(arguments.get(key) for key in ("layer", "use_rep", "neighbors_key")))
@@ -54,6 +54,10 @@ class OwnGenesMixin(ModelProtocol):
             and cells.obs[columns].equals(known.obs[columns])
             and manager.is_same(cells)
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: not the copies, whose originals stay behind."""
+        return {**self.__dict__, "_copies": {}}
 
     def _forget_copies(self) -> None:
         """Drop the copies of data that are gone."""

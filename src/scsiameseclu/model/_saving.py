@@ -19,6 +19,7 @@ from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._file_format import MALFORMED
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel, check_graph
+from scsiameseclu.pp._genes import columns_of
 from scsiameseclu.pp._knn import search_on
 
 logger = logging.getLogger(__name__)
@@ -250,10 +251,10 @@ def _with_genes_of(data: AnnData | MuData, names: Any) -> AnnData | MuData:
     if not isinstance(data, AnnData) or isinstance(names, dict):
         return data
     names = pd.Index(names)
-    if data.isbacked or data.var_names.equals(names) or not data.var_names.is_unique:
+    if data.isbacked or data.var_names.equals(names):
         return data
-    columns = data.var_names.get_indexer(names)
-    if (columns < 0).any():
+    columns = columns_of(data.var_names, names)
+    if columns is None:
         return data
     logger.info("Taking the %d genes of the model out of %d, in a copy of the data.", len(names), data.n_vars)
     return data[:, columns].copy()

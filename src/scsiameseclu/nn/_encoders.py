@@ -265,15 +265,14 @@ class GraphEncoder(nn.Module):
         total = edge_weight.sum(dim=1, keepdim=True)
         has_edges = total > 0
         weights = edge_weight / total.clamp_min(_EPS)
+        # Scaled before they are mixed: a product in reduced precision would lose small differences of large values.
+        own, others = self.scaler(rep), self.scaler(neighbor_rep)
         if self.convolution == "mean":
-            # Scaling is linear: the mean of the neighbours is scaled, not each of them.
-            mean = torch.bmm(weights.unsqueeze(1), neighbor_rep).squeeze(1)
-            return self.scaler(torch.where(has_edges, mean, rep))
-        own, others = self.scaler(rep), self.scaler(neighbor_rep).flatten(0, 1)
+            return torch.where(has_edges, torch.bmm(weights.unsqueeze(1), others).squeeze(1), own)
         edges, weights = _block_edges(edge_weight.shape[0], edge_weight.shape[1], rep.device), weights.flatten()
         # Attention has no notion of an edge of weight 0, so such edges must not be there at all.
         present = weights > 0
-        mixed = self.conv((others, own), edges[:, present], edge_attr=weights[present].unsqueeze(1))
+        mixed = self.conv((others.flatten(0, 1), own), edges[:, present], edge_attr=weights[present].unsqueeze(1))
         return torch.where(has_edges, mixed, own)
 
     def embed(self, mixed: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:

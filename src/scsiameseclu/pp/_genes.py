@@ -10,7 +10,17 @@ from scipy import sparse
 from scsiameseclu.pp._counts import canonical, get_counts
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
+
+
+def columns_of(found: pd.Index, names: pd.Index) -> NDArray[np.int64] | None:
+    """Columns of genes among those found; None if one is missing, or names occur more than once."""
+    if not (found.is_unique and names.is_unique):
+        return None
+    columns = found.get_indexer(names)
+    return None if (columns < 0).any() else columns
 
 
 def counts_of_genes(counts: Any, genes: NDArray[Any]) -> Any:
@@ -48,7 +58,7 @@ def copy_of_genes(
     if layer is not None:
         cells.layers[layer] = counts
     if use_rep in adata.obsm:
-        cells.obsm[use_rep] = adata.obsm[use_rep]
+        cells.obsm[use_rep] = adata.obsm[use_rep].copy()
     if neighbors_key in adata.uns:
         graph = adata.uns[neighbors_key]
         cells.uns[neighbors_key] = graph

@@ -35,6 +35,8 @@ _SAME = 1e-5  # points closer than this share of their typical distance from the
 _GPU_BLOCK = 65_536  # cells asked for at once, of cuML
 _GPU_SCORES = 2**29  # pairs scored at once without it, at most: 2 GB
 _CPU_SCORES = 2**18  # pairs scored at once on the CPU: 1 MB, which stays in its cache
+_MIN_ROWS = 32  # cells asked for at once, at least: a product with one cell takes as long as with several
+_NEAR = 1e-4  # squared distances below this share of the squared norm are lost in the rounding of float32
 _GROUP = 8
 
 
@@ -279,22 +281,37 @@ def search_on_device(
 def _compared(
     points: NDArray[np.float32], queries: NDArray[np.float32], width: int, device: str | torch.device, n_scores: int
 ) -> NDArray[np.int64]:
-    """Compare blocks of queries with all points, in full float32 precision."""
-    targets = torch.as_tensor(points, device=device)
-    # The nearest point to a query q is that with the largest q.p - |p|^2 / 2.
-    penalty = targets.square().sum(dim=1).div_(2)
+    """Compare blocks of queries with all points, in full float32 precision, and in float64 where that is too coarse."""
     width = min(width + _SPARE, len(points))
-    n_rows = max(n_scores // len(points), 1)
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        blocks = []
-        for start in range(0, len(queries), n_rows):
-            block = torch.as_tensor(queries[start : start + n_rows], device=device)
-            blocks.append(_largest(torch.addmm(penalty, block, targets.T, beta=-1), width).cpu())
+        found, is_near = _ranked(points, queries, width, device, n_scores)
+        if is_near.any():
+            precise = points.astype(np.float64), queries[is_near].astype(np.float64)
+            found[is_near] = _ranked(*precise, width, device, n_scores)[0]
     finally:
         torch.set_float32_matmul_precision(precision)
-    return torch.cat(blocks).numpy()
+    return found
+
+
+def _ranked(
+    points: NDArray[np.floating], queries: NDArray[np.floating], width: int, device: str | torch.device, n_scores: int
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """The nearest points of every query, and whether they are nearer than float32 can tell, for their norm."""
+    targets = torch.as_tensor(points, device=device)
+    # The nearest point to a query q is that with the largest q.p - |p|^2 / 2, which is (|q|^2 - distance^2) / 2.
+    penalty = targets.square().sum(dim=1).div_(2)
+    n_rows = max(n_scores // len(points), _MIN_ROWS)
+    found, is_near = [], []
+    for start in range(0, len(queries), n_rows):
+        block = torch.as_tensor(queries[start : start + n_rows], device=device)
+        scores = torch.addmm(penalty, block, targets.T, beta=-1)
+        columns = _largest(scores, width)
+        norm, last = block.square().sum(dim=1), scores.gather(1, columns).amin(dim=1)
+        found.append(columns.cpu())
+        is_near.append((norm - 2 * last < _NEAR * norm).cpu())
+    return torch.cat(found).numpy(), torch.cat(is_near).numpy()
 
 
 def _largest(scores: torch.Tensor, width: int) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import shutil
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -179,18 +179,27 @@ class _Mapping:
         columns = [name for each in named for name in ([each] if isinstance(each, str) else each)]
         reps = [arguments["use_rep"]] if arguments.get("use_rep") else []
         start, n_unassigned, confidence = rows.start, 0, 0.0
-        gc.freeze()  # the collection below then looks at new objects only, which takes no time
-        for cells in self.parts.read(rows, columns, reps):
-            mapped = map(cells, self.reference, key, **self.options)
-            mapped.deregister_manager(mapped.adata)  # scvi-tools would keep the cells
-            del mapped
-            self.output.write(start, cells)
-            n_unassigned += cells.uns[key]["n_unassigned"]
-            confidence += float(cells.obs[confidence_key(key)].to_numpy().sum(dtype=np.float64))
-            start += cells.n_obs
-        gc.collect()  # models refer to themselves, and so would keep their cells for a while
-        gc.unfreeze()
+        with _new_objects_collected():  # models refer to themselves, and so would keep their cells for a while
+            for cells in self.parts.read(rows, columns, reps):
+                mapped = map(cells, self.reference, key, **self.options)
+                mapped.deregister_manager(mapped.adata)  # scvi-tools would keep the cells
+                del mapped
+                self.output.write(start, cells)
+                n_unassigned += cells.uns[key]["n_unassigned"]
+                confidence += float(cells.obs[confidence_key(key)].to_numpy().sum(dtype=np.float64))
+                start += cells.n_obs
         return {"chunk": number, "n_cells": start - rows.start, "n_unassigned": n_unassigned, "confidence": confidence}
+
+
+@contextmanager
+def _new_objects_collected() -> Iterator[None]:
+    """Collect the garbage of a block at its end, or when it fails; no older object is looked at, which saves time."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        gc.unfreeze()
 
 
 def _map_on_workers(client: Any, job: tuple[Any, ...], chunks: Sequence[int]) -> Iterator[dict[str, Any]]:

@@ -70,7 +70,9 @@ class PlanHooks(TrainingPlan):
         if self.optimizer_name not in ("Adam", "AdamW"):
             return super().get_optimizer_creator()
         optimizer = getattr(torch.optim, self.optimizer_name)
-        fused = self.device.type in ("cpu", "cuda") or None
+        # Lightning refuses to clip the gradients of such an optimiser in mixed precision.
+        clips = bool(self.trainer.gradient_clip_val)
+        fused = (self.device.type in ("cpu", "cuda") and not clips) or None
         return partial(optimizer, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused)
 
     # -- batches -------------------------------------------------------------------------------------------------
