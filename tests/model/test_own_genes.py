@@ -179,3 +179,23 @@ def test_missing_genes_are_still_refused(clustered):
     adata, model = clustered
     with pytest.raises(ValueError, match="[Nn]umber of vars|genes"):
         model.predict(adata[:, :30].copy())
+
+
+def test_results_are_written_to_the_data_the_model_was_made_from():
+    adata, model = made()
+    model.merge(["0", "1"])
+    model.write_to_adata(key_added="coarse")
+    assert (adata.obs["coarse"] == model.predict()).all() and "coarse" in model.adata.obs
+    adata._inplace_subset_obs(np.arange(100))
+    model.write_to_adata(key_added="other")
+    assert "other" in model.adata.obs and "other" not in adata.obs
+
+
+def test_unknown_genes_and_other_kinds_of_data_are_named(clustered):
+    adata, model = clustered
+    dropped = adata.var_names.difference(model.adata.var_names)[0]
+    with pytest.raises(KeyError, match=rf"among the 40 genes of the model .*found \['{dropped}'\]"):
+        model.get_normalized_expression(adata, gene_list=[dropped])
+    for getter in (model.predict, model.get_latent_representation, model.differential_expression):
+        with pytest.raises(TypeError, match="Expected an AnnData or MuData, found csr_matrix"):
+            getter(adata.X)

@@ -186,3 +186,12 @@ def test_values_that_are_no_counts_are_named_with_what_to_use_instead(adata: Ann
 def test_tools_say_what_serves_a_mudata(adata: AnnData, tool) -> None:
     with pytest.raises(TypeError, match="Expected an AnnData, found MuData: .* MuData|mdata"):
         tool(MuData({"rna": adata}), *([{}] if tool in (tl.annotate, tl.classify, tl.map) else []))
+
+
+def test_fractions_are_spoken_of_once(adata):
+    adata.layers["counts"] = adata.X.copy()
+    adata.X = adata.X * 0.3
+    with pytest.warns(UserWarning, match="not whole numbers") as caught:
+        cluster(adata, 3, n_top_genes=40, n_neighbors=6, train_kwargs=SHORT)
+    said = [str(each.message) for each in caught if "not whole numbers" in str(each.message)]
+    assert len(said) == 1 and "layers['counts']" in said[0]

@@ -253,5 +253,8 @@ def _gene_positions(adata: AnnData, gene_list: Sequence[str] | None) -> NDArray[
         return np.arange(adata.n_vars)
     missing = [gene for gene in gene_list if gene not in adata.var_names]
     if missing:
-        raise KeyError(f"`gene_list`: expected names from adata.var_names, found {missing[:5]} not among them.")
+        raise KeyError(
+            f"`gene_list`: expected names among the {adata.n_vars} genes of the model (model.get_var_names()), found "
+            f"{missing[:5]}. tl.cluster trains on the highly variable genes; n_top_genes=None takes all."
+        )
     return np.concatenate([np.flatnonzero(adata.var_names == gene) for gene in gene_list])

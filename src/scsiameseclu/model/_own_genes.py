@@ -55,6 +55,11 @@ class OwnGenesMixin(ModelProtocol):
             and manager.is_same(cells)
         )
 
+    def _originals(self) -> list[AnnData]:
+        """Data that the model's own are a copy of, as long as they exist and have the same cells."""
+        found = [original() for original, cells in self._copies.values() if cells is self.adata]
+        return [each for each in found if each is not None and each.obs_names.equals(self.adata.obs_names)]
+
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle holds: not the copies, whose originals stay behind."""
         return {**self.__dict__, "_copies": {}}

@@ -18,7 +18,7 @@ from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key_added, confide
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.model._protocol import ModelProtocol
-from scsiameseclu.model._setup import check_finite
+from scsiameseclu.model._setup import check_finite, check_kind
 from scsiameseclu.pp._threads import within_thread_limit
 from scsiameseclu.train._first_partition import head_of
 from scsiameseclu.train._schedule import MAX_BATCH
@@ -56,6 +56,7 @@ class PredictionMixin(ModelProtocol):
     ) -> tuple[AnnData, NDArray[np.int64]]:
         """Data that the model can read, and the rows asked for. Only the counts of these rows are looked at."""
         if adata is not None:
+            check_kind(adata)
             adata = self._with_own_genes(adata)
         is_known = adata is None or _compat.is_registered(self, adata)
         adata = self._validate_anndata(adata)
@@ -301,7 +302,8 @@ class PredictionMixin(ModelProtocol):
         Parameters
         ----------
         adata
-            Data to annotate; the model's own by default. They may have further genes, or the genes in another order.
+            Data to annotate, which may have further genes, or the genes in another order. By default the model's own,
+            and the data that :func:`scsiameseclu.tl.cluster` or :meth:`load` made a copy of, if they have its cells.
         key_added
             Key of the labels.
         %(param_batch_size_on_gpu)s
@@ -327,8 +329,9 @@ class PredictionMixin(ModelProtocol):
             has this name.
         """
         self._check_clusters()
-        given = self.adata if adata is None else adata
-        check_key_added(given, key_added)
+        targets = [self.adata, *self._originals()] if adata is None else [adata]
+        for target in targets:
+            check_key_added(target, key_added)
         adata, _, latent, probs = self._infer(adata, None, batch_size)
         labels = self._labels(probs).remove_unused_categories()
         confidence = probs.max(axis=1)
@@ -343,5 +346,6 @@ class PredictionMixin(ModelProtocol):
             **self._quality(),
         }
         self.get_anndata_manager(adata, required=True).write_graph()
-        if adata is not given:
-            copy_results(adata, given, key_added)
+        for target in targets:
+            if target is not adata:
+                copy_results(adata, target, key_added)

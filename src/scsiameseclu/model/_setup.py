@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from anndata.abc import CSCDataset
+from mudata import MuData
 from numpy.typing import NDArray
 from scvi import REGISTRY_KEYS
 from scvi.data.fields import (
@@ -25,6 +26,18 @@ from scsiameseclu.pp._counts import repeated_genes
 from scsiameseclu.pp._graph_input import GraphSettings
 
 COVARIATE_KEYS = ("categorical_covariate_keys", "continuous_covariate_keys")
+
+
+def check_kind(data: Any) -> None:
+    """Refuse what is no AnnData or MuData.
+
+    Raises
+    ------
+    TypeError
+        If it is neither.
+    """
+    if not isinstance(data, AnnData | MuData):
+        raise TypeError(f"Expected an AnnData or MuData, found {type(data).__name__}; pass adata itself, not a part.")
 
 
 def check_setup_input(

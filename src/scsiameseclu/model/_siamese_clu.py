@@ -31,7 +31,14 @@ from scsiameseclu.model._reference import ReferenceMixin
 from scsiameseclu.model._report import ReportMixin
 from scsiameseclu.model._saving import SavingMixin
 from scsiameseclu.model._scvi import FromScviMixin
-from scsiameseclu.model._setup import COVARIATE_KEYS, check_cells, check_setup_input, standard_fields, wants_diffusion
+from scsiameseclu.model._setup import (
+    COVARIATE_KEYS,
+    check_cells,
+    check_kind,
+    check_setup_input,
+    standard_fields,
+    wants_diffusion,
+)
 from scsiameseclu.model._split import plain_number, plain_numbers
 from scsiameseclu.model._training import TrainingMixin, check_enough_cells, checked_n_clusters
 from scsiameseclu.model._uncertain import UncertainCellsMixin
@@ -306,6 +313,7 @@ class SCSiameseClu(
         if adata is None and self.adata is None:
             raise ValueError("Expected data, found a model loaded without; pass adata.")
         if adata is not None:
+            check_kind(adata)
             adata = self._with_own_genes(adata)
         if adata is not None and self.adata_manager is not None and not _compat.is_registered(self, adata):
             self._check_new_cells(adata)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -123,7 +124,10 @@ def cluster(
         cells = copy_of_genes(adata, np.flatnonzero(genes), layer, use_rep, neighbors_key)
 
     setup_kwargs = {"accelerator": (train_kwargs or {}).get("accelerator", "auto"), **(setup_kwargs or {})}
-    SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **setup_kwargs)
+    with warnings.catch_warnings():
+        if cells is not adata:  # said already, of all genes
+            warnings.filterwarnings("ignore", "Expected raw integer counts")
+        SCSiameseClu.setup_anndata(cells, **setup, n_neighbors=n_neighbors, **setup_kwargs)
     model = SCSiameseClu(cells, n_clusters=n_clusters, **(model_kwargs or {}))
     model.train(**(train_kwargs or {}))
     if cells is not adata:
