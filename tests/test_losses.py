@@ -4,7 +4,7 @@ import pytest
 import torch
 from scvi.distributions import NegativeBinomial
 
-from scsiameseclu import losses
+from scsiameseclu import _negative_binomial, losses
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -279,6 +279,20 @@ def test_negative_binomial_gradient_agrees_with_finite_differences(shape, log_th
     rate = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     theta = (log_theta + 0.1 * torch.rand(shape, dtype=torch.float64)).requires_grad_()
     assert torch.autograd.gradcheck(lambda r, t: losses.negative_binomial_nll(x, r, t), (rate, theta))
+
+
+@pytest.mark.parametrize("shape", [(40,), (30, 40)], ids=["per gene", "per count"])
+def test_negative_binomial_is_the_same_where_all_counts_are_looked_at(shape, monkeypatch):
+    x = torch.poisson(torch.rand(30, 40, dtype=torch.float64) * 3)
+    inputs = [torch.randn(30, 40, dtype=torch.float64), torch.randn(shape, dtype=torch.float64) * 3]
+    weights, found = torch.randn(30, 40, dtype=torch.float64), []
+    for present_in in (_negative_binomial.present_in, lambda counts: None):  # on a CPU, and on a GPU
+        monkeypatch.setattr(_negative_binomial, "present_in", present_in)
+        leaves = [tensor.clone().requires_grad_() for tensor in inputs]
+        nll = losses.negative_binomial_nll(x, *leaves)
+        found.append([nll, *torch.autograd.grad((nll * weights).sum(), leaves)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_negative_binomial_takes_tensors_in_any_order_of_memory():

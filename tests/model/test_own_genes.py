@@ -117,6 +117,14 @@ def test_a_change_of_the_data_is_seen(change):
     np.testing.assert_array_equal(model.get_latent_representation(), unchanged)
 
 
+def test_the_own_copy_does_not_change_with_the_data():
+    adata, model = made(use_rep="X_given")
+    unchanged = model.get_latent_representation()
+    adata.obsm["X_given"][:] = adata.obsm["X_given"][::-1].copy()
+    np.testing.assert_array_equal(model.get_latent_representation(), unchanged)
+    assert (model.get_latent_representation(adata) != unchanged).any()
+
+
 @pytest.mark.parametrize("as_view", [False, True])
 def test_results_are_written_where_the_user_looks(clustered, as_view):
     adata, model = clustered

@@ -52,6 +52,15 @@ def test_the_second_view_is_the_partner():
         assert torch.allclose(second[key], itself[key][order], atol=1e-6)
 
 
+@pytest.mark.parametrize("only", [None, "reconstruction", "latent_correlation", "propagation"])
+def test_all_that_embeds_gets_a_gradient_whatever_the_terms(only):
+    """Processes of a distributed run wait for each other's gradients of every weight."""
+    module = make_module(loss_weights={name: float(name == only) for name in TERMS}).train()
+    module(make_batch())[2].loss.backward()
+    for network in ("expression_encoder", "graph_encoder", "fusion"):
+        assert all(weight.grad is not None for weight in getattr(module, network).parameters()), network
+
+
 @pytest.mark.parametrize("diffusion", [False, True])
 @pytest.mark.parametrize("partner", [False, True])
 def test_the_second_view_reads_the_diffused_block_where_there_is_one(diffusion, partner):

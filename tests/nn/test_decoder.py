@@ -49,6 +49,7 @@ def test_fusion_starts_even_and_stays_between_its_inputs():
     torch.nn.init.normal_(fusion.gate.weight, std=0.3)
     z, gate = fusion(first, second)
     assert ((gate > 0) & (gate < 1)).all()
+    torch.testing.assert_close(z, gate * first + (1 - gate) * second)
     assert (z >= torch.minimum(first, second) - 1e-6).all()
     assert (z <= torch.maximum(first, second) + 1e-6).all()
 

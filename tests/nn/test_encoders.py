@@ -124,6 +124,12 @@ def test_the_mean_of_the_neighbours_does_not_see_the_cell():
     assert torch.equal(encoder(rep, neighbors, weights), encoder(rep + 5.0, neighbors, weights))
 
 
+def test_only_attention_has_weights_of_its_own():
+    convolutions = {name: GraphEncoder(2, 2, convolution=name) for name in ("mean", "attention")}
+    weights = {name: any("conv" in key for key in each.state_dict()) for name, each in convolutions.items()}
+    assert weights == {"mean": False, "attention": True}
+
+
 def test_mean_convolution_is_the_weighted_mean():
     encoder = GraphEncoder(2, 2, n_hidden=2, convolution="mean")
     weights = np.array([[1.0, 3.0]])
