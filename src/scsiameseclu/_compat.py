@@ -20,12 +20,11 @@ from scvi.model._utils import parse_device_args
 from scvi.model.base import ArchesMixin, BaseModelClass
 from scvi.model.base._archesmixin import _pad_and_sort_query_anndata, _set_params_online_update
 from scvi.model.base._de_core import _de_core
-from scvi.model.base._save_load import _initialize_model, _validate_var_names
+from scvi.model.base._save_load import _initialize_model
 from scvi.module.base import BaseModuleClass
 
 __all__ = [
     "batch_codes",
-    "check_var_names",
     "compare_expression",
     "field_state",
     "forget",
@@ -113,11 +112,6 @@ def stored_attributes(model: BaseModelClass) -> dict[str, Any]:
 def initialised(cls: type[BaseModelClass], adata: Any, registry: dict[str, Any], attributes: dict[str, Any]) -> Any:
     """A model made from its saved attributes; ``adata`` None for one without data."""
     return _initialize_model(cls, adata, registry, attributes, None)
-
-
-def check_var_names(adata: Any, names: Any) -> None:
-    """Warn if the genes of the data differ from the genes of a saved model."""
-    _validate_var_names(adata, names)
 
 
 def compare_expression(manager: AnnDataManager, expression: Callable[..., Any], **arguments: Any) -> pd.DataFrame:

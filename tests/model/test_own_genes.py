@@ -2,10 +2,12 @@
 
 import gc
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 import scvi
+from anndata import read_h5ad
 
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -180,7 +182,9 @@ def test_genes_of_one_name_are_not_told_apart():
     with pytest.warns(UserWarning, match="more than once"):
         SCSiameseClu.setup_anndata(adata, n_neighbors=5)
     model = SCSiameseClu(adata, n_clusters=2)
-    assert model._with_own_genes(more) is more
+    with pytest.raises(ValueError, match="more than once"):
+        model._with_own_genes(more)
+    assert model._with_own_genes(adata) is adata
 
 
 def test_missing_genes_are_still_refused(clustered):
@@ -207,3 +211,39 @@ def test_unknown_genes_and_other_kinds_of_data_are_named(clustered):
     for getter in (model.predict, model.get_latent_representation, model.differential_expression):
         with pytest.raises(TypeError, match="Expected an AnnData or MuData, found csr_matrix"):
             getter(adata.X)
+
+
+OTHERS = {
+    "genes of other names": lambda model, adata: [f"other_{number}" for number in range(40)],
+    "other genes, as many": lambda model, adata: [*model.adata.var_names[:-1], "other"],
+    "lower case": lambda model, adata: model.adata.var_names.str.upper(),
+}
+
+
+@pytest.mark.parametrize("backed", [False, True])
+@pytest.mark.parametrize("names", OTHERS.values(), ids=OTHERS)
+def test_other_genes_in_the_same_number_are_refused(clustered, tmp_path, names, backed):
+    adata, model = clustered
+    model.save(tmp_path / "model")
+    given = model.adata.copy()
+    given.var_names = names(model, adata)
+    given.uns.clear()
+    if backed:
+        given.write_h5ad(tmp_path / "cells.h5ad")
+        given = read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    write = partial(model.write_to_adata, key_added="new")
+    for getter in (model.predict, model.get_latent_representation, write, model.differential_expression):
+        with pytest.raises(ValueError, match=r"Expected the 40 genes the model was set up with .*, found (0|39) of"):
+            getter(given)
+    with pytest.raises(ValueError, match="Expected the 40 genes"):
+        SCSiameseClu.load(tmp_path / "model", adata=given, accelerator="cpu")
+    loaded = SCSiameseClu.load(tmp_path / "model", adata=False, accelerator="cpu")
+    with pytest.raises(ValueError, match="Expected the 40 genes"):
+        loaded.predict(given)
+
+
+def test_backed_data_are_not_reordered(clustered, tmp_path):
+    adata, model = clustered
+    model.adata[:, ::-1].copy().write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(ValueError, match="in their order.*to_memory"):
+        model.predict(read_h5ad(tmp_path / "cells.h5ad", backed="r"))

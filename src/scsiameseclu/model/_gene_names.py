@@ -54,6 +54,39 @@ def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
         )
 
 
+def check_same_genes(found: pd.Index, wanted: pd.Index) -> None:
+    """Refuse data that do not have all genes of a model, or have them in a way that no copy can mend.
+
+    Parameters
+    ----------
+    found
+        Names in the data.
+    wanted
+        Names the model was set up with.
+
+    Raises
+    ------
+    ValueError
+        If the names are not the same in the same order.
+    """
+    if found.equals(wanted):
+        return
+    missing = wanted[~wanted.isin(found)]
+    if len(missing):
+        near = _near_misses(found[~found.isin(wanted)], missing)
+        hint = f"{near} " if near else ""
+        raise ValueError(
+            f"Expected the {len(wanted)} genes the model was set up with ({_examples(wanted)}), found "
+            f"{len(wanted) - len(missing)} of them among {len(found)} ({_examples(found)}). {hint}"
+            "scsiameseclu.tl.map(adata, model) maps cells that lack genes of the model, which count as 0."
+        )
+    raise ValueError(
+        f"Expected the {len(wanted)} genes the model was set up with, in their order, found them in another order or "
+        "more than once, in data that cannot be reordered: make names unique, and read backed data into memory "
+        "(adata.to_memory())."
+    )
+
+
 def check_gene_share(found: pd.Index, wanted: pd.Index, min_share: float) -> None:
     """Refuse new cells with hardly a gene of a model, which it would assign by what is missing.
 

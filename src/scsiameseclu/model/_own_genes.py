@@ -3,11 +3,11 @@
 from typing import Any
 from weakref import ref
 
-import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from scsiameseclu import _compat
+from scsiameseclu.model._gene_names import check_same_genes
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._setup import COVARIATE_KEYS
 from scsiameseclu.pp._genes import columns_of, copy_of_genes
@@ -27,12 +27,19 @@ class OwnGenesMixin(ModelProtocol):
         self._copies[id(adata)] = (ref(adata), cells)
 
     def _with_own_genes(self, adata: AnnData) -> AnnData:
-        """Cells as the model can read them: the data themselves, or a copy if the genes differ and none is missing."""
+        """Cells as the model can read them: the data themselves, or a copy if the genes differ.
+
+        Raises
+        ------
+        ValueError
+            If a gene of the model is missing, or the data cannot be reordered.
+        """
         names = self.get_var_names()
-        if isinstance(names, dict) or not isinstance(adata, AnnData) or adata.isbacked:
+        if isinstance(names, dict) or not isinstance(adata, AnnData) or adata.var_names.equals(pd.Index(names)):
             return adata
-        columns = columns_of(adata.var_names, pd.Index(names))
-        if columns is None or np.array_equal(columns, np.arange(adata.n_vars)):
+        columns = None if adata.isbacked else columns_of(adata.var_names, pd.Index(names))
+        if columns is None:
+            check_same_genes(adata.var_names, pd.Index(names))
             return adata
         arguments = _compat.setup_call(self.registry_)[1]
         cells = copy_of_genes(adata, columns, *(arguments.get(key) for key in ("layer", "use_rep", "neighbors_key")))

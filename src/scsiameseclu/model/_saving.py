@@ -17,6 +17,7 @@ from scsiameseclu import _compat
 from scsiameseclu._atomic import content, finish, replaced_entries
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._file_format import MALFORMED
+from scsiameseclu.model._gene_names import check_same_genes
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.model._saved_files import DATA_FILES, SCVI_FILE, SavedModel, check_graph
 from scsiameseclu.pp._genes import columns_of
@@ -185,7 +186,6 @@ class SavingMixin(ModelProtocol):
         attributes = deepcopy(saved.attributes)
         registry = attributes.pop("registry_")
         if adata is not None:
-            _compat.check_var_names(adata, saved.var_names)
             method, arguments = _compat.setup_call(registry)
             getattr(cls, method)(adata, source_registry=registry, **arguments)
         model: Self = _compat.initialised(cls, adata, registry, attributes)
@@ -251,10 +251,11 @@ def _with_genes_of(data: AnnData | MuData, names: Any) -> AnnData | MuData:
     if not isinstance(data, AnnData) or isinstance(names, dict):
         return data
     names = pd.Index(names)
-    if data.isbacked or data.var_names.equals(names):
+    if data.var_names.equals(names):
         return data
-    columns = columns_of(data.var_names, names)
+    columns = None if data.isbacked else columns_of(data.var_names, names)
     if columns is None:
+        check_same_genes(data.var_names, names)
         return data
     logger.info("Taking the %d genes of the model out of %d, in a copy of the data.", len(names), data.n_vars)
     return data[:, columns].copy()

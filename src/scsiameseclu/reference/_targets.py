@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu.pp._joint import JointProjection
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scsiameseclu.reference._sources import Cells
-
-logger = logging.getLogger(__name__)
 
 
 def check_genes(state: Mapping[str, Any], cells: Cells, projection: Projection | JointProjection | None) -> None:
@@ -45,7 +42,10 @@ def check_genes(state: Mapping[str, Any], cells: Cells, projection: Projection |
                 "Expected the genes in the order the model was set up with, found them in another order. "
                 "Align the data with `prepare_query_anndata` first."
             )
-        logger.warning("Gene names differ from those at set-up; the genes are taken to be the same, in the same order.")
+        raise ValueError(
+            f"Expected the genes the model was set up with ({', '.join(state['gene_names'][:3])}, ...), found genes of "
+            f"other names ({', '.join(names[:3])}, ...). Rename adata.var_names if they are the same genes."
+        )
 
 
 def check_proteins(state: Mapping[str, Any], cells: Cells, projection: Projection | JointProjection | None) -> None:
