@@ -6,7 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import scvi
+from anndata import AnnData, read_h5ad
 
+from scsiameseclu._copied_results import copy_results
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import cluster
@@ -181,6 +183,20 @@ def test_genes_of_one_name_are_not_told_apart():
         SCSiameseClu.setup_anndata(adata, n_neighbors=5)
     model = SCSiameseClu(adata, n_clusters=2)
     assert model._with_own_genes(more) is more
+
+
+def test_data_on_disk_are_not_copied(clustered, tmp_path):
+    adata, model = clustered
+    AnnData(adata.X, obs=adata.obs[[]], var=adata.var[[]]).write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(ValueError, match="Expected the 40 genes the model was set up with, found 80"):
+        model.predict(read_h5ad(tmp_path / "cells.h5ad", backed="r"))
+
+
+def test_results_are_copied_to_the_same_cells_only(clustered):
+    adata, model = clustered
+    model.write_to_adata(key_added="own")
+    with pytest.raises(ValueError, match="Expected the same cells in the same order"):
+        copy_results(model.adata, adata[::-1].copy(), "own")
 
 
 def test_missing_genes_are_still_refused(clustered):
