@@ -7,10 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 import scvi
-from anndata import read_h5ad
+from anndata import AnnData, read_h5ad
 
+from scsiameseclu._copied_results import copy_results
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.pp._genes import copy_of_genes
 from scsiameseclu.tl import cluster
 
 SHORT = {"max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False}
@@ -185,6 +187,44 @@ def test_genes_of_one_name_are_not_told_apart():
     with pytest.raises(ValueError, match="more than once"):
         model._with_own_genes(more)
     assert model._with_own_genes(adata) is adata
+
+
+def test_data_on_disk_are_not_copied(clustered, tmp_path):
+    adata, model = clustered
+    AnnData(adata.X, obs=adata.obs[[]], var=adata.var[[]]).write_h5ad(tmp_path / "cells.h5ad")
+    with pytest.raises(ValueError, match="Expected the 40 genes the model was set up with, in their order"):
+        model.predict(read_h5ad(tmp_path / "cells.h5ad", backed="r"))
+
+
+def test_a_copy_of_genes_has_the_graph_that_was_asked_for():
+    adata = synthetic(n_obs=20, n_vars=6, n_types=2, seed=0)
+    adata.obsm["X_own"], adata.obsm["X_other"] = np.ones((20, 2)), np.ones((20, 2))
+    adata.obsp["near"], adata.obsp["far"], adata.obsp["other"] = (np.eye(20) * factor for factor in (1, 2, 3))
+    params = {"params": {"use_rep": "X_own"}}
+    adata.uns["graph"] = {"connectivities_key": "near", "distances_key": "far", **params}
+    copy = copy_of_genes(adata, np.array([3, 1]), neighbors_key="graph")
+    assert list(copy.var_names) == list(adata.var_names[[3, 1]])
+    assert (set(copy.uns), set(copy.obsp), set(copy.obsm)) == ({"graph"}, {"near", "far"}, {"X_own"})
+    assert not copy_of_genes(adata, np.array([3, 1])).uns
+
+
+def test_data_with_the_genes_of_the_model_are_taken_as_they_are(clustered):
+    _, model = clustered
+    assert model._with_own_genes(model.adata) is model.adata
+
+
+def test_results_are_copied_to_the_same_cells_only(clustered):
+    adata, model = clustered
+    model.write_to_adata(adata, "own")
+    for name in ("own", "own_confidence"):
+        assert (adata.obs[name] == model.adata.obs[name]).all()
+    for name in ("X_own", "own_probs"):
+        np.testing.assert_array_equal(adata.obsm[name], model.adata.obsm[name])
+    for name in ("siamese_clu_connectivities", "siamese_clu_distances"):
+        assert abs(adata.obsp[name] - model.adata.obsp[name]).max() == 0
+    assert adata.uns["own"] == model.adata.uns["own"]
+    with pytest.raises(ValueError, match="Expected the same cells in the same order"):
+        copy_results(model.adata, adata[::-1].copy(), "own")
 
 
 def test_missing_genes_are_still_refused(clustered):

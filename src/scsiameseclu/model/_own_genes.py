@@ -23,7 +23,6 @@ class OwnGenesMixin(ModelProtocol):
 
     def _keep_copy(self, adata: AnnData, cells: AnnData) -> None:
         """Let the model read ``cells``, which it has met, whenever it is given ``adata``."""
-        self._forget_copies()
         self._copies[id(adata)] = (ref(adata), cells)
 
     def _with_own_genes(self, adata: AnnData) -> AnnData:
