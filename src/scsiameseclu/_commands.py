@@ -197,6 +197,8 @@ def _model_folder(folder: Path) -> Path:
 
     A model of scvi-tools is refused when it is loaded, with what to do about it.
     """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"Expected the folder of a model, found no folder {folder}.")
     inner = folder / "model"
     finish(folder)
     if not any((folder / name).is_file() for name in _MODEL_FILES) and inner.is_dir():

@@ -85,6 +85,8 @@ UNASSIGNED: Final = "unassigned"
 
 MAX_OUT_OF_REFERENCE: Final = 0.95
 """Out-of-reference score above which cells are left unassigned by default: about 5 % of the cells of known types."""
+MANY_OUT_OF_REFERENCE: Final = 0.15
+"""Share of cells above that score that is worth a warning."""
 
 
 def type_key(key: str) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
-from benchmarks import calibration, n_clusters, oversmoothing, schedule, stability, unknown
+from benchmarks import calibration, missing_genes, n_clusters, oversmoothing, schedule, stability, unknown
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +108,14 @@ def test_unassigned_cells_are_counted_by_limit():
     table = unknown.report(rows).splitlines()
     assert table[0] == "3 withheld types of 2 sets; area under the curve 0.900."
     assert table[-1] == "| 0.99 | 0.500 [0.500, 0.500] | 0.010 [0.010, 0.010] |"
+
+
+def test_cells_that_keep_their_cluster_are_counted_by_share_of_genes():
+    rows = [
+        {"set": name, "share": share, "agreement": share, "confidence": 0.9, "above": 0.1}
+        for name in ("x", "y")
+        for share in missing_genes.SHARES
+    ]
+    table = missing_genes.report(rows).splitlines()
+    assert table[0] == "2 data sets."
+    assert table[4] == "| 90% | 0.900 [0.900, 0.900] | 0.900 [0.900, 0.900] | 0.100 [0.100, 0.100] |"

@@ -278,6 +278,7 @@ def test_bad_input_ends_with_one_line(
     assert "add --overwrite" in _error_line(capsys, ["fit", cells, "--out", fitted])
     assert "found the file" in _error_line(capsys, ["fit", cells, "--out", cells])
     assert "manifest.json" in _error_line(capsys, ["info", tmp_path])
+    assert "found no folder" in _error_line(capsys, ["info", tmp_path / "nowhere"])
     assert "manifest.json" in _error_line(capsys, ["predict", cells, "--model", tmp_path, *out])
     (tmp_path / "model.pt").write_text("no model")
     assert "is a pickle" in _error_line(capsys, ["info", tmp_path])

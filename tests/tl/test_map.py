@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import scvi
 from anndata import AnnData
@@ -6,6 +7,7 @@ from anndata import AnnData
 from scsiameseclu import tl
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.tl._map import _warn_of_unlike_cells
 
 SHORT = {"max_epochs": 6, "accelerator": "cpu", "enable_progress_bar": False}
 WRITTEN = {"siamese_clu", "siamese_clu_confidence", "siamese_clu_out_of_reference"}
@@ -92,3 +94,22 @@ def test_arguments_that_cannot_be_meant(model):
     query.obs["mine"] = "x"
     with pytest.raises(ValueError, match="would be replaced"):
         tl.map(query, model, key_added="mine")
+
+
+@pytest.mark.parametrize(("share", "is_said"), [(0.15, False), (0.17, True)])
+def test_many_cells_unlike_the_reference_are_spoken_of(caplog, share, is_said):
+    score = pd.Series(np.linspace(0, 0.9, 200))
+    score[: int(200 * share)] = 0.96
+    _warn_of_unlike_cells(score)
+    assert ("17 % of the cells" in caplog.text) == is_said
+    caplog.clear()
+    _warn_of_unlike_cells(score[:50])
+    _warn_of_unlike_cells(None)
+    assert not caplog.text
+
+
+def test_a_query_of_other_cells_is_spoken_of(model, caplog):
+    others = synthetic(n_obs=120, n_vars=60, n_types=4, n_batches=2, seed=77)
+    tl.map(others, model)
+    share = (others.obs["siamese_clu_out_of_reference"] > 0.95).mean()
+    assert ("instead of about 5 %" in caplog.text) == (share > 0.15)

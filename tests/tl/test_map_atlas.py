@@ -139,7 +139,7 @@ def test_a_killed_run_goes_on_after_the_last_complete_chunk(model, query, tmp_pa
         mapped.append(list(cells.obs_names))
         return tl.map(cells, *args, **options)
 
-    monkeypatch.setattr(_map_atlas, "map", count)
+    monkeypatch.setattr(_map_atlas, "map_cells", count)
     arguments = (tmp_path / "cells.h5ad", tmp_path / "model", tmp_path / "out")
     with pytest.raises(ValueError, match=r"differs in min_confidence.*overwrite=True"):
         tl.map_atlas(*arguments, chunk_size=10, min_confidence=0.5, **QUIET)
@@ -163,7 +163,7 @@ def test_what_is_there_is_replaced_only_when_asked_and_by_a_whole(model, query, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(_map_atlas, "map", fail)
+        patch.setattr(_map_atlas, "map_cells", fail)
         with pytest.raises(KeyboardInterrupt):
             tl.map_atlas(*arguments, key_added="b", overwrite=True, **QUIET)
     assert KEY in anndata.read_zarr(tmp_path / "out").obs
@@ -226,6 +226,8 @@ def test_arguments_that_cannot_be_meant(model, query, tmp_path):
         with pytest.raises(error, match=match):
             tl.map_atlas(store, model, out, **{**QUIET, **options})
         assert not out.exists()
+    with pytest.raises(ValueError, match="name of a zarr store.*found .*mapped.h5ad"):
+        tl.map_atlas(path, model, tmp_path / "mapped.h5ad", **QUIET)
 
 
 def test_a_part_of_the_job_is_known_by_the_model(model, query, tmp_path, monkeypatch):

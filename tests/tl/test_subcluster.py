@@ -98,3 +98,8 @@ def test_wrong_calls(adata):
     with pytest.raises(TypeError, match="Expected an AnnData"):
         tl.subcluster(adata.obs, "0")
     assert "siamese_clu_R" not in adata.obs
+
+
+def test_one_population_is_said_to_be_one(adata, caplog):
+    tl.subcluster(adata, list(adata.obs["siamese_clu"].cat.categories[:1]), n_clusters=1)
+    assert "are one population: nothing was divided" in caplog.text

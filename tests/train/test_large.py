@@ -58,7 +58,7 @@ def test_learning_rate_rule():
 
 @pytest.mark.parametrize(
     ("n_obs", "expected", "of_two"),
-    [(300, 256, 256), (5000, 256, 256), (100_000, 2048, 1024), (10**6, 8192, 8192)],
+    [(300, 256, 256), (5000, 256, 256), (100_000, 1024, 512), (10**6, 8192, 4096), (10**7, 8192, 8192)],
 )
 def test_batches_on_a_gpu_leave_enough_steps(n_obs, expected, of_two):
     size = default_batch_size(n_obs)

@@ -5,7 +5,7 @@ from scsiameseclu.train import Schedule
 
 @pytest.mark.parametrize(
     ("n_obs", "expected"),
-    [(500, (100, 24)), (2000, (50, 12)), (5685, (18, 6)), (1_000_000, (10, 6))],
+    [(500, (100, 24)), (2000, (50, 12)), (5685, (18, 6)), (10_000, (10, 6)), (20_000, (5, 3)), (1_000_000, (3, 3))],
 )
 def test_epochs_follow_from_cells_visited(n_obs, expected):
     schedule = Schedule.for_cells(n_obs)
@@ -24,13 +24,14 @@ def test_given_epochs_are_split_in_proportion(n_obs, max_epochs):
     assert abs(schedule.n_pretrain - share) <= 0.5 or min(schedule.n_pretrain, schedule.n_cluster) == 1
 
 
-@pytest.mark.parametrize("n_obs", [1000, 1001, 2000, 3333, 9999, 10_001, 16_667])
+@pytest.mark.parametrize("n_obs", [1000, 1001, 2000, 3333, 9999, 10_000, 10_001, 16_667, 30_000, 100_000])
 def test_cells_visited_are_at_least_those_wanted_and_less_than_an_epoch_more(n_obs):
-    """Between 10 and 100 epochs of the first phase, and between 6 and 24 of the second."""
+    """Between 3 and 100 epochs of the first phase, and between 3 and 24 of the second: six of up to 10,000 cells."""
     schedule = Schedule.for_cells(n_obs)
+    least = 6 if n_obs <= 10_000 else max(-(-60_000 // n_obs), 3)
     for n_epochs, n_visits, (fewest, most) in (
-        (schedule.n_pretrain, 100_000, (10, 100)),
-        (schedule.n_cluster, 24_000, (6, 24)),
+        (schedule.n_pretrain, 100_000, (3, 100)),
+        (schedule.n_cluster, 24_000, (least, 24)),
     ):
         assert fewest <= n_epochs <= most
         assert n_epochs * n_obs >= n_visits or n_epochs == most

@@ -469,3 +469,28 @@ def test_fewer_kinds_of_cells_than_clusters(adata, caplog, monkeypatch):
     make(adata, n_clusters=5).train(max_epochs=4, **QUICK)
     assert "Expected 5 clusters, found 3 groups of cells that differ" in caplog.text
     assert "lost theirs" not in caplog.text
+
+
+SIGTERM = """
+import os, signal
+import lightning.pytorch as pl
+from scsiameseclu.datasets import synthetic
+from scsiameseclu.model import SCSiameseClu
+
+class Terminate(pl.Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+adata = synthetic(n_obs=150, n_vars=50, n_types=3, seed=0)
+SCSiameseClu.setup_anndata(adata)
+model = SCSiameseClu(adata, n_clusters=3, n_latent=6, n_hidden=16)
+model.train(max_epochs=6, accelerator="cpu", enable_progress_bar=False, callbacks=[Terminate()])
+print("went on")
+"""
+
+
+def test_a_scheduler_that_ends_the_process_ends_it(run_script):
+    done = run_script(SIGTERM)
+    assert done.returncode == 128 + signal.SIGTERM, done.stdout
+    assert "went on" not in done.stdout and "ended from outside in epoch" in done.stdout

@@ -46,7 +46,7 @@ class QueryMixin(ArchesMixin, ModelProtocol):
         device: int | str = "auto",
         unfrozen: bool = False,
         allow_pickle: bool = False,
-        min_gene_share: float = 0.2,
+        min_gene_share: float = 0.5,
         **freeze_options: bool,
     ) -> Self:
         """Map new cells to a trained model.

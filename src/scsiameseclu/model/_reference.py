@@ -136,7 +136,8 @@ class ReferenceMixin(ModelProtocol):
         if self.reference_ is None or not len(self.reference_["latent"]) or not self._embeds_as_reference():
             raise RuntimeError(
                 "Expected a trained model that knows how its reference is embedded, found none: call train() on the "
-                "reference, map the query without unfrozen=True, or save the reference with its landmarks."
+                "reference, map the query without unfrozen=True, or save the reference with its landmarks. "
+                "tl.map(..., max_out_of_reference=None) maps without a score."
             )
         kept: Landmarks | None = getattr(self, "_kept_landmarks", None)  # holds a calibration that is made only once
         if kept is None or kept.rep is not self.reference_["latent"]:

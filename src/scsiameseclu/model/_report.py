@@ -26,7 +26,7 @@ class ReportMixin:
         path: str | PathLike[str],
         adata: AnnData | MuData | None = None,
         *,
-        markers: Mapping[str, Sequence[str]] | None = None,
+        markers: str | Mapping[str, Sequence[str]] | None = None,
         labels_key: str | None = None,
         key: str = DEFAULT_KEY,
         figures: str | PathLike[str] | None = None,
@@ -47,7 +47,8 @@ class ReportMixin:
             The cells of the model with all their genes or further columns of ``obs``, such as the object that was
             passed to :func:`scsiameseclu.tl.cluster`. ``None``: the data of the model. Nothing is written to it.
         markers
-            Marker genes of each type, to propose names by :func:`scsiameseclu.tl.annotate`.
+            Marker genes of each type, or the name of a bundled human set such as ``"blood"``, to propose names by
+            :func:`scsiameseclu.tl.annotate`.
         labels_key
             Column of ``obs`` with known types, shown next to the clusters and used for nothing else.
         key

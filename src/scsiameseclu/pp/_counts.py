@@ -32,9 +32,8 @@ def get_counts(adata: AnnData, layer: str | None = None) -> Any:
     """
     if layer is not None:
         if layer not in adata.layers:
-            raise KeyError(
-                f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}."
-            )
+            present = [name for name in adata.layers if name is not None]
+            raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {present}.")
         return adata.layers[layer]
     if adata.X is None:
         raise ValueError(f"Expected counts in adata.X, found None. Name a layer; available: {list(adata.layers)}.")

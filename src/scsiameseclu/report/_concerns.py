@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from scsiameseclu._keys import MAX_OUT_OF_REFERENCE
+from scsiameseclu._keys import MANY_OUT_OF_REFERENCE, MAX_OUT_OF_REFERENCE
 from scsiameseclu.partition._hierarchy import from_state
 from scsiameseclu.report._cells import UNCERTAIN, Cells
 
@@ -30,7 +30,6 @@ _USUAL = 0.5
 _EXPLAINED = 0.5
 """Clusters follow a column of numbers if they explain this share of its variance."""
 _MANY_UNCERTAIN = 0.1
-_MANY_OUT_OF_REFERENCE = 0.15
 _ALPHA = 0.05
 _SECOND_LABEL = 0.25
 _MAX_CATEGORIES = 100
@@ -153,8 +152,8 @@ def _from_one_category(cells: Cells, column: str, values: pd.Series) -> Iterator
                 "column",
                 cells.names[number],
                 f"{share:.0%} of its cells have {category!r} in obs[{column!r}], and {usual:.0%} of the other cells. "
-                f"If that is a batch, a donor or a lane, set up with batch_key={column!r}, or check that the cells "
-                "exist in this sample only.",
+                "That is as it should be where the column holds cell types. If it holds batches, donors or lanes, set "
+                f"up with batch_key={column!r}, or check that the cells exist in this sample only.",
             )
 
 
@@ -235,7 +234,7 @@ def _unlike_reference(cells: Cells) -> Iterator[Concern]:
     if cells.out_of_reference is None:
         return
     share = float(np.mean(cells.out_of_reference > MAX_OUT_OF_REFERENCE))
-    if share > _MANY_OUT_OF_REFERENCE:
+    if share > MANY_OUT_OF_REFERENCE:
         yield Concern(
             "reference",
             "all cells",

@@ -19,6 +19,7 @@ from scsiameseclu.report._code import changed_since_training, code, n_epochs, ve
 from scsiameseclu.report._concerns import Concern, find_concerns
 from scsiameseclu.report._figures import Picture, draw_pictures
 from scsiameseclu.report._names import Name, Names, propose_names
+from scsiameseclu.tl._annotate import bundled_markers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +100,7 @@ def build_report(
     model: SCSiameseClu,
     adata: AnnData | MuData | None = None,
     *,
-    markers: Mapping[str, Sequence[str]] | None = None,
+    markers: str | Mapping[str, Sequence[str]] | None = None,
     labels_key: str | None = None,
     key: str = DEFAULT_KEY,
     call: str | None = None,
@@ -115,6 +116,8 @@ def build_report(
     cells = read_cells(model, adata, key)
     if labels_key is not None and labels_key not in cells.obs:
         raise KeyError(f"`labels_key`: expected a column of obs, found {labels_key!r}. Available: {list(cells.obs)}.")
+    if isinstance(markers, str):
+        markers = bundled_markers(markers, "human", cells.shown.var_names)
     names = propose_names(cells, markers, None if labels_key is None else cells.obs[labels_key])
     columns = [name for name in cells.obs if name != labels_key and not _is_ours(str(name), key)]
     genes = _best_genes(cells)

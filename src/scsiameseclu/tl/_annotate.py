@@ -13,7 +13,7 @@ from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, type_key
 from scsiameseclu.datasets import marker_sets
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import get_counts
-from scsiameseclu.tl._input import check_anndata
+from scsiameseclu.tl._input import CLUSTERS_OF_MUDATA, check_anndata
 from scsiameseclu.tl._marker_scores import marker_expression, mixed_with, type_scores
 
 if TYPE_CHECKING:
@@ -124,12 +124,14 @@ def annotate(
     >>> scsiameseclu.tl.annotate(adata, {"B cell": ["CD79A", "MS4A1"], "T cell": ["CD3D", "CD3E"]})
     >>> scsiameseclu.tl.annotate(adata, "blood")
     """
-    check_anndata(adata, "pass the AnnData of one modality, such as mdata['rna'], with the clusters in its obs")
+    check_anndata(adata, CLUSTERS_OF_MUDATA)
     key_added = type_key(groupby) if key_added is None else key_added
     check_key(key_added)
     clusters = _clusters(adata, groupby)
     gene_names = _gene_names(adata, gene_symbols)
-    genes = _find_genes(gene_names, _bundled(markers, organism, gene_names) if isinstance(markers, str) else markers)
+    if isinstance(markers, str):
+        markers = bundled_markers(markers, organism, gene_names)
+    genes = _find_genes(gene_names, markers)
     matrix = get_counts(adata, layer)
     if normalize:
         check_counts(matrix, adata.obs_names, adata.var_names)
@@ -203,7 +205,7 @@ def _gene_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
     return pd.Index((adata.var_names if gene_symbols is None else adata.var[gene_symbols]).astype(str))
 
 
-def _bundled(tissue: str, organism: Organism, names: pd.Index) -> dict[str, list[str]]:
+def bundled_markers(tissue: str, organism: Organism, names: pd.Index) -> dict[str, list[str]]:
     """Bundled markers that are among the genes of the data, without the types that have none of them."""
     bundled = marker_sets(tissue, organism)
     known = {name: [gene for gene in genes if gene in names] for name, genes in bundled.items()}

@@ -4,6 +4,11 @@ from typing import Any
 
 from anndata import AnnData
 
+CLUSTERS_OF_MUDATA = (
+    "pass the AnnData of one modality, with the clusters in its obs, such as mdata['rna'] after "
+    "mdata['rna'].obs['siamese_clu'] = mdata.obs['siamese_clu']"
+)
+
 
 def check_anndata(data: Any, instead: str) -> None:
     """Refuse anything but an AnnData, and say what serves others.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from anndata import AnnData
 from scsiameseclu._copied_results import copy_results
 from scsiameseclu._keys import (
     DEFAULT_KEY,
+    MANY_OUT_OF_REFERENCE,
     MAX_OUT_OF_REFERENCE,
     UNASSIGNED,
     check_key_added,
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
     from scsiameseclu.model import SCSiameseClu
 
+logger = logging.getLogger(__name__)
+
+_MANY_CELLS = 100
+
 __all__ = ["map"]
 
 
@@ -37,7 +43,7 @@ def map(
     *,
     max_out_of_reference: float | None = MAX_OUT_OF_REFERENCE,
     min_confidence: float | None = None,
-    min_gene_share: float = 0.2,
+    min_gene_share: float = 0.5,
     accelerator: str = "auto",
 ) -> SCSiameseClu:
     """Assign new cells to the clusters of a trained model, and write the results into ``query``.
@@ -93,6 +99,23 @@ def map(
     >>> scsiameseclu.tl.map(query, model)
     >>> query.obs["siamese_clu"].value_counts()
     """
+    limits = {"max_out_of_reference": max_out_of_reference, "min_confidence": min_confidence}
+    mapped = map_cells(query, model, key_added, **limits, min_gene_share=min_gene_share, accelerator=accelerator)
+    _warn_of_unlike_cells(query.obs.get(out_of_reference_key(key_added)))
+    return mapped
+
+
+def map_cells(
+    query: AnnData,
+    model: SCSiameseClu | str | PathLike[str],
+    key_added: str,
+    *,
+    max_out_of_reference: float | None,
+    min_confidence: float | None,
+    min_gene_share: float,
+    accelerator: str,
+) -> SCSiameseClu:
+    """As :func:`map`, without a word on cells unlike the reference."""
     from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
 
     check_anndata(query, "SCSiameseClu.load_query_data(mdata, model) and write_to_adata() map a MuData")
@@ -118,6 +141,21 @@ def map(
     query.uns[key_added]["params"] = {**query.uns[key_added]["params"], **given}
     query.uns[key_added]["n_unassigned"] = int(unsure.sum())
     return mapped
+
+
+def _warn_of_unlike_cells(score: pd.Series | None) -> None:
+    """Say so if many more cells than usual are unlike the reference."""
+    if score is None or len(score) < _MANY_CELLS:
+        return
+    share = float((score > MAX_OUT_OF_REFERENCE).mean())
+    if share > MANY_OUT_OF_REFERENCE:
+        logger.warning(
+            "%.0f %% of the cells have an out-of-reference score above %s, instead of about 5 %%: other types, another "
+            "tissue or another technique. Clusters of such cells mean little, however confident; see "
+            "pl.out_of_reference.",
+            100 * share,
+            MAX_OUT_OF_REFERENCE,
+        )
 
 
 def check_limits(**limits: float | None) -> None:

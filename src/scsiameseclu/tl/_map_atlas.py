@@ -21,7 +21,7 @@ from scsiameseclu import _compat
 from scsiameseclu._atomic import locked
 from scsiameseclu._keys import DEFAULT_KEY, MAX_OUT_OF_REFERENCE, UNASSIGNED, check_key, confidence_key
 from scsiameseclu.pp._stores import CellParts, CellStore
-from scsiameseclu.tl._map import check_limits, map
+from scsiameseclu.tl._map import check_limits, map_cells
 from scsiameseclu.tl._map_output import MapOutput
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def map_atlas(
     chunk_size: int = 16_384,
     max_out_of_reference: float | None = MAX_OUT_OF_REFERENCE,
     min_confidence: float | None = None,
-    min_gene_share: float = 0.2,
+    min_gene_share: float = 0.5,
     accelerator: str = "auto",
     overwrite: bool = False,
     progress_bar: bool = True,
@@ -113,6 +113,8 @@ def map_atlas(
     check_key(key_added)
     if chunk_size < 1:
         raise ValueError(f"`chunk_size`: expected at least 1, found {chunk_size}.")
+    if str(out).endswith(".h5ad"):
+        raise ValueError(f"`out`: expected the name of a zarr store, such as 'mapped.zarr', found {str(out)!r}.")
     limits = {"max_out_of_reference": max_out_of_reference, "min_confidence": min_confidence}
     check_limits(**limits, min_gene_share=min_gene_share)
     reference = _loaded(model, accelerator)
@@ -181,7 +183,7 @@ class _Mapping:
         start, n_unassigned, confidence = rows.start, 0, 0.0
         with _new_objects_collected():  # models refer to themselves, and so would keep their cells for a while
             for cells in self.parts.read(rows, columns, reps):
-                mapped = map(cells, self.reference, key, **self.options)
+                mapped = map_cells(cells, self.reference, key, **self.options)
                 mapped.deregister_manager(mapped.adata)  # scvi-tools would keep the cells
                 del mapped
                 self.output.write(start, cells)

@@ -8,7 +8,7 @@ import pandas as pd
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from scsiameseclu._keys import DEFAULT_KEY
-from scsiameseclu.tl._input import check_anndata
+from scsiameseclu.tl._input import CLUSTERS_OF_MUDATA, check_anndata
 from scsiameseclu.tl._markers import rank_genes
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def marker_overlap(
     >>> named = adata.obs["siamese_clu"].map(overlap.idxmax(axis=1))
     >>> float((named == adata.obs["cell_type"]).mean())
     """
-    check_anndata(adata, "pass the AnnData of one modality, such as mdata['rna'], with the clusters in its obs")
+    check_anndata(adata, CLUSTERS_OF_MUDATA)
     if not 1 <= n_genes <= adata.n_vars:
         raise ValueError(f"Expected n_genes in [1, {adata.n_vars}], the number of genes, found {n_genes}.")
     first, second = (

@@ -13,7 +13,7 @@ from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, markers_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import canonical_copy, get_counts
 from scsiameseclu.pp._threads import numba_within_thread_limit
-from scsiameseclu.tl._input import check_anndata
+from scsiameseclu.tl._input import CLUSTERS_OF_MUDATA, check_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def markers(
     >>> table = scsiameseclu.tl.markers(adata)
     >>> table.groupby("group", observed=True).head(3)
     """
-    check_anndata(adata, "pass the AnnData of one modality, such as mdata['rna'], with the clusters in its obs")
+    check_anndata(adata, CLUSTERS_OF_MUDATA)
     key_added = markers_key(key) if key_added is None else key_added
     check_key(key_added)
     cells, chosen = rank_genes(

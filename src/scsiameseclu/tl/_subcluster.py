@@ -10,7 +10,7 @@ import pandas as pd
 
 from scsiameseclu._keys import DEFAULT_KEY, check_key_added, confidence_key
 from scsiameseclu.tl._cluster import cluster as cluster_cells
-from scsiameseclu.tl._input import check_anndata
+from scsiameseclu.tl._input import CLUSTERS_OF_MUDATA, check_anndata
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,7 @@ def subcluster(
     >>> part = scsiameseclu.tl.subcluster(adata, "3")
     >>> adata.obs["siamese_clu_R"].value_counts()
     """
-    check_anndata(adata, "pass the AnnData of one modality, such as mdata['rna'], with the clusters in its obs")
+    check_anndata(adata, CLUSTERS_OF_MUDATA)
     if key not in adata.obs:
         raise KeyError(f"Expected clusters in obs[{key!r}], found {list(adata.obs.columns)}.")
     key_added = f"{key}_R" if key_added is None else key_added
@@ -107,6 +107,8 @@ def subcluster(
     logger.info("Clustering %d cells of %s.", len(cells), ", ".join(wanted))
     model = cluster_cells(part, n_clusters, _PART_KEY, **options)
     whole = "-".join(wanted)
+    if len(part.obs[_PART_KEY].cat.categories) < 2:
+        logger.warning("The %d cells of %s are one population: nothing was divided.", len(cells), ", ".join(wanted))
     model.rename({name: f"{whole},{name}" for name in model.get_cluster_summary().index})
     _write(adata, part, cells, labels, wanted, key, key_added)
     record = dict(part.uns[_PART_KEY])

@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 class SiameseTrainRunner(TrainRunner):
     """Run training; on an interrupt or a loss that is not finite, keep the last good weights.
 
-    Ctrl-C ends the training, not the process: Lightning would end the Python process.
+    Ctrl-C ends the training, not the process: Lightning would end the Python process. SIGTERM, which schedulers send,
+    ends the process: what follows in a script would go on with a half-trained model.
     """
 
     training_plan: SiameseTrainingPlan
@@ -39,6 +40,9 @@ class SiameseTrainRunner(TrainRunner):
         except (KeyboardInterrupt, SystemExit):
             if not self.trainer.interrupted:
                 raise
+            if self.trainer.received_sigterm:  # a scheduler or the system wants the process to end
+                logger.error("Training was ended from outside in epoch %d; the model is not trained.", self._epoch)
+                raise SystemExit(128 + signal.SIGTERM) from None
             _restore_handler(handler)
             if not self._has_stepped:
                 self._forget(was_trained, clusters)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 PRETRAIN_CELLS = 100_000
 CLUSTER_CELLS = 24_000
-_PRETRAIN_RANGE = (10, 100)
+MANY_CLUSTER_CELLS = 60_000
+_PRETRAIN_RANGE = (3, 100)
 _CLUSTER_RANGE = (6, 24)
+_LEAST_CLUSTER = 3
 _MIN_STEPS = 500
 
 BASE_BATCH = 256
@@ -78,8 +80,9 @@ class Schedule:
             Number of training cells.
         max_epochs
             Total number of epochs, split in the proportion of the default schedule with at least one epoch each (a
-            single epoch is all pretraining). None: about 100,000 cells visited before clustering (10 to 100 epochs)
-            and 24,000 during clustering (6 to 24 epochs).
+            single epoch is all pretraining). None: about 100,000 cells visited before clustering (3 to 100 epochs),
+            and about 24,000 during clustering (6 to 24 epochs), or 60,000 where six epochs would visit more than
+            these (3 to 5 epochs).
 
         Raises
         ------
@@ -87,7 +90,8 @@ class Schedule:
             If ``max_epochs`` is no whole number, or below 1.
         """
         pretrain = _clipped(PRETRAIN_CELLS, n_obs, _PRETRAIN_RANGE)
-        cluster = _clipped(CLUSTER_CELLS, n_obs, _CLUSTER_RANGE)
+        fewest = _clipped(MANY_CLUSTER_CELLS, n_obs, (_LEAST_CLUSTER, _CLUSTER_RANGE[0]))
+        cluster = _clipped(CLUSTER_CELLS, n_obs, (fewest, _CLUSTER_RANGE[1]))
         if max_epochs is None:
             return cls(pretrain, cluster)
         if not isinstance(max_epochs, int) or max_epochs < 1:
