@@ -307,3 +307,13 @@ def reseal(folder, values):
     del manifest["sha256"]
     manifest["files"][VALUES] = _file_format._entry_of(folder / VALUES)
     (folder / MANIFEST).write_bytes(_file_format._sealed(manifest))
+
+
+@pytest.mark.parametrize("prefix", ["", "first_"])
+def test_files_that_nothing_reads_are_compared_too(tmp_path, prefix):
+    (tmp_path / f"{prefix}data.bin").write_bytes(b"content")
+    write_state(tmp_path, {"n": 1}, prefix=prefix, beside=[f"{prefix}data.bin"])
+    Manifest.read(tmp_path, prefix).check_all()
+    (tmp_path / f"{prefix}data.bin").write_bytes(b"Content")
+    with pytest.raises(ValueError, match="data.bin.*copy the whole folder"):
+        Manifest.read(tmp_path, prefix).check_all()

@@ -287,3 +287,23 @@ def test_backed_data_are_not_reordered(clustered, tmp_path):
     model.adata[:, ::-1].copy().write_h5ad(tmp_path / "cells.h5ad")
     with pytest.raises(ValueError, match="in their order.*to_memory"):
         model.predict(read_h5ad(tmp_path / "cells.h5ad", backed="r"))
+
+
+def test_names_are_checked_in_the_data_that_are_written_to(clustered):
+    adata, model = clustered
+    given = adata[:, ::-1].copy()
+    given.obs["taken"] = 1.0
+    with pytest.raises(ValueError, match="expected a name that is free"):
+        model.write_to_adata(given, "taken")
+    assert (given.obs["taken"] == 1.0).all()
+
+
+def test_a_changed_copy_takes_the_place_of_the_former_one():
+    adata, model = made()
+    given = adata[:, ::-1].copy()
+    model.predict(given)
+    known = n_known(model)
+    for seed in range(3):
+        given.X = given.X[np.random.default_rng(seed).permutation(N_CELLS)]
+        model.predict(given)
+    assert n_known(model) == known
