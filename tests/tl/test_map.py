@@ -113,3 +113,17 @@ def test_a_query_of_other_cells_is_spoken_of(model, caplog):
     tl.map(others, model)
     share = (others.obs["siamese_clu_out_of_reference"] > 0.95).mean()
     assert ("instead of about 5 %" in caplog.text) == (share > 0.15)
+
+
+def test_embeddings_of_two_models_are_told_apart(model):
+    reference, query = model.adata.copy(), new_cells()
+    reference.obs["known"] = reference.obs["cell_type"].astype(str)
+    tl.map(query, model, max_out_of_reference=None)
+    probabilities = tl.classify(query, "known", reference=reference)
+    assert len(probabilities) == query.n_obs
+    scvi.settings.seed = 1
+    tl.cluster(reference, 3, batch_key="batch", n_neighbors=8, train_kwargs=SHORT, model_kwargs={"n_hidden": 32})
+    with pytest.raises(ValueError, match="another model embedded the reference"):
+        tl.classify(query, "known", reference=reference)
+    del reference.uns["siamese_clu"]["params"]["embedding"]  # results of earlier versions do not say
+    tl.classify(query, "known", reference=reference)

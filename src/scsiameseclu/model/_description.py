@@ -35,10 +35,17 @@ class DescriptionMixin(ModelProtocol):
             "n_neighbors": setup["n_neighbors"],
             **{key: setup.get(key) for key in _SETUP_PARAMS},
             "seed": None if self.reference_ is None else self.reference_["seed"],
+            "embedding": self._embedding_digest(),
             **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
         }
         # None cannot be written to h5ad by every supported anndata.
         return {key: value for key, value in params.items() if value is not None}
+
+    def _embedding_digest(self) -> str | None:
+        """Digest of the weights that embed, the same for a reference and the queries of it; None if it is not known."""
+        if self.reference_ is None or not self._embeds_as_reference():
+            return None
+        return self.reference_["weights_digest"] or None
 
     def _quality(self) -> dict[str, Any]:
         """Quality numbers of the last training, as plain scalars and arrays."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
 
-from scsiameseclu._keys import ADATA_KEYS, UNASSIGNED, check_key, confidence_key, predicted_key, probs_key
+from scsiameseclu._keys import ADATA_KEYS, UNASSIGNED, check_key, confidence_key, latent_key, predicted_key, probs_key
 from scsiameseclu.metrics import expected_calibration_error
 from scsiameseclu.tl._input import check_anndata
 
@@ -146,6 +147,8 @@ def classify(
             f"Expected embeddings of the same dimension, found {points.shape[1]} and {source_points.shape[1]} "
             "(reference); embed both with one model."
         )
+    if reference is not None:
+        _check_one_model(adata, use_rep, reference, reference_rep or use_rep)
     labels = _labels(source, labels_key, unlabeled_category)
     labelled = np.flatnonzero(labels.codes >= 0)
     codes, types = labels.codes[labelled].astype(np.int64), labels.categories.to_numpy(dtype=str)
@@ -185,6 +188,24 @@ def classify(
     }
     logger.info("Held-out accuracy %.3f on %d labelled cells.", adata.uns[key_added]["accuracy"], fair.sum())
     return pd.DataFrame(probs, index=adata.obs_names, columns=types)
+
+
+def _check_one_model(adata: AnnData, use_rep: str, reference: AnnData, reference_rep: str) -> None:
+    """Refuse embeddings of which it is known that two models made them."""
+    first, second = _made_by(adata, use_rep), _made_by(reference, reference_rep)
+    if first is not None and second is not None and first != second:
+        raise ValueError(
+            "Expected embeddings by one model, found that another model embedded the reference; map the cells to the "
+            "model of the reference: scsiameseclu.tl.map(adata, model)."
+        )
+
+
+def _made_by(adata: AnnData, use_rep: str) -> str | None:
+    """Digest of the weights that made an embedding, if that was recorded."""
+    for key, record in adata.uns.items():
+        if isinstance(record, Mapping) and latent_key(key) == use_rep:
+            return dict(record.get("params", {})).get("embedding")
+    return None
 
 
 def _embedding(adata: AnnData, key: str, name: str) -> NDArray[np.float64]:
