@@ -153,6 +153,7 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
         "counts_gb": round(counts, 4),
         "gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 2**30, 4) if torch.cuda.is_available() else 0.0,
         "parts": parts,
+        "threads_found": torch.get_num_threads(),
         "ari": round(float(ssc.metrics.clustering_metrics(truth, labels)["ari"]), 4),
         "n_clusters": len(set(labels)),
     }
