@@ -69,7 +69,8 @@ def main() -> None:
         print(json.dumps(run_one(args.one[0], args.cells, args.genes, args.threads, int(args.one[1]))))
         return
     print(f"{args.cells} cells x {args.genes} genes, {args.threads} threads asked for, {args.repeats} repeats")
-    print("| method | seconds: median (min to max) | peak GB | ARI to the simulated types | threads found |\n|---|---|---|---|---|")
+    print("| method | seconds: median (min to max) | peak GB | ARI to the simulated types | threads found |")
+    print("|---|---|---|---|---|")
     size = ["--cells", str(args.cells), "--genes", str(args.genes), "--threads", str(args.threads)]
     for method in METHODS:
         runs = []
