@@ -305,6 +305,7 @@ def test_killed_while_writing_the_results_of_a_fit(two, stored, files, tmp_path,
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_a_folder_that_a_killed_save_left_can_be_saved_to(two, stored, tmp_path):
     step, saved_again = 0, 0
     while killed_at_step(step, saved, stored[50], tmp_path / str(step)):

@@ -79,6 +79,7 @@ def check_results(adata, model, key="siamese_clu"):
     assert model.get_out_of_reference_score().between(0, 1).all()
 
 
+@pytest.mark.slow
 @some
 @given(data(), st.sampled_from(["auto", 1, 2, 7]), st.booleans(), st.sampled_from([None, 5]), st.integers(1, 40))
 def test_one_call(tmp_path_factory, adata, n_clusters, with_batches, n_top_genes, n_neighbors):

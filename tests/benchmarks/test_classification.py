@@ -41,6 +41,7 @@ def test_scores_are_those_of_hidden_cells_of_known_types():
     assert "auroc_withheld" not in bench.scores(truth, labels, probabilities, withheld="")
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_and_its_table_has_all_tasks(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     means = 1 + 9 * np.repeat(np.eye(3), 20, axis=1)

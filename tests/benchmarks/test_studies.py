@@ -61,6 +61,7 @@ def test_curves_are_pooled_by_cells():
     assert curve["accuracy"].tolist() == pytest.approx([0.5, 0.9])
 
 
+@pytest.mark.slow
 def test_a_deep_graph_autoencoder_makes_cells_alike(blobs):
     points, truth = blobs
     shallow, deep = (oversmoothing.graph_autoencoder(points, depth, 0) for depth in (1, 16))

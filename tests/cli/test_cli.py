@@ -176,7 +176,7 @@ def test_predict_of_cells_with_hardly_a_common_gene_needs_force(
     query.var_names = [name if i < 8 else f"other{i}" for i, name in enumerate(query.var_names)]
     query.write_h5ad(tmp_path / "query.h5ad")
     argv = ["predict", tmp_path / "query.h5ad", "--model", fitted, "--out", tmp_path / "out"]
-    assert "at least 20% of the model's 50 genes" in _error_line(capsys, argv)
+    assert "at least 50% of the model's 50 genes" in _error_line(capsys, argv)
     assert not (tmp_path / "out").exists()
     assert main([str(part) for part in [*argv, "--force"]]) == 0
 

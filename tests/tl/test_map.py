@@ -77,7 +77,7 @@ def test_counts_in_a_layer_and_a_saved_model(tmp_path):
 def test_cells_with_hardly_a_gene_of_the_model_are_refused_unless_wanted(model):
     query = new_cells()
     query.var_names = [name if i < 6 else f"other_{i}" for i, name in enumerate(query.var_names)]
-    with pytest.raises(ValueError, match=r"at least 20% of the model's 60 genes .* found 6 \(10.0%\)"):
+    with pytest.raises(ValueError, match=r"at least 50% of the model's 60 genes .* found 6 \(10.0%\)"):
         tl.map(query, model)
     with pytest.raises(ValueError, match="lower min_gene_share"):
         SCSiameseClu.load_query_data(query, model)
