@@ -4,7 +4,7 @@ import torch
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import cdist
 
-from scsiameseclu.pp import _knn, fuzzy_weights, knn
+from scsiameseclu.pp import _exact_search, _knn, fuzzy_weights, knn
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def test_search_on_a_device_is_the_exact_one(monkeypatch, caplog, precision):
         return search(*args, device="cpu")
 
     monkeypatch.setattr(_knn, "EXACT_LIMIT", 10)
-    monkeypatch.setattr(_knn, "_GPU_SCORES", 7 * 60)
+    monkeypatch.setattr(_exact_search, "_GPU_SCORES", 7 * 60)
     monkeypatch.setattr(_knn, "search_on_device", on_cpu)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     torch.set_float32_matmul_precision(precision)
@@ -313,7 +313,7 @@ def test_the_choice_by_groups_is_that_among_all_scores(n_points, width):
     width = min(width, n_points)
     for scores in (rng.normal(size=(30, n_points)), rng.integers(0, 4, (30, n_points))):
         scores = torch.as_tensor(scores, dtype=torch.float32)
-        columns = _knn._largest(scores, width)
+        columns = _exact_search._largest(scores, width)
         assert columns.shape == (30, width)
         assert all(len(set(row.tolist())) == width for row in columns)
         chosen = scores.gather(1, columns).sort(dim=1, descending=True).values

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from scsiameseclu.pp._exact_search import search_exact
 from scsiameseclu.pp._knn import (
     askers,
     batch_codes,
     batch_quotas,
     centred,
     exact_distances,
-    search_exact,
     sort_rows,
 )
 
