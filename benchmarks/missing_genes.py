@@ -8,16 +8,13 @@ random part of them. Agreement is the share of cells that keep the cluster they 
 is given; no label is used otherwise.
 """
 
-import argparse
 import json
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.run import labelled_files, read_results, versions
+from benchmarks.run import known_cells, parsed_study, read_results, study_parser, versions
 from benchmarks.tasks import LABEL, bootstrap_interval
 
 MIN_CELLS = 600
@@ -74,31 +71,18 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is missing in the results file, or report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("missing.jsonl"))
-    parser.add_argument("--sets", nargs="+")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path, metavar="FILE", help="only print the table of a results file")
-    args = parser.parse_args(argv)
+    args = parsed_study(study_parser(__doc__), argv)
     if args.report:
         print(report(read_results(args.report)))
         return
-    if args.data is None:
-        parser.error("expected --data, a folder of .h5ad files with labels, or --report")
-    warnings.filterwarnings("ignore")
-    import anndata
-
     done = {(row["set"], row["seed"]) for row in read_results(args.out)}
-    for path in labelled_files(args.data, LABEL, args.sets):
-        adata = anndata.read_h5ad(path)
-        adata = adata[adata.obs[LABEL].notna()].copy()
-        if adata.n_obs < MIN_CELLS or (path.stem, args.seed) in done:
+    for name, adata in known_cells(args.data, LABEL, args.sets, MIN_CELLS):
+        if (name, args.seed) in done:
             continue
-        job = {"set": path.stem, "seed": args.seed, "versions": versions()}
+        job = {"set": name, "seed": args.seed, "versions": versions()}
         with args.out.open("a") as file:
             file.writelines(json.dumps({**job, **row}) + "\n" for row in run(adata, args.seed))
-        print(path.stem, flush=True)
+        print(name, flush=True)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,45 @@ def labelled_files(folder: Path, label: str, names: list[str] | None = None) -> 
     """Files with published labels, in order; only those whose name contains one of ``names``, if there are any."""
     paths = [path for path in sorted(folder.glob("*.h5ad")) if has_labels(path, label)]
     return [path for path in paths if not names or any(name in path.stem for name in names)]
+
+
+def append_result(out: Path, record: dict[str, Any]) -> None:
+    """Add a row to a file of results, and show it."""
+    line = json.dumps(record)
+    with out.open("a") as file:
+        file.write(line + "\n")
+    print(line, flush=True)
+
+
+def known_cells(folder: Path, label: str, names: list[str] | None, least: int) -> Iterator[tuple[str, Any]]:
+    """Names and labelled cells of the data sets that have at least so many of them."""
+    import anndata
+
+    for path in labelled_files(folder, label, names):
+        adata = anndata.read_h5ad(path)
+        adata = adata[adata.obs[label].notna()].copy()
+        if adata.n_obs >= least:
+            yield path.stem, adata
+
+
+def study_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options that all studies of one question on many data sets share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of .h5ad files with labels")
+    parser.add_argument("--out", type=Path, help="file of results; what is in it is not run again")
+    parser.add_argument("--sets", nargs="+")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="only print the tables of a results file")
+    return parser
+
+
+def parsed_study(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """Arguments with either a file to report, or data and a file of results."""
+    args = parser.parse_args(argv)
+    if not args.report and not (args.data and args.out):
+        parser.error("expected --data and --out, or --report")
+    warnings.filterwarnings("ignore")
+    return args
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:

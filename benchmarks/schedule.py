@@ -1,6 +1,6 @@
 """Do many cells need as many epochs as the defaults have? Schedules side by side, on enlarged real data.
 
-    python -m benchmarks.schedule --data DIR --out schedule.jsonl [--cells 20000] [--schedules 10+6 5+2] [--sets ...]
+    python -m benchmarks.schedule --data DIR --out schedule.jsonl [--cells 20000] [--schedules 10+6 5+3] [--sets ...]
     python -m benchmarks.schedule --report schedule.jsonl
 
 A data set is enlarged by drawing its cells with replacement and thinning the counts of every drawn cell to a share
@@ -10,10 +10,7 @@ cells would be drawn more than twelve times.
 """
 
 import argparse
-import json
 import time
-import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,7 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-from benchmarks.run import labelled_files, read_results, versions
+from benchmarks.run import append_result, known_cells, parsed_study, read_results, study_parser, versions
 from benchmarks.scoring import score_labels
 from benchmarks.tasks import LABEL, bootstrap_interval
 
@@ -44,15 +41,14 @@ def enlarged(adata: AnnData, n_obs: int, seed: int) -> AnnData:
     return result
 
 
-def run(path: Path, schedule: str, args: argparse.Namespace) -> dict[str, Any]:
+def run(cells: AnnData, schedule: str, args: argparse.Namespace) -> dict[str, Any]:
     """Train one model on one enlarged data set."""
-    import anndata
     import scvi
 
     import scsiameseclu as ssc
 
     n_pretrain, n_cluster = (int(number) for number in schedule.split("+"))
-    adata = enlarged(anndata.read_h5ad(path), args.cells, args.seed)
+    adata = enlarged(cells, args.cells, args.seed)
     truth = adata.obs.pop(LABEL).to_numpy()
     scvi.settings.seed = args.seed
     start = time.process_time()
@@ -94,38 +90,20 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is missing in the results file, or report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("schedule.jsonl"))
+    parser = study_parser(__doc__)
     parser.add_argument("--cells", type=int, default=20_000)
-    parser.add_argument("--schedules", nargs="+", default=["10+6", "5+2"])
-    parser.add_argument("--sets", nargs="+")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--schedules", nargs="+", default=["10+6", "5+3"])
     parser.add_argument("--accelerator", default="cpu")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="only print the tables of a results file")
-    args = parser.parse_args(argv)
+    args = parsed_study(parser, argv)
     if args.report:
         print(report(read_results(args.report)))
         return
-    if args.data is None:
-        parser.error("expected --data, a folder of .h5ad files with labels, or --report")
-    warnings.filterwarnings("ignore")
-    import h5py
-
     done = {(row["set"], row["schedule"], row["cells"], row["seed"]) for row in read_results(args.out)}
-    for path in labelled_files(args.data, LABEL, args.sets):
-        with h5py.File(path) as file:
-            index = file["obs"].attrs["_index"]
-            if len(file["obs"][index]) < MIN_CELLS:
-                continue
+    for name, adata in known_cells(args.data, LABEL, args.sets, MIN_CELLS):
         for schedule in args.schedules:
-            job = {"set": path.stem, "schedule": schedule, "cells": args.cells, "seed": args.seed}
-            if tuple(job.values()) in done:
-                continue
-            record = {**job, **run(path, schedule, args)}
-            with args.out.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            print(json.dumps(record), flush=True)
+            job = {"set": name, "schedule": schedule, "cells": args.cells, "seed": args.seed}
+            if tuple(job.values()) not in done:
+                append_result(args.out, {**job, **run(adata, schedule, args)})
 
 
 if __name__ == "__main__":

@@ -8,17 +8,13 @@ cells; the query are the rest of them and the withheld type. Labels choose what 
 has, for every limit of the out-of-reference score, the share of the withheld type and of the ordinary cells above it.
 """
 
-import argparse
-import json
-import warnings
 import zlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.run import labelled_files, read_results, versions
+from benchmarks.run import append_result, known_cells, parsed_study, read_results, study_parser, versions
 from benchmarks.tasks import LABEL, bootstrap_interval
 
 MIN_CELLS = 600
@@ -84,36 +80,18 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Run what is missing in the results file, or report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("unknown.jsonl"))
+    parser = study_parser(__doc__)
     parser.add_argument("--types", type=int, default=2, help="types withheld of every data set, one at a time")
-    parser.add_argument("--sets", nargs="+")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--report", type=Path, metavar="FILE", help="only print the table of a results file")
-    args = parser.parse_args(argv)
+    args = parsed_study(parser, argv)
     if args.report:
         print(report(read_results(args.report)))
         return
-    if args.data is None:
-        parser.error("expected --data, a folder of .h5ad files with labels, or --report")
-    warnings.filterwarnings("ignore")
-    import anndata
-
     done = {(row["set"], row["withheld"], row["seed"]) for row in read_results(args.out)}
-    for path in labelled_files(args.data, LABEL, args.sets):
-        adata = anndata.read_h5ad(path)
-        adata = adata[adata.obs[LABEL].notna()].copy()
-        if adata.n_obs < MIN_CELLS:
-            continue
-        for withheld in withheld_types(adata.obs[LABEL].astype(str), path.stem, args.types):
-            job = {"set": path.stem, "withheld": str(withheld), "seed": args.seed}
-            if tuple(job.values()) in done:
-                continue
-            record = {**job, **run(adata, withheld, args.seed)}
-            with args.out.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            print(json.dumps(record), flush=True)
+    for name, adata in known_cells(args.data, LABEL, args.sets, MIN_CELLS):
+        for withheld in withheld_types(adata.obs[LABEL].astype(str), name, args.types):
+            job = {"set": name, "withheld": str(withheld), "seed": args.seed}
+            if tuple(job.values()) not in done:
+                append_result(args.out, {**job, **run(adata, withheld, args.seed)})
 
 
 if __name__ == "__main__":
