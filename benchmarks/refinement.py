@@ -7,7 +7,7 @@
 
 The partition is that of the default. Every variant assigns the cells anew by discriminants fitted to it: in the
 representation of the cells' own counts (the default), in the first 20 dimensions of it, in the embedding, in decoded
-expression; without the transport to the masses; with the sample covariance instead of the shrunk one; twice. No variant
+expression; by exact transport; without transport to the masses; with the sample covariance instead of the shrunk one; twice. No variant
 looks at labels. Figures are means over the tasks of a data set first and over sets then; intervals are those of the
 sets.
 """
@@ -53,6 +53,7 @@ def variants(kept: Any, parts: NDArray[np.int64]) -> dict[str, NDArray[np.int64]
     found = {
         NONE: parts,
         DEFAULT: refine(rep, parts, n_clusters),
+        "transported exactly": refine(rep, parts, n_clusters, transport="exact"),
         "not transported": refine(rep, parts, n_clusters, marginal_relaxation=0.0),
         "first 20 dimensions": refine(rep[:, :20], parts, n_clusters),
         "in the embedding": refine(kept["latent"], parts, n_clusters),

@@ -75,6 +75,16 @@ def test_masses_are_the_shares_of_the_parts():
     assert free.marginal_error > found.marginal_error
 
 
+def test_exact_transport_holds_the_shares_of_the_cells_by_likeliest_part():
+    points, groups = normal_groups(2000, 0.5)
+    found = fit_discriminant(points, groups, 4, transport="exact")
+    values = found.probabilities(torch.as_tensor(points))
+    sizes = torch.bincount(values.argmax(dim=1), minlength=4)
+    assert (sizes - torch.bincount(torch.as_tensor(groups), minlength=4)).abs().max() <= 3  # cells on a border
+    assert found.marginal_error < 1e-6
+    assert 0.5 < float(values.amax(dim=1).mean()) < 0.99  # probabilities, not certainties
+
+
 def test_cells_on_the_wrong_side_move():
     points, groups = normal_groups(2000, 1.5)
     wrong = np.random.default_rng(1).random(2000) < 0.1

@@ -224,3 +224,28 @@ def test_clusters_keep_the_numbers_of_those_they_overlap(before, expected):
     plan._embed_training_cells = lambda: torch.eye(4)[[0] * 2 + [1] * 4 + [2] * 3]
     plan._clusters_before = None if before is None else torch.tensor(before)
     assert plan._order_of_clusters(module.head).tolist() == expected
+
+
+def test_exact_transport_makes_the_targets_if_asked_for():
+    """With exact transport the cells by likeliest target have the masses, in both kinds of targets."""
+    scvi.settings.seed = 0
+    adata = synthetic(n_obs=150, n_vars=50, n_types=3, proportions=[4, 2, 1], seed=0)
+    SCSiameseClu.setup_anndata(adata)
+    model, look = SCSiameseClu(adata, n_clusters=N_CLUSTERS, n_latent=6, n_hidden=16), Look()
+    plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": 1, "transport": "exact", "marginal_momentum": 1.0}
+    model.train(max_epochs=3, train_size=0.8, plan_kwargs=plan, callbacks=[look], **QUICK)
+    for seen in look.seen:
+        targets = seen["kept"]["train"]
+        shares = torch.bincount(targets.argmax(dim=1), minlength=N_CLUSTERS) / len(targets)
+        # The marginals are smoothed by one cell a cluster; a cell on a border may go either way.
+        torch.testing.assert_close(shares, seen["marginals"], atol=4 / len(targets), rtol=0)
+        assert float(targets.amax(dim=1).mean()) < 0.999
+    assert float(model.history["sinkhorn_marginal_error"].max().iloc[0]) < 1e-6
+
+
+def test_transport_is_checked_before_training():
+    module = SiameseModule(10, 5, 2)
+    with pytest.raises(ValueError, match="'entropic' or 'exact', found 'emd'"):
+        SiameseTrainingPlan(module, transport="emd")
+    with pytest.raises(ValueError, match="marginal_relaxation=inf with transport='exact', found 1"):
+        SiameseTrainingPlan(module, transport="exact", marginal_relaxation=1.0)

@@ -146,13 +146,13 @@ def sinkhorn(
     >>> result.target.argmax(dim=1).tolist()
     [0, 0, 1, 1]
     """
-    _check_logits(logits)
+    check_logits(logits)
     _check_settings(n_iter, tol, marginal_relaxation)
     n_rows, n_columns = logits.shape
     # MPS has no float64; everywhere else the extra digits cost little and remove the small-temperature errors.
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    columns = _as_marginals(column_marginals, n_columns, "column_marginals", logits.device, dtype)
-    rows = _as_marginals(row_marginals, n_rows, "row_marginals", logits.device, dtype)
+    columns = as_marginals(column_marginals, n_columns, "column_marginals", logits.device, dtype)
+    rows = as_marginals(row_marginals, n_rows, "row_marginals", logits.device, dtype)
     log_columns, log_rows = columns.log(), rows.log()
     shrink = 1.0 if math.isinf(marginal_relaxation) else marginal_relaxation / (1.0 + marginal_relaxation)
 
@@ -260,7 +260,7 @@ def _start(initial: Tensor | None, log_columns: Tensor) -> Tensor:
     return initial.to(log_columns)
 
 
-def _check_logits(logits: Tensor) -> None:
+def check_logits(logits: Tensor) -> None:
     if logits.ndim != 2 or 0 in logits.shape or not logits.is_floating_point():
         raise ValueError(
             f"Expected logits as a non-empty floating-point matrix (cells, clusters), found shape "
@@ -283,7 +283,7 @@ def _check_settings(n_iter: int, tol: float, marginal_relaxation: float) -> None
         )
 
 
-def _as_marginals(marginals: Tensor | None, size: int, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+def as_marginals(marginals: Tensor | None, size: int, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     if marginals is None:
         return torch.full((size,), 1.0 / size, device=device, dtype=dtype)
     if marginals.shape != (size,):

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
 
-from scsiameseclu.ot import sinkhorn
+from scsiameseclu.ot import transport_to_masses
+from scsiameseclu.ot._transport import Transport
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +61,7 @@ def fit_discriminant(
     parts: NDArray[np.integer],
     n_clusters: int,
     *,
+    transport: Transport = "entropic",
     n_iter: int = 100,
     marginal_relaxation: float = math.inf,
 ) -> Discriminant:
@@ -82,6 +84,8 @@ def fit_discriminant(
         Part of each cell, integers in ``[0, n_clusters)``, ``(n_obs,)``.
     n_clusters
         Number of clusters. A cluster that no cell belongs to gets probability 0.
+    transport
+        How the duals are found, see :func:`scsiameseclu.ot.transport_to_masses`.
     n_iter, marginal_relaxation
         See :func:`scsiameseclu.ot.sinkhorn`.
 
@@ -99,15 +103,16 @@ def fit_discriminant(
     ridge = _RIDGE * max(float(x.var(axis=0).mean()), float(np.finfo(np.float32).tiny))
     coefficients = np.linalg.solve(covariance + ridge * np.eye(x.shape[1]), means.T).T
     intercepts = -0.5 * (coefficients * means).sum(axis=1)
-    transport = sinkhorn(
+    solved = transport_to_masses(
         torch.as_tensor(x @ coefficients.T + intercepts),
         torch.as_tensor(sizes / len(x)),
+        transport,
         n_iter=n_iter,
         marginal_relaxation=marginal_relaxation,
     )
     return Discriminant(
         torch.as_tensor(origin).float(),
         torch.as_tensor(coefficients).float(),
-        (torch.as_tensor(intercepts) + transport.column_duals).float(),
-        transport.marginal_error,
+        (torch.as_tensor(intercepts) + solved.column_duals).float(),
+        solved.marginal_error,
     )

@@ -12,6 +12,7 @@ from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.nn._gather import average_gradients
 from scsiameseclu.ot import estimate_marginals
+from scsiameseclu.ot._transport import Transport
 from scsiameseclu.partition import (
     Discriminant,
     NClustersResult,
@@ -39,6 +40,8 @@ class PlanPartition(PlanCells):
         Outcome of that choice.
     max_init_cells
         Cells partitioned at most.
+    transport
+        See :func:`scsiameseclu.ot.transport_to_masses`.
     sinkhorn_iterations, marginal_relaxation
         See :func:`scsiameseclu.ot.sinkhorn`.
     """
@@ -46,6 +49,7 @@ class PlanPartition(PlanCells):
     n_clusters: int | None
     n_clusters_result: NClustersResult | None
     max_init_cells: int
+    transport: Transport
     sinkhorn_iterations: int
     marginal_relaxation: float
 
@@ -105,6 +109,7 @@ class PlanPartition(PlanCells):
             self._representation(rows),
             parts,
             head_of(self.module).n_clusters,
+            transport=self.transport,
             n_iter=self.sinkhorn_iterations,
             marginal_relaxation=self.marginal_relaxation,
         )

@@ -13,7 +13,8 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
-from scsiameseclu.ot import ema_marginals, sinkhorn
+from scsiameseclu.ot import ema_marginals, transport_to_masses
+from scsiameseclu.ot._transport import Transport, check_transport
 from scsiameseclu.train._first_partition import PlanPartition, head_of, is_placed
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ class SiameseTrainingPlan(PlanPartition):
         Epochs between two Sinkhorn runs.
     marginal_momentum
         Share of the old cluster masses kept at each refresh; 1 freezes the masses of the first partition.
+    transport
+        ``"entropic"``: the mean probabilities of the cells are held to the cluster masses, by Sinkhorn. ``"exact"``:
+        the shares of the cells by likeliest cluster are, by the network simplex of POT.
     sinkhorn_iterations
         Largest number of Sinkhorn iterations.
     marginal_relaxation
@@ -91,6 +95,7 @@ class SiameseTrainingPlan(PlanPartition):
         n_warmup_epochs: int | None = None,
         target_refresh_epochs: int = 1,
         marginal_momentum: float = 0.8,
+        transport: Transport = "entropic",
         sinkhorn_iterations: int = 100,
         marginal_relaxation: float = float("inf"),
         max_init_cells: int = 10_000,
@@ -110,6 +115,8 @@ class SiameseTrainingPlan(PlanPartition):
         self.n_clusters = n_clusters
         self.target_refresh_epochs = target_refresh_epochs
         self.marginal_momentum = marginal_momentum
+        check_transport(transport, marginal_relaxation)
+        self.transport = transport
         self.sinkhorn_iterations = sinkhorn_iterations
         self.marginal_relaxation = marginal_relaxation
         self.n_warmup_epochs = n_warmup_epochs
@@ -267,9 +274,10 @@ class SiameseTrainingPlan(PlanPartition):
             marginals = ema_marginals(marginals, scaled.softmax(dim=1).mean(dim=0), self.marginal_momentum)
             if self._first_masses is not None:
                 marginals = floored(marginals, MIN_MASS * self._first_masses.to(marginals))
-        result = sinkhorn(
+        result = transport_to_masses(
             scaled,
             marginals,
+            self.transport,
             n_iter=self.sinkhorn_iterations,
             marginal_relaxation=self.marginal_relaxation,
             initial_duals=head.log_duals,
