@@ -7,9 +7,9 @@
 
 The partition is that of the default. Every variant assigns the cells anew by discriminants fitted to it: in the
 representation of the cells' own counts (the default), in the first 20 dimensions of it, in the embedding, in decoded
-expression; by exact transport; without transport to the masses; with the sample covariance instead of the shrunk one; twice. No variant
-looks at labels. Figures are means over the tasks of a data set first and over sets then; intervals are those of the
-sets.
+expression; by exact transport; without transport to the masses; with the sample covariance instead of the shrunk one;
+twice. No variant looks at labels. Figures are means over the tasks of a data set first and over sets then; intervals
+are those of the sets.
 """
 
 import argparse
