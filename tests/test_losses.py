@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -293,6 +294,21 @@ def test_negative_binomial_is_the_same_where_all_counts_are_looked_at(shape, mon
         found.append([nll, *torch.autograd.grad((nll * weights).sum(), leaves)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product([torch.float32, torch.float64], repeat=3)))
+def test_negative_binomial_takes_arguments_of_different_dtypes(dtypes):
+    """The result has the most precise dtype, and every gradient the dtype of its argument."""
+    counts, rates, thetas = torch.tensor([[0.0, 1.0, 5.0], [2.0, 0.0, 0.0]]), torch.randn(2, 3), torch.arange(-1.0, 2.0)
+    values = zip((counts, rates, thetas), dtypes, strict=True)
+    x, log_rate, log_theta = (value.to(dtype) for value, dtype in values)
+    log_rate.requires_grad_(), log_theta.requires_grad_()
+    nll = losses.negative_binomial_nll(x, log_rate, log_theta)
+    nll.sum().backward()
+    expected = NegativeBinomial(mu=rates.double().exp(), theta=thetas.double().exp()).log_prob(counts.double())
+    torch.testing.assert_close(nll.double(), -expected, rtol=1e-4, atol=1e-5)
+    assert nll.dtype == max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
+    assert (log_rate.grad.dtype, log_theta.grad.dtype) == dtypes[1:]
 
 
 def test_negative_binomial_takes_tensors_in_any_order_of_memory():

@@ -292,9 +292,11 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
     Returns
     -------
     Tensor
-        Shape ``(B, G)``, in nats; the same as ``-scvi.distributions.NegativeBinomial(mu, theta=theta).log_prob(x)``.
+        Shape ``(B, G)``, in nats, of the most precise dtype among the arguments. The same as
+        ``-scvi.distributions.NegativeBinomial(mu, theta=theta).log_prob(x)``.
     """
     log_theta = log_dispersion.clamp(-MAX_LOG_DISPERSION, MAX_LOG_DISPERSION)
+    log_rate = log_rate.to(torch.promote_types(x.dtype, log_rate.dtype))
     return cast("Tensor", NegativeBinomialNLL.apply(x, log_rate, log_theta))
 
 

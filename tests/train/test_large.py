@@ -34,6 +34,21 @@ def test_trains_in_mixed_precision(model):
     assert model.get_latent_representation().dtype == np.float32
 
 
+@pytest.mark.parametrize("precision", ["64-true", 64, "bf16-true", "16-true", "transformer-engine"])
+def test_precisions_that_change_the_weights_are_refused(model, precision):
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    with pytest.raises(ValueError, match=f"'32-true', 'bf16-mixed' or '16-mixed', found {precision!r}"):
+        model.train(max_epochs=1, precision=precision, **QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+    assert not model.is_trained
+
+
+@pytest.mark.parametrize("precision", [None, 32, "32-true", "bf16", "bf16-mixed"])
+def test_precisions_that_keep_the_weights_are_taken(model, precision):
+    model.train(max_epochs=1, precision=precision, **QUICK)
+    assert {value.dtype for value in model.module.parameters()} == {torch.float32}
+
+
 @pytest.mark.parametrize(("options", "expected"), [({}, 1e-3), ({"batch_size": 1024}, 2e-3), ({"lr": 5e-4}, 5e-4)])
 def test_learning_rate_grows_with_the_batch(model, monkeypatch, options, expected):
     class Rate(Exception):

@@ -17,7 +17,7 @@ from scsiameseclu.model._split import Split, plain_number, plain_numbers, valida
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
 from scsiameseclu.train._checkpoint import follow_clustering
 from scsiameseclu.train._messages import quiet_lightning
-from scsiameseclu.train._planner import DevicePlan
+from scsiameseclu.train._planner import DevicePlan, check_precision
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
@@ -95,8 +95,8 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
             If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
         ValueError
             If there are not more training cells than clusters or no whole batch of them, no cells are held out where
-            something needs them, ``max_epochs`` is below 1, or ``on_device`` is asked for with several processes,
-            workers or pinned memory.
+            something needs them, ``max_epochs`` is below 1, ``precision`` changes the dtype of the weights, or
+            ``on_device`` is asked for with several processes, workers or pinned memory.
         RuntimeError
             If not a single training step was made.
 
@@ -116,6 +116,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
         trainer_kwargs, plan_options = (plain_numbers(options or {}) for options in (trainer_kwargs, plan_kwargs))
         max_epochs, batch_size, devices = plain_number(max_epochs), plain_number(batch_size), plain_number(devices)
         split_options = plain_numbers(datasplitter_kwargs or {})
+        check_precision(trainer_kwargs.get("precision"))
         held_out_for = validation_users(early_stopping, plan_options, trainer_kwargs)
         if train_size is None:
             held_out = validation_size if validation_size is not None else 0.1 if held_out_for else 0.0

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from scvi.data import AnnDataManager
 
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 @dataclass(frozen=True)
 class DevicePlan:
@@ -90,3 +92,26 @@ class DevicePlan:
                 "these; leave out on_device."
             )
         return bool(wanted)
+
+
+def check_precision(precision: int | str | None) -> None:
+    """Refuse a precision of Lightning that changes the dtype of the weights.
+
+    Counts, cell graph and targets are float32. Lightning's mixed precisions keep float32 weights.
+
+    Parameters
+    ----------
+    precision
+        Argument of :class:`lightning.pytorch.Trainer`; None is its default.
+
+    Raises
+    ------
+    ValueError
+        If the precision is none that this package trains in.
+    """
+    # Lightning reads 32, "32" and "32-true" as the same precision, and "bf16" and "16" as mixed ones.
+    if precision is not None and str(precision) not in (*_PRECISIONS, "32", "bf16", "16"):
+        raise ValueError(
+            f"Expected precision {', '.join(map(repr, _PRECISIONS[:-1]))} or {_PRECISIONS[-1]!r}, found {precision!r}: "
+            "weights and counts are float32. Leave precision out for full precision."
+        )
