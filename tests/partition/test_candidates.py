@@ -147,3 +147,14 @@ def test_leiden_needs_igraph_alone(monkeypatch):
     monkeypatch.setitem(sys.modules, "leidenalg", None)  # importing it fails
     halves = sparse.block_diag([np.ones((6, 6)), np.ones((6, 6))], format="csr")
     assert leiden(halves, 1.0, 0).tolist() == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize(("n_groups", "expected"), [(N_CLUSTERS - 1, False), (N_CLUSTERS, True)])
+def test_a_tree_needs_as_many_groups_as_clusters_are_wanted(monkeypatch, space, n_groups, expected):
+    groups = np.arange(240, dtype=np.int64) % n_groups
+    monkeypatch.setattr(_candidates, "leiden_at", lambda *_: None)
+    monkeypatch.setattr(_candidates, "leiden", lambda graph, resolution, seed: groups)
+    found = candidates(space, N_CLUSTERS)
+    trees = [labels for name, labels in found.items() if name.startswith("tree")]
+    assert bool(trees) == expected
+    assert all(same(labels, groups) for labels in trees)

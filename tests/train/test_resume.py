@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -98,6 +99,21 @@ def test_checkpoints_are_written_on_schedule(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["run.ckpt"]
     with pytest.raises(ValueError, match="every_n_epochs"):
         ResumeCheckpoint(path, 0)
+
+
+def test_checkpoints_to_resume_from_are_whole_files_also_beside_a_way_of_writing_that_the_user_chose(tmp_path):
+    """A kill while Lightning writes would leave half a file."""
+
+    class Own(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint, path, storage_options=None):
+            written.append(path)
+
+    written, own = [], Own()
+    path, model = tmp_path / "run.ckpt", make()
+    model.train(max_epochs=2, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(path)], plugins=[own], **QUICK)
+    assert path.exists() and written == []
+    model.trainer.save_checkpoint(tmp_path / "other.ckpt")
+    assert written == [tmp_path / "other.ckpt"]
 
 
 def test_foreign_checkpoints_are_refused(tmp_path):

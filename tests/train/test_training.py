@@ -312,7 +312,7 @@ def test_interrupt_leaves_a_model_that_predicts(adata, epoch, caplog):
     model.train(max_epochs=6, plan_kwargs={"n_pretrain_epochs": 3}, callbacks=[Interrupt(epoch)], **QUICK)
     assert "interrupted" in caplog.text
     assert ("before the clustering phase" in caplog.text) == (epoch < 3)
-    assert model.is_trained
+    assert model.is_trained and not model.module.training
     assert model.n_clusters >= 1
     assert len(model.predict()) == 150
     assert len(model.train_indices) == 150
