@@ -1,4 +1,4 @@
-"""Every public function says what its arguments are."""
+"""Every public function describes its arguments."""
 
 import importlib
 import inspect
@@ -15,7 +15,7 @@ ROOMS = ("pp", "tl", "pl", "metrics", "hub", "sklearn", "datasets", "presets", "
 
 
 def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Public functions and methods of this package with the names users call them by."""
+    """Yield the public functions and methods of this package, with the names that users call."""
     found = {room: importlib.import_module(f"{PACKAGE}.{room}") for room in ROOMS}
     objects = [(f"{room}.{name}", getattr(module, name)) for room, module in found.items() for name in module.__all__]
     for name, value in [("SCSiameseClu", scsiameseclu.SCSiameseClu), *objects]:

@@ -1,4 +1,4 @@
-"""No page has a line that an editor of 120 columns has to break."""
+"""No page has a line of more than 120 columns."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT /
 
 
 def long_lines(text: str) -> list[int]:
-    """Numbers of the lines that are too long; rows of tables and single words, such as addresses, cannot be wrapped."""
+    """Numbers of the lines that are too long, without rows of tables and single words, which cannot be wrapped."""
     return [
         number
         for number, line in enumerate(text.splitlines(), start=1)
