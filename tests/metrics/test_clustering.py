@@ -127,7 +127,7 @@ def test_series_of_the_same_cells_in_another_order_are_refused():
     assert clustering_metrics(true, pred)["acc"] == 1.0
     with pytest.raises(ValueError, match="in the same order"):
         clustering_metrics(true, pred.iloc[::-1])
-    # the order of the cells is used, not their names
+    # Index labels without any name in common are not in another order, so they are accepted.
     assert clustering_metrics(true, pred.reset_index(drop=True))["acc"] == 1.0
 
 

@@ -112,7 +112,7 @@ def test_other_genes_are_decoded_but_do_not_shape_the_embedding(likelihood):
 
 
 def test_embedding_genes_are_conditioned_on_their_total():
-    """Whatever the library, the expected counts of the embedding genes add up to what was observed of them."""
+    """Whatever the library size, the expected counts of the embedding genes add up to their observed total."""
     decoder = CountDecoder(3, 6, n_embedding_genes=4, gene_likelihood="poisson")
     x, z = torch.tensor([[3.0, 0.0, 1.0, 6.0]]), torch.randn(1, 3)
     rates = decoder.embedding_scale(z) * 10.0

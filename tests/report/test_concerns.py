@@ -1,4 +1,4 @@
-"""Every rule finds what it is for, and nothing in an ordinary clustering."""
+"""Every rule finds its problem, and finds nothing in an ordinary clustering."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ N = 300
 
 
 def cells(**changed) -> Cells:
-    """Three clusters of 100 cells about which there is nothing to say."""
+    """Three clusters of 100 cells without any problem."""
     rng = np.random.default_rng(0)
     codes = np.repeat([0, 1, 2], N // 3)
     ordinary = {
@@ -70,7 +70,7 @@ def test_clusters_that_follow_a_column():
     donor = np.where(codes == 2, "x", np.tile(["x", "y", "z"], N // 3))
     assert found(cells(obs=pd.DataFrame({"donor": donor}))) == {("column", "2")}
     assert found(cells(obs=pd.DataFrame({"donor": donor == "x"}))) == {("column", "2")}
-    # In a column with one value, or one for every cell, there is nothing to follow.
+    # Clusters cannot follow a column with one value, or with another value for every cell.
     assert found(cells(obs=pd.DataFrame({"same": ["x"] * N, "cell": [str(i) for i in range(N)]}))) == set()
     noise = np.random.default_rng(0).normal(size=N)
     assert found(cells(obs=pd.DataFrame({"depth": codes + 0.1 * noise}))) == {("column", "all cells")}
