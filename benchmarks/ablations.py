@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="results, JSON lines; appended to")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    args, others = parser.parse_known_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
     if args.report:
         print(report(as_frame([row for path in args.report for row in run.read_results(path)])))
         return 0
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     for seed in args.seeds:
         for tag in args.variants:
-            common = ["--data", str(args.data), "--out", str(args.out), "--methods", BASE, "--seeds", seed, *others]
+            common = ["--data", str(args.data), "--out", str(args.out), "--methods", BASE, "--seeds", seed, *rest]
             failed += run.main([*common, "--tag", f":{tag}", "--settings", json.dumps(VARIANTS[tag][1])])
     return int(failed > 0)
 

@@ -81,11 +81,11 @@ def test_neighbours_are_not_pushed_apart():
     u = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]], requires_grad=True)
     neighbours = losses.batch_neighbor_mask(torch.tensor([10, 11, 12]), torch.tensor([[12], [11], [12]]))
     assert losses.cell_correlation_loss(u, u, neighbours).item() == pytest.approx(0.0, abs=1e-6)
-    everyone = torch.ones(3, 3, dtype=torch.bool)
+    all_pairs = torch.ones(3, 3, dtype=torch.bool)
     v = random(3, 2).float()
     unit_u, unit_v = torch.nn.functional.normalize(u), torch.nn.functional.normalize(v)
     expected = (1 - (unit_u * unit_v).sum(1)).square().mean().item()
-    assert losses.cell_correlation_loss(u, v, everyone).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.cell_correlation_loss(u, v, all_pairs).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_unrelated_pair_counts_in_full():

@@ -6,8 +6,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 120
-ROOMS = ("docs", "benchmarks", "src", "tutorials", "tests", ".github")
-PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
+FOLDERS = ("docs", "benchmarks", "src", "tutorials", "tests", ".github")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 
 
 def long_lines(text: str) -> list[int]:

@@ -32,8 +32,8 @@ def cells(**changed) -> Cells:
     return Cells(**{**ordinary, **changed})
 
 
-def found(those: Cells, *, names: Names | None = None, tree=None, is_query: bool = True) -> set[tuple[str, str]]:
-    concerns = find_concerns(those, tree, names or Names(), list(those.obs), is_query)
+def found(shown: Cells, *, names: Names | None = None, tree=None, is_query: bool = True) -> set[tuple[str, str]]:
+    concerns = find_concerns(shown, tree, names or Names(), list(shown.obs), is_query)
     assert all(each.text.endswith(".") or each.text.endswith(").") for each in concerns)
     return {(each.kind, each.about) for each in concerns}
 

@@ -111,10 +111,10 @@ def test_foreign_checkpoints_are_refused(tmp_path):
         make(n_clusters=5).train(max_epochs=5, ckpt_path=trained, **QUICK)
     with pytest.raises(ValueError, match="train_size"):
         make().train(max_epochs=3, ckpt_path=path, train_size=0.5, **QUICK)
-    others = make()
-    others.adata.obs_names = [f"other_{i}" for i in range(150)]
+    renamed = make()
+    renamed.adata.obs_names = [f"other_{i}" for i in range(150)]
     with pytest.raises(ValueError, match="found one for others"):
-        others.train(max_epochs=3, ckpt_path=path, **QUICK)
+        renamed.train(max_epochs=3, ckpt_path=path, **QUICK)
     changed = synthetic(n_obs=150, n_vars=50, n_types=3, seed=1)
     changed.obs_names, changed.var_names = make().adata.obs_names, make().adata.var_names
     SCSiameseClu.setup_anndata(changed)
