@@ -3,8 +3,9 @@
     python -m benchmarks.atlas --cells 200000 [--genes 2000] [--reference 5000] [--threads 1] [--out atlas.jsonl]
 
 Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000), written part by part to a zarr
-group. The mapping runs in processes of its own; the first one is killed when a third of the chunks are complete. Cells
-per second are those of the second process, start and imports not counted. One JSON line per run.
+group. The mapping runs in two separate processes. The first process is killed when a third of the chunks are complete,
+and the second process maps the rest. Cells per second are measured in the second process, without its start and
+imports. Every run writes one JSON line.
 """
 
 import argparse
@@ -25,7 +26,7 @@ _PROGRESS = "progress.jsonl"
 
 
 def write_cells(folder: Path, n_obs: int, n_vars: int, n_reference: int) -> None:
-    """A trained model and the cells to map, of the same types."""
+    """Write a trained model, and the cells to map, which have the same types."""
     import anndata
     import scvi
     import zarr
@@ -48,7 +49,7 @@ def write_cells(folder: Path, n_obs: int, n_vars: int, n_reference: int) -> None
 
 
 def map_cells(folder: Path) -> dict[str, Any]:
-    """Map in this process what is not mapped yet."""
+    """Map the remaining cells in this process."""
     import torch
 
     import scsiameseclu as ssc

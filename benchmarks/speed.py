@@ -1,9 +1,9 @@
-"""Time and peak memory from counts to labels, default settings, next to PCA + Leiden in the same run.
+"""Time and peak memory from counts to labels with default settings, compared with PCA + Leiden in the same run.
 
     python -m benchmarks.speed [--cells 5000] [--genes 2000] [--repeats 3] [--threads 2]
 
-Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own;
-the clock starts when the counts are in memory, peak memory is that of the whole process, imports included.
+Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a separate process.
+The clock starts when the counts are in memory. Peak memory is the memory of the whole process, imports included.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def run_one(method: str, n_obs: int, n_vars: int, threads: int, seed: int) -> di
 
 
 def limited(threads: int) -> dict[str, str]:
-    """Environment in which BLAS, OpenMP and numba keep to a number of threads."""
+    """Environment that limits BLAS, OpenMP and numba to a number of threads."""
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
     return {**os.environ, **dict.fromkeys(names, str(threads))}
 

@@ -1,4 +1,4 @@
-"""On a GPU: the same results as on the CPU, but for rounding. Skipped where there is none."""
+"""A GPU gives the same results as the CPU, up to rounding. Skipped without a GPU."""
 
 import lightning.pytorch as pl
 import numpy as np

@@ -43,7 +43,7 @@ def test_latent_correlation_weight_acts_on_redundant_dimensions_only():
     column = random(50, 1)
     redundant = column.repeat(1, 3)
     assert losses.latent_correlation_loss(redundant, redundant, 0.0).item() == pytest.approx(0.0, abs=1e-6)
-    # each of the 3 dimensions equals the 2 others: 6 entries of 1, over D = 3
+    # Each of the 3 dimensions equals the other 2 dimensions: 6 entries of 1, divided by D = 3.
     assert losses.latent_correlation_loss(redundant, redundant, 0.1).item() == pytest.approx(0.2, rel=1e-4)
 
 
@@ -70,10 +70,10 @@ def test_collapsed_embeddings_have_finite_gradients():
 def test_cell_correlation_by_hand():
     u = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     assert losses.cell_correlation_loss(u, u).item() == pytest.approx(0.0, abs=1e-6)
-    # cells 0 and 2 point the same way: of the 6 pairs, (0, 2) and (2, 0) have cosine 1
+    # Cells 0 and 2 have the same direction: of the 6 pairs, (0, 2) and (2, 0) have cosine 1.
     u = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
     assert losses.cell_correlation_loss(u, u).item() == pytest.approx(2 / 6, rel=1e-5)
-    # cell 0 turns round: cosine -1 with itself
+    # Cell 0 has the opposite direction in the second view: cosine -1 with itself.
     v = torch.tensor([[-2.0, 0.0], [0.0, 3.0]])
     assert losses.cell_correlation_loss(v, v.abs()).item() == pytest.approx(4 / 2, rel=1e-5)
 
@@ -82,11 +82,11 @@ def test_neighbours_are_not_pushed_apart():
     u = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]], requires_grad=True)
     neighbours = losses.batch_neighbor_mask(torch.tensor([10, 11, 12]), torch.tensor([[12], [11], [12]]))
     assert losses.cell_correlation_loss(u, u, neighbours).item() == pytest.approx(0.0, abs=1e-6)
-    everyone = torch.ones(3, 3, dtype=torch.bool)
+    all_pairs = torch.ones(3, 3, dtype=torch.bool)
     v = random(3, 2).float()
     unit_u, unit_v = torch.nn.functional.normalize(u), torch.nn.functional.normalize(v)
     expected = (1 - (unit_u * unit_v).sum(1)).square().mean().item()
-    assert losses.cell_correlation_loss(u, v, everyone).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.cell_correlation_loss(u, v, all_pairs).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_unrelated_pair_counts_in_full():
@@ -181,7 +181,7 @@ def test_clustering_kl_by_hand():
 
 @pytest.mark.parametrize("function", [losses.clustering_kl, losses.propagation_loss])
 def test_divergences_are_means_over_cells(function):
-    """Of one cell it is that cell's, of many their mean, of none 0."""
+    """The divergence of one cell is the value of the cell, of several cells the mean, and of no cell 0."""
     p, log_q = random(6, 4).softmax(1), random(6, 4, seed=1).log_softmax(1)
     single = [function(p[[row]], log_q[[row]]).item() for row in range(6)]
     assert min(single) > 0
@@ -330,7 +330,7 @@ def test_poisson_agrees_with_torch():
 
 
 def test_gradient_does_not_depend_on_the_threads():
-    """So many counts that torch adds up in parallel, in whatever order the threads arrive, where it is free to."""
+    """There are so many counts here that torch could add them up in parallel, in the random order of the threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -354,7 +354,7 @@ def test_neighbor_mask_of_partners():
 @pytest.mark.parametrize("log_theta", [-90.0, -25.0, 0.0, 2.3, 2.4, 9.0, 17.0, 30.0, 90.0])
 @pytest.mark.parametrize("count", [0.0, 1.0, 50.0, 1e4])
 def test_negative_binomial_at_extreme_dispersion(log_theta, count):
-    """Single precision agrees with double precision of scvi-tools where that one is exact, and is never negative."""
+    """Single precision agrees with scvi-tools in double precision where the latter is exact, and is never negative."""
     x = torch.tensor([[count]])
     log_rate = torch.tensor([[count + 0.5]]).log().requires_grad_()
     dispersion = torch.tensor([log_theta], requires_grad=True)

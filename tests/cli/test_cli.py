@@ -74,7 +74,7 @@ def test_report_shows_clusters_scores_and_paths(
 
 
 def test_missing_labels_are_no_type(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not in the table of the report either; only where no type is known there is nothing to score."""
+    """Missing labels are no type in the report either. Without any known type there is nothing to score."""
     obs = pd.DataFrame({"mine": pd.Categorical(["0"] * 4 + ["1"] * 2), "mine_confidence": 0.9})
     obs["type"] = pd.Categorical([None, None, None, "T", None, None])
     rows = _command_results._cluster_table(ad.AnnData(np.ones((6, 2)), obs=obs), "mine", "type").splitlines()
@@ -318,7 +318,7 @@ def test_help_everywhere(command: list[str], capsys: pytest.CaptureFixture[str])
 
 
 def test_command_line_itself_loads_nothing_heavy() -> None:
-    """Alone, without what the package imports for its users, so that help and bad command lines answer at once."""
+    """The command line loads few modules, so that help and wrong command lines answer at once."""
     code = """
 import sys, types
 package = types.ModuleType("scsiameseclu")

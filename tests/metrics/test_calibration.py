@@ -7,7 +7,7 @@ from scsiameseclu.metrics import expected_calibration_error, reliability_curve
 
 def test_bins_by_hand():
     curve = reliability_curve([0.1, 0.3, 0.5, 0.7, 0.9, 1.0], [0, 1, 0, 1, 1, 1], n_bins=2)
-    # 0.5 belongs to the lower bin, which is closed above
+    # 0.5 belongs to the lower bin, because bins include their upper limit
     assert curve["n_cells"].tolist() == [3, 3]
     np.testing.assert_allclose(curve["confidence"], [0.3, 2.6 / 3])
     np.testing.assert_allclose(curve["accuracy"], [1 / 3, 1.0])

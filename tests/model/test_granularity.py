@@ -16,7 +16,7 @@ CPU = {"accelerator": "cpu"}
 
 @pytest.fixture(scope="module")
 def folder(small, quick, tmp_path_factory):
-    """Where a model of four types is saved with its data."""
+    """Folder in which a model of four types is saved with its data."""
     scvi.settings.seed = 0
     adata = synthetic(n_obs=300, n_vars=100, n_types=4, proportions=[4, 3, 2, 1], seed=0)
     SCSiameseClu.setup_anndata(adata)

@@ -1,4 +1,4 @@
-"""How often set-up goes over the counts."""
+"""Number of times that set-up reads the counts."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from scsiameseclu.pp import _cell_sums, _counts, _projection
 
 @pytest.mark.parametrize(("batch_key", "most"), [(None, 4), ("batch", 5)])
 def test_set_up_reads_the_counts_a_few_times(monkeypatch, batch_key, most):
-    """Once to check and sum up, for moments, for the covariance, for the metric of batches, and for the projection."""
+    """One pass each for checks and sums, moments, the covariance, the metric of batches, and the projection."""
     passes = []
 
     def counted(counts, *args, **options):

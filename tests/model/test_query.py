@@ -125,7 +125,7 @@ def test_genes_are_matched_by_name(trained, latent):
     )
     mapped = SCSiameseClu.load_query_data(more, trained, **CPU)
     assert np.abs(mapped.get_latent_representation() - latent[:60]).max() < 1e-3
-    assert more.n_vars == 82  # the caller's object is left alone
+    assert more.n_vars == 82  # the caller's object is not changed
     assert list(mapped.adata.var_names) == list(trained.adata.var_names)
 
 

@@ -1,4 +1,4 @@
-"""The folder of a model: what is written, what is read, and what is wrong with it."""
+"""The folder of a model: written files, read files, and damaged files."""
 
 import random
 import shutil
@@ -123,7 +123,7 @@ def test_damaged_data_are_found(folder):
 
 
 def test_data_of_another_time_are_named(trained, folder, caplog):
-    trained.save(folder, overwrite=True)  # without the data, which stay
+    trained.save(folder, overwrite=True)  # without the data, which stay in the folder
     with caplog.at_level("WARNING", logger="scsiameseclu"):
         assert SCSiameseClu.load(folder, **CPU).adata.n_obs == 200
     assert "was not written together with the model" in caplog.text
@@ -229,7 +229,7 @@ WRONG = [
 
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
 def test_files_with_other_content_are_one_error(folder, change):
-    """Whole files, written by somebody else."""
+    """The files are complete, but were written by another program."""
     state = read_state(Manifest.read(folder))
     change(state)
     write_state(folder, state)

@@ -1,4 +1,4 @@
-"""Beside scVI models, on one AnnData."""
+"""Models beside scVI models, on one AnnData."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The page about a model: what is on it, that it is safe, and that it needs nothing else."""
+"""The report of a model is complete and safe, and needs no other files."""
 
 import base64
 import re
@@ -172,7 +172,7 @@ def test_the_code_makes_the_model_again(model):
     code = build_report(model).code
     assert "batch_key='batch'" in code and "n_clusters=3" in code and "scvi.settings.seed = 0" in code
     cells = synthetic(n_obs=240, n_vars=90, n_types=3, n_batches=2, seed=0)[:, model.adata.var_names].copy()
-    # The device is not part of the result's description; progress bars are.
+    # The device is not part of the code for the result; progress bars are.
     code = code.replace("model.train(", "model.train(accelerator='cpu', enable_progress_bar=False, ")
     scope = {"adata": cells}
     scvi.settings.seed = 5
@@ -241,7 +241,7 @@ def test_what_cannot_be_reported(model, adata, tmp_path):
 def test_a_browser_shows_every_picture_and_prints_the_page(renamed, adata, tmp_path):
     path = tmp_path / "report.html"
     renamed.report(path, adata)
-    # Pages run no scripts: in a copy, one looks at the pictures.
+    # The report runs no scripts. To see the pictures, open them in a copy of the page.
     seen = re.sub(r"<meta http-equiv=.*?>", "", path.read_text(encoding="utf-8"))
     look = (
         "<script>window.onload = () => { document.body.dataset.seen ="

@@ -24,7 +24,7 @@ def _cells(n_obs: int = 300, spread: float = 1.0, seed: int = 0) -> AnnData:
 
 
 def _hide(adata: AnnData, share: float, seed: int = 0) -> np.ndarray:
-    """Keep some labels in ``obs["part"]``; return which are hidden."""
+    """Keep some labels in ``obs["part"]``; return a mask of the hidden labels."""
     hidden = np.random.default_rng(seed).random(adata.n_obs) >= share
     adata.obs["part"] = adata.obs["type"].astype(object).mask(hidden)
     return hidden
@@ -134,7 +134,7 @@ def test_the_only_labelled_cell_of_a_type_keeps_its_type(method: str) -> None:
 
 def test_the_temperature_of_a_few_cells_stays_near_one() -> None:
     probs = np.tile([[0.98, 0.01, 0.01]], (5, 1))
-    codes = np.array([0, 0, 0, 1, 2])  # sure of all, right in three of five
+    codes = np.array([0, 0, 0, 1, 2])  # high confidence in five cells, of which three are right
     few, free = (_fit_temperature(probs, codes, prior_sd=sd) for sd in (0.25, np.inf))
     many = _fit_temperature(np.tile(probs, (400, 1)), np.tile(codes, 400), prior_sd=0.25)
     assert 1.0 < few < 1.6 and min(many, free) > 2.5

@@ -1,4 +1,4 @@
-"""Names of results are checked before any work is done; results replace nothing but earlier results."""
+"""Names of results are checked before any computation; results replace only earlier results."""
 
 import anndata as ad
 import pytest
@@ -88,7 +88,7 @@ def test_earlier_results_are_replaced(tmp_path, n_top_genes):
     again = ad.read_h5ad(tmp_path / "cells.h5ad")
     model = tl.cluster(again, **options)
     assert again.obs["mine"].notna().all()
-    # Results of a query whose genes had to be put in order, too.
+    # The rule also holds for a query whose genes were reordered.
     query = ad.read_h5ad(tmp_path / "cells.h5ad")[:, 1:].copy()
     mapped = SCSiameseClu.load_query_data(query, model, accelerator="cpu")
     mapped.write_to_adata(key_added="mine")

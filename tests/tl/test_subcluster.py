@@ -1,4 +1,4 @@
-"""Clusters within a cluster: other cells stay, names are scanpy's, the model of the parts follows."""
+"""Clusters within a cluster: other cells keep their cluster, names follow scanpy, the new model uses these names."""
 
 import numpy as np
 import pandas as pd
@@ -77,7 +77,7 @@ def test_settings_of_the_clusters_are_followed(adata):
     model = part_of(adata, "0")
     assert model.registry["setup_args"]["layer"] == "counts" and model.registry["setup_args"]["batch_key"] == "batch"
     assert part_of(adata, "0", batch_key=None).registry["setup_args"]["batch_key"] is None
-    assert adata.uns["siamese_clu_R"]["n_clusters"] == 4  # written twice under one name
+    assert adata.uns["siamese_clu_R"]["n_clusters"] == 4  # a second call with the same name
 
 
 def test_a_query_gets_the_names_of_the_parts(adata, tmp_path):

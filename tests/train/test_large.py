@@ -27,7 +27,7 @@ def test_trains_in_mixed_precision(model):
     model.module.expression_encoder.project.register_forward_hook(lambda m, i, z: used.append((m.training, z.dtype)))
     model.train(max_epochs=4, precision="bf16-mixed", **QUICK)
     assert (True, torch.bfloat16) in used
-    assert (False, torch.float32) in used  # targets are solved for in full precision
+    assert (False, torch.float32) in used  # targets are computed in full precision
     history = np.concatenate([frame.to_numpy(float).ravel() for frame in model.history.values()])
     assert np.isfinite(history).all()
     assert np.isfinite(model.get_latent_representation()).all()

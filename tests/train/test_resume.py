@@ -18,7 +18,7 @@ PLAN = {"n_pretrain_epochs": 2, "n_warmup_epochs": 1}
 
 
 class Stop(pl.Callback):
-    """Break off at the first batch of an epoch."""
+    """Stop at the first batch of an epoch."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -41,7 +41,7 @@ def same_weights(first, second):
 
 
 def stopped_and_resumed(epochs, path, **options):
-    """A model whose training broke off at each of the epochs and was resumed by a new model each time."""
+    """A model whose training was stopped at each of the epochs and resumed by a new model each time."""
     made = {"n_clusters": options.pop("n_clusters", 3)}
     checkpoint = {}
     for epoch in epochs:
@@ -49,7 +49,7 @@ def stopped_and_resumed(epochs, path, **options):
             make(**made).train(callbacks=[Stop(epoch), ResumeCheckpoint(path)], **checkpoint, **options)
         checkpoint = {"ckpt_path": path}
     model = make(**made)
-    # Whatever happens before must not matter.
+    # Random numbers that are drawn before must not change the result.
     torch.rand(5), np.random.rand(5), random.random()
     model.train(callbacks=[ResumeCheckpoint(path)], **checkpoint, **options)
     return model
@@ -127,10 +127,10 @@ def test_foreign_checkpoints_are_refused(tmp_path):
         make(n_clusters=5).train(max_epochs=5, ckpt_path=trained, **QUICK)
     with pytest.raises(ValueError, match="train_size"):
         make().train(max_epochs=3, ckpt_path=path, train_size=0.5, **QUICK)
-    others = make()
-    others.adata.obs_names = [f"other_{i}" for i in range(150)]
+    renamed = make()
+    renamed.adata.obs_names = [f"other_{i}" for i in range(150)]
     with pytest.raises(ValueError, match="found one for others"):
-        others.train(max_epochs=3, ckpt_path=path, **QUICK)
+        renamed.train(max_epochs=3, ckpt_path=path, **QUICK)
     changed = synthetic(n_obs=150, n_vars=50, n_types=3, seed=1)
     changed.obs_names, changed.var_names = make().adata.obs_names, make().adata.var_names
     SCSiameseClu.setup_anndata(changed)
@@ -205,7 +205,7 @@ def test_killed_processes_lose_nothing(tmp_path, run_script):
 
 
 def test_counts_of_a_query_are_known_by_the_checkpoint(tmp_path):
-    """The reference is the same for every query: its digest says nothing about the cells of this one."""
+    """The digest of the reference is the same for every query, so the checkpoint needs a digest of the query."""
     reference = make()
     reference.train(max_epochs=2, **QUICK)
 
