@@ -8,8 +8,8 @@
 The partition is the partition of the default rule. Every variant assigns the cells anew by linear discriminants that
 are fitted to this partition. The default fits the discriminants in the representation of the cells' own counts. The
 variants are: only the first 20 dimensions of this representation; the embedding; decoded expression; exact transport;
-no transport to the cluster sizes; the sample covariance instead of the shrunk covariance; two rounds. No variant uses labels. Figures
-are means over the tasks of a data set, then over data sets. Intervals are over data sets.
+no transport to the cluster sizes; the sample covariance instead of the shrunk covariance; two rounds. No variant uses
+labels. Figures are means over the tasks of a data set, then over data sets. Intervals are over data sets.
 """
 
 import argparse
