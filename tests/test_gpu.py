@@ -45,6 +45,10 @@ def test_neighbours(monkeypatch):
     found = _knn.knn(points, 10)
     assert np.array_equal(found.indices, expected.indices)
     assert np.array_equal(found.weights, expected.weights)
+    monkeypatch.setattr(_knn, "GPU_EXACT_LIMIT", 10)
+    found = _knn.knn(points, 10)
+    shared = [len({*one} & {*other}) for one, other in zip(found.indices, expected.indices, strict=True)]
+    assert np.mean(shared) > 9.0
 
 
 def test_training_embedding_and_storage(tmp_path):

@@ -37,7 +37,7 @@ class Look(lightning.Callback):
     on_train_batch_start = look
 
 sys.modules["pynndescent"] = types.SimpleNamespace(NNDescent=Search)
-_knn.EXACT_LIMIT = 10
+_knn.EXACT_LIMIT = _knn.INVERTED_LIMIT = 10
 adata = ssc.datasets.synthetic(n_obs=300, n_vars=50, n_types=3)
 if scanpy_first:
     sc.pp.normalize_total(adata.copy())

@@ -228,10 +228,40 @@ def test_approximate_search_finds_nearly_the_same(monkeypatch, balanced):
     batch = np.arange(600) % 2 if balanced else None
     exact = knn(rep, 10, batch=batch)
     monkeypatch.setattr(_knn, "EXACT_LIMIT", 100)
+    monkeypatch.setattr(_knn, "INVERTED_LIMIT", 100)
     found = knn(rep, 10, batch=batch)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.indices, found.indices, strict=True)])
     assert recall > 0.9
     np.testing.assert_array_equal(found.indices, knn(rep, 10, batch=batch).indices)  # reproducible with a seed
+
+
+@pytest.mark.parametrize(
+    ("n_obs", "on_gpu", "expected"),
+    [
+        (10, False, "exact"),
+        (11, False, "inverted file"),
+        (20, False, "inverted file"),
+        (21, False, "pynndescent"),
+        (11, True, "exact, on the GPU"),
+        (30, True, "exact, on the GPU"),
+        (31, True, "inverted file, on the GPU"),
+    ],
+)
+def test_the_number_of_cells_decides_on_the_search(monkeypatch, n_obs, on_gpu, expected):
+    for name, limit in {"EXACT_LIMIT": 10, "INVERTED_LIMIT": 20, "GPU_EXACT_LIMIT": 30}.items():
+        monkeypatch.setattr(_knn, name, limit)
+    monkeypatch.setattr(_knn.torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(_knn, "search_exact", lambda *args: "exact")
+    monkeypatch.setattr(_knn, "search_on_device", lambda *args: "exact, on the GPU")
+    monkeypatch.setattr(_knn, "_search_approximate", lambda *args: "pynndescent")
+
+    def inverted(points, queries, width, random_state, compare=None):
+        assert (points is queries, width, random_state) == (True, 4, 7)
+        return "inverted file" if compare is None else f"inverted file, {compare()[7:]}"
+
+    monkeypatch.setattr(_knn, "search_inverted", inverted)
+    points = np.zeros((n_obs, 2), dtype=np.float32)
+    assert _knn._search(points, points, 4, 7) == (expected, expected)
 
 
 def test_gpu_search_is_used_where_it_can_be(monkeypatch, caplog):

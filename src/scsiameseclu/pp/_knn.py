@@ -15,6 +15,7 @@ import torch
 
 from scsiameseclu.pp._exact_search import search_exact, search_on_device
 from scsiameseclu.pp._graph import NeighborGraph
+from scsiameseclu.pp._inverted_file import search_inverted
 from scsiameseclu.pp._memberships import fuzzy_weights
 from scsiameseclu.pp._threads import in_threads, numba_within_thread_limit, row_slices, within_thread_limit
 
@@ -26,7 +27,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXACT_LIMIT = 30_000
-"""Up to this many cells every pair is compared; above, pynndescent approximates."""
+"""Up to this many cells, every pair of cells is compared on the CPU."""
+
+INVERTED_LIMIT = 200_000
+"""Up to this many cells, an inverted file approximates on the CPU; above, pynndescent does.
+
+The compilation of pynndescent takes longer than the whole search in the inverted file, once in each process.
+"""
+
+GPU_EXACT_LIMIT = 1_000_000
+"""Up to this many cells, every pair of cells is compared on a GPU; above, an inverted file approximates."""
 
 _ACCELERATOR: ContextVar[str] = ContextVar("accelerator", default="auto")
 _GPU = ("auto", "gpu", "cuda")
@@ -44,9 +54,11 @@ def knn(
 ) -> NeighborGraph:
     """Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
-    Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that
-    is installed, otherwise by torch) and :func:`search_on` does not say otherwise. A cell is removed from its own list
-    by row number, so duplicated cells neither lose a neighbour nor keep themselves; ties are ordered by row number.
+    The search on a CPU is exact up to 30,000 cells. An inverted file approximates up to 200,000 cells, and pynndescent
+    approximates above. The search on a CUDA device is by rapids cuML where cuML is installed. Otherwise the search on
+    the device is exact up to a million cells, and an inverted file approximates above. :func:`search_on` keeps the
+    search off a device. A cell is removed from its own list by row number, so that duplicated cells neither lose a
+    neighbour nor keep themselves. Ties are ordered by row number.
 
     Parameters
     ----------
@@ -225,15 +237,8 @@ def _nearest_members(
     rows = np.arange(len(points)) if rows is None else rows
     queries = points if len(rows) == len(points) else points[rows]
     width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
-    if len(queries) * len(members) <= EXACT_LIMIT**2:
-        method, candidates = "exact", search_exact(points[members], queries, width)
-    elif _ACCELERATOR.get() in _GPU and torch.cuda.is_available():
-        with_cuml = importlib.util.find_spec("cuml") is not None
-        method, search = ("cuML", _search_cuml) if with_cuml else ("exact, on the GPU", search_on_device)
-        candidates = search(points[members], queries, width)
-    else:
-        others = None if np.array_equal(members, rows) else queries
-        method, candidates = "pynndescent", _search_approximate(points[members], others, width, random_state)
+    targets = points if len(members) == len(points) else points[members]
+    method, candidates = _search(targets, queries, width, random_state)
     logger.info(
         "Found %d neighbours of %d cells among %d in %.1f s (%s).",
         k,
@@ -249,6 +254,24 @@ def _nearest_members(
     missing = k - indices.shape[1]
     padding = ((0, 0), (0, missing))
     return np.pad(indices, padding), np.pad(distances, padding, constant_values=np.inf)
+
+
+def _search(
+    points: NDArray[np.float32], queries: NDArray[np.float32], width: int, random_state: int | None
+) -> tuple[str, NDArray[np.int64]]:
+    """Name of the method that suits the number of cells and the device, and the candidates the method finds."""
+    n_pairs = len(queries) * len(points)
+    if n_pairs <= EXACT_LIMIT**2:
+        return "exact", search_exact(points, queries, width)
+    if _ACCELERATOR.get() in _GPU and torch.cuda.is_available():
+        if importlib.util.find_spec("cuml") is not None:
+            return "cuML", _search_cuml(points, queries, width)
+        if n_pairs <= GPU_EXACT_LIMIT**2:
+            return "exact, on the GPU", search_on_device(points, queries, width)
+        return "inverted file, on the GPU", search_inverted(points, queries, width, random_state, search_on_device)
+    if n_pairs <= INVERTED_LIMIT**2:
+        return "inverted file", search_inverted(points, queries, width, random_state)
+    return "pynndescent", _search_approximate(points, queries, width, random_state)
 
 
 def _search_cuml(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
@@ -270,13 +293,13 @@ def centred(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDAr
 
 @numba_within_thread_limit()
 def _search_approximate(
-    points: NDArray[np.float32], queries: NDArray[np.float32] | None, width: int, random_state: int | None
+    points: NDArray[np.float32], queries: NDArray[np.float32], width: int, random_state: int | None
 ) -> NDArray[np.int64]:
-    """Nearest points of every query, or of every point if there are no queries."""
+    """Nearest points of every query, by pynndescent."""
     from pynndescent import NNDescent  # imports numba: only when it is needed
 
     index = NNDescent(points, n_neighbors=max(width, 16), random_state=random_state)
-    if queries is None:
+    if np.array_equal(queries, points):
         return index.neighbor_graph[0][:, :width].astype(np.int64)
     return index.query(queries, k=width)[0].astype(np.int64)
 
