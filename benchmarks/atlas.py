@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import OwnMemory, limited, peak_gb
+from benchmarks.measure import OwnMemory, PeakMemory, limited
 
 PART = 50_000
 _PROGRESS = "progress.jsonl"
@@ -55,7 +55,7 @@ def map_cells(folder: Path) -> dict[str, Any]:
     import scsiameseclu as ssc
 
     model = ssc.SCSiameseClu.load(folder / "model", adata=False, accelerator="cpu")
-    imports = peak_gb()
+    imports = PeakMemory().gigabytes()
     own = OwnMemory()
     own.start()
     start, cpu = time.perf_counter(), time.process_time()
@@ -65,7 +65,7 @@ def map_cells(folder: Path) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time() - cpu, 2),
         "threads_found": torch.get_num_threads(),
         "imports_gb": round(imports, 3),
-        "peak_gb": round(peak_gb(), 3),
+        "peak_gb": round(PeakMemory().gigabytes(), 3),
         "own_gb": round(own.stop(), 3),
     }
 

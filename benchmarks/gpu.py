@@ -124,7 +124,7 @@ def training(args: argparse.Namespace) -> dict[str, float]:
 
 def million(args: argparse.Namespace) -> dict[str, float]:
     """A million cells from counts to labels: seconds of every stage, peak memory of GPU and process, ARI."""
-    from benchmarks.scale import peak_gb
+    from benchmarks.measure import PeakMemory
     from scsiameseclu import SCSiameseClu, metrics
 
     adata = simulated(args.cells)
@@ -146,7 +146,7 @@ def million(args: argparse.Namespace) -> dict[str, float]:
         **seconds,
         "s, all": sum(seconds.values()),
         "GB, GPU": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
-        "GB, process": peak_gb(),
+        "GB, process": PeakMemory().gigabytes(),
         "ARI to the simulated types": metrics.clustering_metrics(adata.obs["cell_type"], labels)["ari"],
     }
 

@@ -23,9 +23,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from benchmarks.measure import limited
 from benchmarks.preprocessing import principal_components, select_genes
 from benchmarks.run import ROOT, labelled_files, read_results, versions
-from benchmarks.speed import limited
 from benchmarks.table import markdown
 
 METHODS = ("pca", "harmony", "scvi", "siamese")

@@ -4,8 +4,8 @@
     python -m benchmarks.neighbors --report neighbors.jsonl
 
 Data sets are enlarged as in ``benchmarks.schedule``. The space is the space of the cell graph, 50 principal components.
-Recall is the share of the 15 nearest cells that a search finds, over 1,000 cells. pynndescent runs twice: numba compiles
-its code in the first run of a process. The labels of the data are not used.
+Recall is the share of the 15 nearest cells that a search finds, over 1,000 cells. pynndescent runs twice, because numba
+compiles its code in the first run of a process. The labels of the data are not used.
 """
 
 import argparse

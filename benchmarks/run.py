@@ -21,8 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import limited
 from benchmarks.methods import FAMILIES, METHODS, select
-from benchmarks.speed import limited
 from benchmarks.worker import MARK
 
 ROOT = Path(__file__).resolve().parents[1]

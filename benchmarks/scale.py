@@ -18,53 +18,19 @@ growth.
 import argparse
 import json
 import math
-import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.measure import OwnMemory, PeakMemory, limited
+from benchmarks.run import read_results
 
 METHODS = ("scsiameseclu", "scvi", "pca_leiden")
 STORAGE = ("memory", "backed", "mapped")
-
-
-def peak_gb() -> float:
-    """Peak memory of this process so far, in GiB."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform != "darwin" else 1 << 30)
-
-
-class OwnMemory(threading.Thread):
-    """Peak memory of this process in GB, without pages of files; NaN if the system has no such figure.
-
-    The memory is read ten times a second.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self._stop_it = math.nan, threading.Event()
-
-    def run(self) -> None:
-        """Read the memory until :meth:`stop` is called."""
-        status = Path("/proc/self/status")
-        while status.exists() and not self._stop_it.wait(0.1):
-            found = re.search(r"^RssAnon:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-            if found:
-                self.peak = float(np.fmax(self.peak, int(found[1]) / (1 << 20)))
-
-    def stop(self) -> float:
-        """Stop reading the memory, and return the peak."""
-        self._stop_it.set()
-        self.join()
-        return self.peak
 
 
 def load(n_obs: int, n_vars: int, seed: int, storage: str, folder: str) -> Any:
@@ -135,10 +101,10 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(args.threads)
     scvi.settings.seed = args.seed
-    imports = peak_gb()
+    imports = PeakMemory().gigabytes()
     with tempfile.TemporaryDirectory() as folder:
         adata = load(args.cells[0], args.genes, args.seed, args.storage, folder)
-        counts = peak_gb()
+        counts = PeakMemory().gigabytes()
         own = OwnMemory()
         own.start()
         truth = adata.obs["cell_type"].to_numpy()
@@ -148,7 +114,7 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3),
-        "peak_gb": round(peak_gb(), 4),
+        "peak_gb": round(PeakMemory().gigabytes(), 4),
         "own_gb": round(own.stop(), 4),
         "imports_gb": round(imports, 4),
         "counts_gb": round(counts, 4),
@@ -199,23 +165,6 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *failed])
 
 
-def limited(threads: int) -> dict[str, str]:
-    """Environment that limits BLAS, OpenMP and numba to a number of threads."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(threads))}
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Records of a results file; a line that an interruption left incomplete is skipped."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
-
-
 def run_all(args: argparse.Namespace) -> None:
     """Run everything that is not in the results file yet, small sizes first."""
     limits = {name: int(number) for name, number in (item.split("=") for item in args.max_cells_per_method)}
@@ -226,7 +175,7 @@ def run_all(args: argparse.Namespace) -> None:
                 continue
             common = (args.genes, args.seed, args.threads, args.accelerator, args.storage, args.max_epochs)
             record: dict[str, Any] = dict(zip(keys, (method, n_obs, *common), strict=True))
-            if any(all(known.get(key) == record[key] for key in keys) for known in read(args.out)):
+            if any(all(known.get(key) == record[key] for key in keys) for known in read_results(args.out)):
                 continue
             options = {"methods": method, **{key: value for key, value in record.items() if key != "method"}}
             flags = [(f"--{k.replace('_', '-')}", str(v)) for k, v in options.items() if v is not None]
@@ -272,7 +221,7 @@ def main() -> None:
         return
     if not args.table:
         run_all(args)
-    print(table(read(args.out)))
+    print(table(read_results(args.out)))
 
 
 if __name__ == "__main__":

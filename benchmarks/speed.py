@@ -8,18 +8,18 @@ The clock starts when the counts are in memory. Peak memory is the memory of the
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
+
+from benchmarks.measure import PeakMemory, limited
 
 METHODS = ("scsiameseclu", "pca_leiden")
 
 
 def run_one(method: str, n_obs: int, n_vars: int, threads: int, seed: int) -> dict[str, float]:
     """Run one method in this process."""
-    import resource
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -45,15 +45,9 @@ def run_one(method: str, n_obs: int, n_vars: int, threads: int, seed: int) -> di
         sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
         labels = adata.obs["leiden"].to_numpy()
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform != "darwin" else 1 << 30)
+    peak = PeakMemory().gigabytes()
     ari = ssc.metrics.clustering_metrics(truth, labels)["ari"]
     return {"seconds": seconds, "peak_gb": peak, "ari": ari, "threads": torch.get_num_threads()}
-
-
-def limited(threads: int) -> dict[str, str]:
-    """Environment that limits BLAS, OpenMP and numba to a number of threads."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(threads))}
 
 
 def main() -> None:

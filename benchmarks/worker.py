@@ -11,32 +11,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import PeakMemory
 from benchmarks.methods import FAMILIES, METHODS, Options
 
 MARK = "ROW "
-
-
-class PeakMemory:
-    """Highest resident memory of this process since :meth:`restart` (on Linux), or since its start (elsewhere)."""
-
-    def restart(self) -> None:
-        """Reset the peak, so that each method of a family is measured separately."""
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
-
-    def gigabytes(self) -> float:
-        """The peak in GiB."""
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
-            return int(kilobytes) / (1 << 20)
-        except (OSError, StopIteration):
-            import resource
-
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
 
 
 def run_family(job: dict[str, Any]) -> Any:

@@ -69,7 +69,7 @@ class CollectionMixin(ModelProtocol):
         """
         warnings.warn(
             "SCSiameseClu.setup_annbatch is called setup_mapped now, because a method of the old name makes a "
-            "datamodule in scvi-tools. The old name will be removed; call SCSiameseClu.setup_mapped with the same "
+            "datamodule in scvi-tools. Version 0.2 removes the old name; call SCSiameseClu.setup_mapped with the same "
             "arguments.",
             FutureWarning,
             stacklevel=2,
