@@ -93,7 +93,7 @@ def test_wrong_calls(adata):
             tl.subcluster(adata, clusters)
     with pytest.raises(KeyError, match="Expected clusters in obs"):
         tl.subcluster(adata, "0", key="leiden")
-    with pytest.raises(ValueError, match="would be replaced"):
+    with pytest.raises(ValueError, match="would replace"):
         tl.subcluster(adata, "0", key_added="batch")
     with pytest.raises(TypeError, match="Expected an AnnData"):
         tl.subcluster(adata.obs, "0")
