@@ -161,7 +161,7 @@ def test_only_logistic_regression_has_a_prior_for_its_temperature(monkeypatch: p
 def test_one_label_for_each_type_is_enough(method: str) -> None:
     adata = _cells(300, spread=0.5)
     adata.obs["part"] = adata.obs["type"].where(np.arange(300) < 3)
-    with pytest.warns(UserWarning, match=r"obs\['part'\]: no type has two labelled cells, so that confidences are not"):
+    with pytest.warns(UserWarning, match=r"obs\['part'\]: no type has two labelled cells, so confidences are not"):
         probs = classify(adata, "part", method=method)
     assert (probs.idxmax(axis=1) == adata.obs["type"]).mean() > 0.95
     record = adata.uns["part_predicted"]

@@ -102,4 +102,4 @@ def test_wrong_calls(adata):
 
 def test_one_population_is_said_to_be_one(adata, caplog):
     tl.subcluster(adata, list(adata.obs["siamese_clu"].cat.categories[:1]), n_clusters=1)
-    assert "are one population: nothing was divided" in caplog.text
+    assert "Only one part was found in the" in caplog.text
