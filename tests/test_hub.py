@@ -34,7 +34,7 @@ def test_card_describes_the_model(folder):
 
 def test_card_of_a_model_without_single_cells(model, tmp_path):
     model.save(tmp_path / "model", landmarks=0)
-    assert "holds 0 single cells" in hub.model_card(tmp_path / "model", "mit")
+    assert "data of 0 single cells" in hub.model_card(tmp_path / "model", "mit")
 
 
 def test_no_model(tmp_path):

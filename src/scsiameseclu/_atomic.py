@@ -127,8 +127,8 @@ def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT, gone: S
 def finish(folder: str | os.PathLike[str]) -> None:
     """Move complete results of a killed process to their places, and delete its incomplete results.
 
-    Call this function before reading results from ``folder``. A folder without leftovers is not changed. Neither is a
-    folder with incomplete results that another process is still writing.
+    Call this function before reading results from ``folder``. The folder is not changed if there are no leftovers, or
+    if another process is still writing to the folder.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Raise one clear error when the disk is full, because the libraries that write files report it differently."""
+    """Raise one clear error when the disk is full, because every library reports a full disk in another way."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -60,7 +60,7 @@ def read_torch_file(path: str | os.PathLike[str], allowed: Sequence[Any] = ()) -
 
 
 def _check_archive(path: str | os.PathLike[str]) -> None:
-    """Compare the content of the file with the checksums that are stored in the file. Torch does not compare them."""
+    """Compare the content of the file with the checksums that are stored in the file. Torch ignores the checksums."""
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
             raise _damaged(path, "no torch archive, or an incomplete archive")

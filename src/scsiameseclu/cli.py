@@ -188,7 +188,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.set_defaults(run=_commands.predict)
 
-    info = commands.add_parser("info", parents=[common], help="check the files of a saved model, and describe it")
+    info = commands.add_parser(
+        "info", parents=[common], help="check the files of a saved model, and describe the model"
+    )
     info.add_argument("model", type=Path, metavar="DIR", help="folder written by fit, or by model.save")
     info.add_argument("--json", action="store_true", help="machine-readable output")
     info.set_defaults(run=_commands.info)

@@ -37,9 +37,9 @@ tags:
 
 {description}
 
-This model clusters single cells from raw RNA counts. The model gives an embedding of the cells and {n_clusters}
-clusters, with a confidence for every cell. The model also assigns new cells to these clusters. The model was trained
-with the package `scsiameseclu`, which builds on scvi-tools.
+This model clusters single cells from raw RNA counts. The model gives an embedding of the cells and
+{n_clusters} clusters, with a confidence for every cell. The model also assigns new cells to these clusters. The model
+was trained with the package `scsiameseclu`, which builds on scvi-tools.
 
 ```python
 import scsiameseclu as ssc
@@ -190,7 +190,7 @@ def prepare_hub_model(
         present = [each.name for each in new.iterdir() if (Path(folder) / each.name).exists()]
         if present and not overwrite:
             raise FileExistsError(
-                f"Expected no {' or '.join(present)} in {path!r}; add overwrite=True to replace them."
+                f"Expected no {' or '.join(present)} in {path!r}; add overwrite=True to replace these files."
             )
     return HubModel(path, metadata=metadata, model_card=card)
 

@@ -218,7 +218,7 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     @property
     def _n_features_out(self) -> int:
-        """Number of dimensions of the embedding. Scikit-learn makes the names of the output columns from it."""
+        """Number of dimensions of the embedding, which scikit-learn uses to name the output columns."""
         return int(self.model_.module.n_latent)
 
     def __sklearn_tags__(self) -> Any:

@@ -138,7 +138,7 @@ def _expression(adata: AnnData, gene: str) -> NDArray[np.float64]:
 @within_thread_limit()
 @numba_within_thread_limit()
 def latent_umap(adata: AnnData, latent: str, n_neighbors: int = 15, random_state: int = 0) -> str:
-    """Compute the UMAP of the embedding and store it in ``obsm``. Return the name of the new entry.
+    """Compute the UMAP of the embedding, store the coordinates in ``obsm``, and return the name of the new entry.
 
     The UMAP is computed on a copy, so graphs and settings of the user are not replaced.
     """

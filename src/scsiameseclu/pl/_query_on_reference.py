@@ -114,7 +114,7 @@ def _placed(latent: np.ndarray, reference: np.ndarray, places: np.ndarray, n_nei
     """Mean of the coordinates of the nearest reference cells, float32 ``(n, 2)``."""
     if latent.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"Expected embeddings by one model, found {latent.shape[1]} dimensions in the query and "
+            f"Expected embeddings by the same model, found {latent.shape[1]} dimensions in the query and "
             f"{reference.shape[1]} in the reference."
         )
     if n_neighbors < 1:

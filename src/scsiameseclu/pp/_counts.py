@@ -146,7 +146,7 @@ def canonical_copy(matrix: Any) -> Any:
 
 
 def _assembled(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """Create a CSR matrix from its three arrays without copying them, as the constructor of scipy would."""
+    """Create a CSR matrix from its three arrays. Unlike the constructor of scipy, this function copies no array."""
     matrix = sparse.csr_matrix(shape, dtype=data.dtype)
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     return matrix
@@ -301,7 +301,7 @@ def where_counts_are(adata: AnnData, option: str = "layer={!r}") -> str:
     if adata.X is not None and _looks_like_counts(adata.X):
         places.append("X (no layer)")
     if adata.raw is not None and _looks_like_counts(adata.raw.X):
-        places.append("raw (adata.raw.to_adata() has them in X)")
+        places.append("raw (adata.raw.to_adata() has these numbers in X)")
     if not places:
         return "Neither the layers nor raw hold whole numbers: use the file that the values were computed from."
     return f"Whole numbers are in {' and '.join(places)}."

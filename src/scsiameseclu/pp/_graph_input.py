@@ -79,7 +79,8 @@ def check_rep(values: NDArray[np.float32], use_rep: str, obs_names: pd.Index) ->
     if bad.size:
         raise ValueError(
             f"obsm[{use_rep!r}]: expected a finite representation, found NaN or infinite values for cell "
-            f"{obs_names[bad[0]]!r} ({bad.size} in all). Compute it again, or leave these cells out."
+            f"{obs_names[bad[0]]!r} ({bad.size} cells in all). Compute the representation again, or leave these cells "
+            "out."
         )
 
 

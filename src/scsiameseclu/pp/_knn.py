@@ -92,7 +92,7 @@ def knn(
 
 @contextmanager
 def search_on(accelerator: str) -> Iterator[None]:
-    """Choose the accelerator of neighbour searches during a ``with`` block. A GPU is used only if it is chosen.
+    """Choose the accelerator of neighbour searches during a ``with`` block.
 
     Parameters
     ----------

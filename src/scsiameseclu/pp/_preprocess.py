@@ -78,7 +78,9 @@ def preprocess(
     import scanpy as sc
 
     if adata.isbacked:  # the new ``X`` would overwrite the counts in the file
-        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call adata.to_memory() first.")
+        raise NotImplementedError(
+            "Expected an AnnData in memory, found a backed AnnData; call adata.to_memory() first."
+        )
     if batch_key is not None and batch_key not in adata.obs:
         raise KeyError(
             f"`batch_key`: expected a column of adata.obs, found {batch_key!r}. Available: {list(adata.obs)}."

@@ -377,8 +377,8 @@ def _leading_eigenvectors(covariance: NDArray[np.float64], n: int, random_state:
         vectors = linalg.eigh(covariance, subset_by_index=[n_genes - n, n_genes - 1])[1][:, ::-1]
     else:
         start = np.random.default_rng(0 if random_state is None else random_state).normal(size=n_genes)
-        # Single precision is faster, because it halves the memory traffic. Its error is about as large as the rounding
-        # error of the float32 result.
+        # Single precision is faster, because less memory is read. The error is about as large as the rounding error of
+        # the float32 result.
         single = (covariance / np.trace(covariance)).astype(np.float32)
         values, vectors = sparse.linalg.eigsh(single, k=n, v0=start.astype(np.float32), tol=1e-5)
         vectors = vectors[:, np.argsort(-values)]

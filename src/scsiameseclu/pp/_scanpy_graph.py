@@ -18,8 +18,8 @@ def graph_from_scanpy(adata: AnnData, neighbors_key: str, n_neighbors: int) -> N
     """Read a cell graph in the format of scanpy.
 
     The ``n_neighbors`` strongest edges of each cell are kept. Edges of the same strength are ordered by row number.
-    Edges from a cell to itself are dropped. If the largest weight is above 1, all weights are divided by it. The
-    distance of an edge is ``-log(weight)``, because the symmetrised edges of scanpy have no distances.
+    Edges from a cell to itself are dropped. If the largest weight is above 1, all weights are divided by the largest
+    weight. The distance of an edge is ``-log(weight)``, because the symmetrised edges of scanpy have no distances.
 
     Parameters
     ----------

@@ -56,10 +56,10 @@ def annotate(
     A cluster gets the type with the highest score. The cluster is ``"unassigned"`` if this score, or its difference to
     the second-highest score, is too small. Several clusters may get the same type.
 
-    A cluster is "mixed" if it seems to contain cells of a second type, so that some cells express the markers of the
-    second type instead of the markers of the best type. Two conditions define a mixed cluster. The scores of the two
-    types have a correlation of at most -0.35 over the cells of the cluster. And the second type has the higher score in
-    at least 10 % of the cells, and in at least three cells.
+    A cluster is "mixed" if some of its cells seem to be of a second type: these cells express the markers of the second
+    type instead of the markers of the best type. A mixed cluster meets two conditions. First, the scores of the two
+    types have a correlation of at most -0.35 over the cells of the cluster. Second, the second type has the higher
+    score in at least 10 % of the cells, and in at least three cells.
 
     Parameters
     ----------

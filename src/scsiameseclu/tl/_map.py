@@ -134,7 +134,7 @@ def map_cells(
     copy_results(mapped.adata, query, key_added)
     unsure = np.zeros(query.n_obs, dtype=bool)
     if max_out_of_reference is not None or (mapped.reference is not None and len(mapped.reference.latent)):
-        # The reference model computes the score, because it caches the distances between its landmarks for later calls.
+        # The reference model computes the score, and caches the distances between its landmarks for later calls.
         score = model._novelty(query.obsm[latent_key(key_added)])
         query.obs[out_of_reference_key(key_added)] = score
         unsure |= score > (1.0 if max_out_of_reference is None else max_out_of_reference)

@@ -140,8 +140,8 @@ def map_atlas(
         files.enter_context(locked(folder.with_name(f".{folder.name}.lock"), 0.0))
         if folder.exists() and not overwrite:
             raise FileExistsError(
-                f"Expected no file or folder at {str(folder)!r}, found one; choose another name, or replace it with "
-                "overwrite=True."
+                f"Expected no file or folder at {str(folder)!r}, found one; choose another name, or pass "
+                "overwrite=True to replace the store."
             )
         if output.n_obs == 0:
             raise ValueError("Expected at least one cell to map, found stores without cells.")
