@@ -14,7 +14,7 @@ from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 __all__ = ["confidence"]
 
 _LEAST = 1e-4
-"""Confidences above ``1 - _LEAST`` are drawn at ``1 - _LEAST``, the top of the scale."""
+"""Confidences above ``1 - _LEAST`` are drawn at ``1 - _LEAST``, near the top of the axis."""
 _TICKS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 

@@ -148,12 +148,13 @@ def _columns(adata: AnnData, genes: Sequence[str]) -> NDArray[np.int64]:
     unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
     if unknown:
         raise KeyError(
-            f"Expected genes of the data, found {unknown}; genes are called like {list(adata.var_names[:3])}."
+            f"Expected genes of the data, found {unknown}. The data have gene names such as "
+            f"{list(adata.var_names[:3])}."
         )
     twice = adata.var_names[adata.var_names.duplicated()].intersection(genes)
     if len(twice):
         raise ValueError(
-            f"Expected genes that occur once in the data, found several {list(twice)}; make the names unique."
+            f"Expected genes that occur once in the data, found several genes {list(twice)}; make the names unique."
         )
     return np.array([adata.var_names.get_loc(gene) for gene in genes], dtype=np.int64)
 

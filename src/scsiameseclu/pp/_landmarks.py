@@ -81,8 +81,8 @@ class Landmarks:
     ) -> Landmarks:
         """Choose landmarks among the cells of a reference.
 
-        With at most ``limit`` cells, all cells are landmarks. Otherwise, cells are grouped by k-means within each
-        batch, and about the same number of cells is drawn from each group. So all cells of small groups are kept.
+        With at most ``limit`` cells, all cells are landmarks. Otherwise, cells are grouped by k-means and by batch, and
+        about the same number of cells is drawn from each group. So all cells of small groups are kept.
 
         Parameters
         ----------

@@ -30,7 +30,7 @@ The probabilities of logistic regression are nearly calibrated without a tempera
 of neighbours are not calibrated, so there is no prior.
 """
 MANY_TYPES = 50
-"""With more types and fewer than two labelled cells per type, the column is taken for names of cells, an error."""
+"""A column with more types, and fewer than two labelled cells per type, seems to hold names of cells and is refused."""
 VERY_MANY_TYPES = 200
 """A warning is given if there are more types."""
 METHODS = ("logistic", "knn")
