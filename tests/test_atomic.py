@@ -131,11 +131,11 @@ def test_a_child_that_fails_is_told_from_one_that_was_killed(tmp_path):
 def test_a_failing_write_leaves_the_old_and_no_traces(tmp_path):
     write_state(tmp_path / "out", "old")
     for error in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")):
-        with pytest.raises(OSError, match="found it full. What was there before is kept"):
+        with pytest.raises(OSError, match="found the disk full. The earlier files are kept"):
             with replaced_entries(tmp_path / "out") as new:
                 (new / "a.txt").write_text("new")
                 raise error
-        with pytest.raises(OSError, match="found it full"), replaced_file(tmp_path / "out" / "a.txt") as partial:
+        with pytest.raises(OSError, match="found the disk full"), replaced_file(tmp_path / "out" / "a.txt") as partial:
             partial.write_text("new")
             raise error
     with pytest.raises(ZeroDivisionError), replaced_entries(tmp_path / "fresh"):
@@ -163,7 +163,7 @@ def test_links_and_kinds_of_entries(tmp_path):
 def test_one_writer_at_a_time(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     with replaced_entries(folder) as new:
-        with pytest.raises(RuntimeError, match="nobody else writes to"), replaced_entries(folder, wait=0.0):
+        with pytest.raises(RuntimeError, match="no other process writes to"), replaced_entries(folder, wait=0.0):
             pass
         finish(folder)  # a reader neither waits nor removes what is being written
         assert new.is_dir()
@@ -339,7 +339,7 @@ def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing
 
     with monkeypatch.context() as patch:
         patch.setattr(failing, full)
-        with pytest.raises(OSError, match="found it full"):
+        with pytest.raises(OSError, match="found the disk full"):
             two[60].save(folder, overwrite=True, save_anndata=True)
     assert check_model(folder, two, True) == 50
     assert {path.name for path in folder.iterdir()} == MODEL_FILES | {"adata.h5ad"}
@@ -364,8 +364,8 @@ def test_a_disk_that_is_full_is_one_line_on_the_command_line(tmp_path, monkeypat
     monkeypatch.setattr("anndata.AnnData.write_h5ad", full)
     capsys.readouterr()
     assert cli.main([*argv, "--overwrite", "--seed", "1"]) == 1
-    assert "make room and write again" in capsys.readouterr().err
+    assert "Free some space and write again" in capsys.readouterr().err
     assert (tmp_path / "out" / "metrics.json").read_text() == before
     with replaced_entries(tmp_path / "out"):  # as another call of fit does
         assert cli.main([*argv, "--overwrite"]) == 1
-    assert "nobody else writes to" in capsys.readouterr().err
+    assert "no other process writes to" in capsys.readouterr().err

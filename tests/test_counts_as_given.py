@@ -540,7 +540,7 @@ def test_preprocessing_leaves_a_file_alone(dense, tmp_path):
     adata.X = adata.X.toarray() if dense else adata.X
     adata.write_h5ad(tmp_path / "cells.h5ad")
     stored = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
-    with pytest.raises(NotImplementedError, match=r"in memory, found a backed one; call adata.to_memory\(\) first"):
+    with pytest.raises(NotImplementedError, match=r"in memory, found a backed AnnData; call adata.to_memory\(\) first"):
         ssc.pp.preprocess(stored, 20)
     stored.file.close()
     kept = anndata.read_h5ad(tmp_path / "cells.h5ad").X

@@ -161,7 +161,7 @@ def test_plain_forms_of_subclasses_and_layouts_come_back(tmp_path):
 def test_other_types_are_refused_by_name(tmp_path, value):
     with pytest.raises(TypeError, match="deep/here/0"):
         write_state(tmp_path, {"deep": {"here": [value]}})
-    with pytest.raises(TypeError, match=r"registry/x.* in one of these types"):
+    with pytest.raises(TypeError, match=r"registry/x.* to one of these types"):
         check_storable({"x": value}, "registry")
     assert not any(tmp_path.iterdir())
 
@@ -255,7 +255,7 @@ def test_a_newer_format_says_who_wrote_it_and_what_to_do(folder, monkeypatch):
         patch.setattr(_file_format, "package_version", lambda name="scsiameseclu": "9.8")
         write_state(folder, {"unknown": [1]})
     with pytest.raises(
-        ValueError, match=r"found format 7 .* scsiameseclu 9\.8; .* Install that version or a newer one"
+        ValueError, match=r"found format 7 .* scsiameseclu 9\.8\. .* Install scsiameseclu 9\.8 or newer"
     ):
         Manifest.read(folder)
 

@@ -179,7 +179,7 @@ def test_resuming_refuses(model, tmp_path, mark):
     with pytest.raises(ValueError, match="which was not run"):
         train(ckpt_path=path)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="or only a part of one"):
+    with pytest.raises(ValueError, match="or an incomplete archive"):
         train(ckpt_path=path)
     with zipfile.ZipFile(path.with_suffix(".old"), "w") as archive:
         archive.writestr("a/data.pkl", b"no pickle")

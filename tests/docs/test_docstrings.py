@@ -50,6 +50,6 @@ def test_descriptions_are_those_of_the_arguments(name: str) -> None:
 
 def test_the_same_argument_of_two_functions_reads_the_same() -> None:
     model = scsiameseclu.SCSiameseClu
-    line = "indices\n    Rows, or a boolean mask; all by default.\n"
+    line = "indices\n    Row numbers of cells, or a boolean mask over the cells. ``None``: all cells.\n"
     assert line in (inspect.getdoc(model.predict) or "")
     assert line in (inspect.getdoc(model.get_normalized_expression) or "")

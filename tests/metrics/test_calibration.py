@@ -52,7 +52,7 @@ def test_honest_confidences_have_a_small_error():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"one length, found shapes \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"the same length, found shapes \(2,\) and \(3,\)"):
         reliability_curve([0.1, 0.2], [1, 0, 1])
     with pytest.raises(ValueError, match=r"in \[0, 1\] without missing values, found 0.5 to 1.5"):
         reliability_curve([0.5, 1.5], [1, 0])

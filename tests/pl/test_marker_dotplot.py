@@ -81,7 +81,7 @@ def test_what_cannot_be_drawn(adata):
     with pytest.raises(ValueError, match="n_genes of at least 1"):
         marker_dotplot(adata, n_genes=0)
     adata.var_names = ["a", "b", "a"]
-    with pytest.raises(ValueError, match=r"found several \['a'\]"):
+    with pytest.raises(ValueError, match=r"found several genes \['a'\]"):
         marker_dotplot(adata, ["a"])
 
 

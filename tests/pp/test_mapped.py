@@ -108,7 +108,7 @@ def test_a_copy_that_was_cut_short_leaves_the_old_one(adata, tmp_path, monkeypat
         patch.setattr("scsiameseclu.pp._mapped._write_counts", killed)
         with pytest.raises(KeyboardInterrupt):
             write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")
-        with pytest.raises(FileNotFoundError, match="write it again"):
+        with pytest.raises(FileNotFoundError, match="write the data again"):
             read_mapped(tmp_path / "mapped")
         patch.undo()
         write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")

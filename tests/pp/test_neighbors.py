@@ -182,7 +182,7 @@ def test_given_representation_is_used(counts_adata):
 
 def test_a_representation_with_text_is_refused(counts_adata):
     counts_adata.obsm["X_mine"] = pd.DataFrame({"type": ["a"] * 120}, index=counts_adata.obs_names)
-    with pytest.raises(ValueError, match=r"obsm\['X_mine'\]: expected numbers alone, found others"):
+    with pytest.raises(ValueError, match=r"obsm\['X_mine'\]: expected numbers, found other values"):
         neighbor_graph(counts_adata, n_neighbors=4, use_rep="X_mine")
 
 

@@ -236,9 +236,9 @@ def test_a_bundled_set_without_a_type_or_of_another_organism(adata: AnnData, cap
 def test_unknown_genes_are_listed_and_left_out(adata: AnnData) -> None:
     expected = annotate(adata, _markers(adata))
     markers = {name: [*genes, f"no_{name}"] for name, genes in _markers(adata).items()}
-    with pytest.warns(UserWarning, match=r"found 6 others: \['no_type_0', .*'no_type_5'\]. They are left out."):
+    with pytest.warns(UserWarning, match=r"6 markers .*: \['no_type_0', .*'no_type_5'\]. These markers are left out"):
         pd.testing.assert_frame_equal(annotate(adata, markers), expected)
-    with pytest.raises(ValueError, match=r"found none for \['Z'\]; genes are called like \['gene_0'"):
+    with pytest.raises(ValueError, match=r"found none for \['Z'\]. .*gene names such as \['gene_0'"):
         annotate(adata, {**_markers(adata), "Z": ["cd3"]})
 
 
@@ -254,7 +254,7 @@ def test_gene_symbols_and_repeated_names(adata: AnnData) -> None:
     others = np.flatnonzero(adata.var["marker_of"] == "none")[:2]
     adata.var.iloc[others, adata.var.columns.get_loc("symbol")] = "twice"
     pd.testing.assert_frame_equal(annotate(adata, markers, gene_symbols="symbol"), expected)
-    with pytest.raises(ValueError, match=r"occur once in the data, found several \['twice'\]"):
+    with pytest.raises(ValueError, match=r"occur once in the data, found several genes \['twice'\]"):
         annotate(adata, {"A": ["twice"]}, gene_symbols="symbol")
 
 
@@ -281,7 +281,7 @@ def test_bad_arguments_are_refused(adata: AnnData) -> None:
         annotate(adata, {"A": "gene_1"})
     with pytest.raises(ValueError, match="at least one type"):
         annotate(adata, {})
-    with pytest.raises(ValueError, match="found 'unassigned', which is kept"):
+    with pytest.raises(ValueError, match="found 'unassigned', which is reserved"):
         annotate(adata, {"unassigned": ["gene_1"]})
     adata.obs["one"] = "x"
     with pytest.raises(ValueError, match=r"at least two clusters in obs\['one'\], found 1"):

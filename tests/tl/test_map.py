@@ -92,7 +92,7 @@ def test_arguments_that_cannot_be_meant(model):
             tl.map(new_cells()[:, ::-1].copy(), model, **limits)
     query = new_cells()
     query.obs["mine"] = "x"
-    with pytest.raises(ValueError, match="would be replaced"):
+    with pytest.raises(ValueError, match="would replace"):
         tl.map(query, model, key_added="mine")
 
 

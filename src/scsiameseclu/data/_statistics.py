@@ -1,4 +1,4 @@
-"""Gene statistics of log-normalised counts, one block of cells at a time."""
+"""Gene statistics of log-normalised counts, computed one block of cells at a time."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,20 +18,20 @@ _RIDGE_PAIRS = 10.0
 
 @dataclass(frozen=True)
 class ExpressionStatistics:
-    """Mean and spread of log-normalised expression over the cells.
+    """Mean and spread of the expression of each gene over the cells.
 
     Attributes
     ----------
     mean, sd
-        Per gene, float64 ``(n_genes,)``; population standard deviation.
+        Mean and population standard deviation of log-normalised expression, float64 ``(n_genes,)``.
     dispersion_mean, dispersion_variance
-        Mean and variance of normalised expression before the logarithm, float64 ``(n_genes,)``: what highly variable
-        genes are chosen by.
+        Mean and variance of normalised expression before the logarithm, float64 ``(n_genes,)``. Highly variable genes
+        are chosen by these values.
     proportions
-        Share of each gene in all counts, float64 ``(n_genes,)``, sum 1.
+        Share of each gene in all counts, float64 ``(n_genes,)``. The shares sum to 1.
     target_sum
-        Numerator of the normalisation ``target_sum * counts / size``: 10,000 for library sizes, and the equivalent of
-        it for size factors in any other unit.
+        Numerator of the normalisation ``target_sum * counts / size``. If the sizes are library sizes, ``target_sum`` is
+        10,000. If the sizes are size factors in another unit, ``target_sum`` is the equivalent number.
     """
 
     mean: NDArray[np.float64]
@@ -43,7 +43,15 @@ class ExpressionStatistics:
 
     @classmethod
     def from_counts(cls, counts: Any, size_factors: NDArray[Any] | None = None) -> "ExpressionStatistics":
-        """Compute from a count matrix ``(n_obs, n_genes)``, dense or sparse, and size factors ``(n_obs,)``."""
+        """Compute the statistics.
+
+        Parameters
+        ----------
+        counts
+            Count matrix ``(n_obs, n_genes)``, dense, sparse or backed.
+        size_factors
+            Size factors, ``(n_obs,)``. ``None``: total counts of the cells.
+        """
         library, per_gene = totals(counts)
         sizes = library if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
         nonzero = (library > 0) & (sizes > 0)
@@ -57,14 +65,19 @@ class ExpressionStatistics:
         return cls(log_mean, np.sqrt(log_variance), mean, variance, per_gene / per_gene.sum(), target_sum)
 
     def most_variable(self, n_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Columns of the ``n_genes`` genes that vary most (:func:`~scsiameseclu.pp.highly_variable`), in order.
+        """Columns of the most variable genes (:func:`~scsiameseclu.pp.highly_variable`).
 
         Parameters
         ----------
         n_genes
-            Genes to return; all, if there are no more.
+            Number of genes to return. If there are fewer genes, all genes are returned.
         gene_order
-            All columns in the order to go through them, int64 ``(n_vars,)``.
+            Numbers of all columns, int64 ``(n_vars,)``. The columns are returned in this order.
+
+        Returns
+        -------
+        numpy.ndarray
+            Column numbers, int64, of length ``min(n_genes, n_vars)``.
         """
         if n_genes >= len(gene_order):
             return gene_order
@@ -82,36 +95,40 @@ def batch_offsets(
     target_sum: float,
     size_factors: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
-    r"""What log-normalised expression is higher by in each batch, between cells that are otherwise alike.
+    r"""Estimate the effect of each batch on the log-normalised expression of each gene.
 
-    Means of whole batches differ by their composition, too. So only mutual neighbours of different batches are
-    compared: with :math:`a_{ij}` the product of the weights of the edges :math:`i \to j` and :math:`j \to i`, the
-    offsets :math:`o_{gb}` minimise
+    The mean expression of a batch also depends on its composition of cell types. So only similar cells are compared:
+    cells of different batches that are neighbours of each other in the cell graph. Let :math:`a_{ij}` be the product of
+    the weights of the edges :math:`i \to j` and :math:`j \to i`. The offsets :math:`o_{gb}` of gene :math:`g` in batch
+    :math:`b` minimise
 
     .. math:: \sum_{i, j : b_i \neq b_j} a_{ij} \bigl(x_{ig} - o_{g b_i} - x_{jg} + o_{g b_j}\bigr)^2
         + 2 \rho \sum_b o_{gb}^2,
 
-    with :math:`\rho` the weight of ten average pairs, so that a few accidental pairs move little. Linear in the edges.
+    where :math:`x_{ig}` is the log-normalised expression. The ridge weight :math:`\rho` equals the weight of ten
+    average pairs, so a few accidental pairs have little influence. Time grows linearly with the number of edges.
 
     Parameters
     ----------
     counts
         Count matrix ``(n_obs, n_genes)``, dense, sparse or backed.
     genes
-        Columns to compare, ``(n,)``.
+        Columns of the genes to compare, ``(n,)``.
     batch, n_batch
-        Code of each cell's batch, from 0, ``(n_obs,)``, and number of batches.
+        Code of each cell's batch, integers from 0 ``(n_obs,)``, and number of batches.
     neighbor_index, neighbor_weight
-        Neighbours and edge weights of every cell, ``(n_obs, k)``; weight 0 is no edge. Neighbours of ``n_obs`` and
-        above are stored cells of a reference, which have no counts here: not compared.
+        Neighbours and edge weights of every cell, ``(n_obs, k)``. A weight of 0 means that there is no edge. Indices of
+        ``n_obs`` and above are landmarks of a reference. Landmarks have no counts and are not compared.
     target_sum
         Numerator of the normalisation, as for :class:`ExpressionStatistics`.
     size_factors
-        Size factors, ``(n_obs,)``; total counts by default.
+        Size factors, ``(n_obs,)``. ``None``: total counts of the cells.
 
     Returns
     -------
-    float32 ``(n, n_batch)``, mean over batches about 0; 0 where no batch has a mutual neighbour in another.
+    numpy.ndarray
+        Offsets, float32 ``(n, n_batch)``. The mean over the batches is about 0. All offsets are 0 if no cells of
+        different batches are neighbours of each other.
     """
     n_obs = len(batch)
     index, weight = np.asarray(neighbor_index), np.asarray(neighbor_weight, dtype=np.float64)
@@ -140,7 +157,7 @@ def batch_offsets(
 def _normalised_blocks(
     counts: Any, sizes: NDArray[np.float64], target_sum: float
 ) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Normalised counts, a block of cells at a time; a cell of size 0 stays at 0."""
+    """Yield normalised counts, one block of cells at a time. A cell of size 0 has normalised counts of 0."""
 
     def normalised(chunk: tuple[slice, Any]) -> tuple[slice, sparse.csr_matrix]:
         rows, block = chunk
@@ -151,7 +168,7 @@ def _normalised_blocks(
 
 
 def _block_sums(block: tuple[slice, sparse.csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of normalised counts and of their logarithms."""
+    """Sums of normalised counts, and sums of log-normalised counts."""
     return _sums(block[1]), _sums(block[1].log1p())
 
 

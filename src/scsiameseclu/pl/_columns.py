@@ -1,24 +1,24 @@
-"""Columns of ``obs`` that a plot reads."""
+"""Check of the columns of ``obs`` that a plot reads."""
 
 from anndata import AnnData
 
 
 def check_columns(adata: AnnData, *names: str, cure: str = "") -> None:
-    """Refuse cells without one of these columns of ``obs``.
+    """Check that columns of ``obs`` exist.
 
     Parameters
     ----------
     adata
         Cells.
     names
-        Columns that have to be there.
+        Names of the columns.
     cure
-        What to do about it, for the end of the message.
+        Advice for the user, which ends the error message.
 
     Raises
     ------
     KeyError
-        If a column is missing; the message lists the columns there are.
+        If a column is missing. The message lists the existing columns.
     """
     missing = [name for name in names if name not in adata.obs]
     if missing:

@@ -1,4 +1,4 @@
-"""One pass over counts: check them, sum them up, and whatever else is to be made of every block of cells."""
+"""Check counts, sum up counts and call a function for every block of cells, in one pass over the matrix."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ _LARGEST_WEIGHT = 2**16
 
 @dataclass(frozen=True, eq=False)
 class CellSums:
-    """Sums of counts that tell cells from others; exact for whole numbers, whatever the format of the matrix.
+    """Sums of counts that show whether two matrices hold the same cells.
+
+    The sums of whole numbers are exact, so they do not depend on the format of the matrix.
 
     Parameters
     ----------
-    per_cell, per_gene
-        float64: totals.
+    per_cell
+        Total counts of each cell, float64 ``(n_obs,)``.
+    per_gene
+        Total counts of each gene, float64 ``(n_vars,)``.
     weighted
-        float64 ``(n_obs,)``: totals with a fixed random whole weight for every gene, which change if counts move from
-        one gene to another.
+        Weighted totals of each cell, float64 ``(n_obs,)``. The weight of each gene is a fixed random whole number. So
+        the total changes if counts move from one gene to another.
     """
 
     per_cell: NDArray[np.float64]
@@ -49,11 +53,12 @@ class CellSums:
         Parameters
         ----------
         counts
-            Shape ``(n_obs, n_vars)``: dense, sparse, backed or dask.
+            Counts ``(n_obs, n_vars)``, dense, sparse, backed or dask.
         rows
-            Rows to read, ascending; all by default.
+            Row numbers of the cells to read, in ascending order. ``None``: all cells.
         visit
-            Called for every block of cells with their places, counts and totals; on several threads.
+            Function that is called for every block of cells, with a slice of positions, the counts and the total counts
+            of these cells. Several threads call the function.
         """
         return _read(counts, rows, visit, None)[0]
 
@@ -67,7 +72,18 @@ class CellSums:
         advice: Callable[[], str] | None = None,
         visit: Callable[[slice, Any, NDArray[np.float64]], None] | None = None,
     ) -> CellSums:
-        """Sum up counts, and refuse on the way what :func:`~scsiameseclu.pp.check_counts` refuses.
+        """Sum up counts, and check them as :func:`~scsiameseclu.pp.check_counts` does.
+
+        Parameters
+        ----------
+        counts
+            Counts ``(n_obs, n_vars)``, dense, sparse, backed or dask.
+        obs_names, var_names
+            Names of cells and genes, for error messages.
+        advice
+            As for :func:`~scsiameseclu.pp.check_counts`.
+        visit
+            As for :meth:`of`.
 
         Raises
         ------

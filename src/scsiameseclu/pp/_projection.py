@@ -1,4 +1,4 @@
-"""PCA of log-normalised counts that can be applied to cells it has not seen."""
+"""Principal components of log-normalised counts, which can also be applied to new cells."""
 
 from __future__ import annotations
 
@@ -22,36 +22,41 @@ if TYPE_CHECKING:
 TARGET_SUM = 1e4
 MAX_SCORE = 10.0
 _N_BINS = 20
-_DENSE_THREADS = 8  # every thread holds a dense block of cells
-_DENSE_EIGEN_LIMIT = 400  # below this many genes LAPACK beats Lanczos
+_DENSE_THREADS = 8  # limits memory, because every thread holds a dense block of cells
+_DENSE_EIGEN_LIMIT = 400  # up to this number of genes, LAPACK is faster than the Lanczos iteration
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Log-normalisation, gene selection, scaling and principal components, fitted once.
+    """Log-normalisation, gene selection, scaling and principal components, fitted once and applied to any cells.
 
-    ``transform`` computes, cell by cell and hence identically for known and new cells,
-    ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components`` with *x* the counts of the
-    selected genes and *s* the size factor of the cell (its total count by default). Fitted on cells of known batches,
-    the components are in a metric that shrinks batch effects, and the result is scaled to length 1, so that depth and
-    batch of a cell matter less. Only blocks of cells are ever dense.
+    For the counts ``x`` of the selected genes of a cell and its size factor ``s`` (its total counts by default),
+    :meth:`transform` computes
+
+    ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components``.
+
+    The result of a cell does not depend on other cells. If batches were given to :meth:`fit`, the components are
+    multiplied by a linear map that shrinks batch effects, and the results are scaled to length 1. Batch and sequencing
+    depth then have less influence on the result. Only blocks of cells are converted to dense arrays.
 
     Parameters
     ----------
     gene_indices
-        int64, shape ``(n_genes_used,)``: columns of the count matrix, in the order of the fit.
-    mean, scale, center
-        float32, shape ``(n_genes_used,)``: mean and standard deviation of the log values, mean of the clipped scores.
+        Columns of the selected genes in the count matrix, int64 ``(n_genes_used,)``, in the order of the fit.
+    mean, scale
+        Mean and standard deviation of the log-normalised counts of each gene, float32 ``(n_genes_used,)``.
+    center
+        Mean of the clipped scores of each gene, float32 ``(n_genes_used,)``.
     components
-        float32, shape ``(n_genes_used, n_comps)``: orthonormal columns, times
-        :func:`~scsiameseclu.pp._metric.noise_metric` if batches were given.
+        Principal components, float32 ``(n_genes_used, n_comps)``. The columns are orthonormal. If batches were given,
+        the components are multiplied by :func:`~scsiameseclu.pp._metric.noise_metric`.
     target_sum
-        Factor from ``counts / size factor`` to normalised counts: 10,000 for total counts; for given size factors such
-        that the median cell has 10,000 as well.
+        Factor from ``counts / size factor`` to normalised counts. The factor is 10,000 for total counts. For other size
+        factors, the factor is chosen so that the median cell also has a normalised total of 10,000.
     n_vars
-        Genes of the matrix it was fitted on.
+        Number of genes of the matrix in the fit.
     unit_length
-        Whether results have length 1.
+        Whether results are scaled to length 1.
     """
 
     gene_indices: NDArray[np.int64]
@@ -70,7 +75,7 @@ class Projection:
 
     @property
     def digest(self) -> str:
-        """SHA-1 of the contents: tells one fitted projection from another."""
+        """SHA-1 of all arrays and settings, to compare fitted projections."""
         state = hashlib.sha1(usedforsecurity=False)
         for value in self.to_state().values():
             state.update(np.ascontiguousarray(value).tobytes())
@@ -90,29 +95,29 @@ class Projection:
     ) -> Projection:
         """Fit on counts.
 
-        Genes: those that vary, or the ``n_top_genes`` most variable by :func:`highly_variable` if there are more than
-        that.
+        All genes that vary are used. If there are more than ``n_top_genes`` such genes, :func:`highly_variable` selects
+        the most variable genes.
 
         Parameters
         ----------
         counts
-            Shape ``(n_obs, n_vars)``: dense, CSR, CSC or backed.
+            Counts ``(n_obs, n_vars)``, dense, CSR, CSC or backed.
         n_comps
-            Number of components; lowered to ``min(n_obs - 1, n_genes_used)`` where there are not more.
+            Number of components, but at most ``min(n_obs - 1, n_genes_used)``.
         n_top_genes
-            Most genes to use.
+            Largest number of genes to use.
         random_state
-            Seed of the start vector of the Lanczos iteration, and of the sample of cells for the metric if there are
-            many.
+            Seed of the start vector of the Lanczos iteration. Also the seed of the sample of cells that the map against
+            batch effects is computed on.
         size_factors
-            Positive, length ``n_obs``. Default: total counts.
+            Positive size factors, length ``n_obs``. ``None``: total counts.
         batch
-            Batch of every cell. Default: components as they are.
+            Batch of every cell, to shrink batch effects. ``None``: batch effects are not shrunk.
         gene_order
-            All columns in the order to go through them, such as :func:`~scsiameseclu.pp._counts.name_order` gives: the
-            result then does not depend on the order of the columns. Default: as they are.
+            Order in which the columns are processed, for instance from :func:`~scsiameseclu.pp._counts.name_order`. The
+            result then does not depend on the order of the columns in ``counts``. ``None``: the order of the columns.
         per_cell
-            Total counts, length ``n_obs``, where they are known: saves a pass over the counts.
+            Total counts of the cells, length ``n_obs``, if they are already known. ``None``: the totals are computed.
 
         Raises
         ------
@@ -142,18 +147,20 @@ class Projection:
         return replace(plain, components=axes @ metric, unit_length=True)
 
     def transform(self, counts: Any, size_factors: ArrayLike | None = None) -> NDArray[np.float32]:
-        """Project cells.
+        """Compute the principal components of cells.
 
         Parameters
         ----------
         counts
-            Shape ``(n_cells, n_vars)`` with the genes of the fit in the same order.
+            Counts ``(n_cells, n_vars)``, with the genes of the fit in the same order.
         size_factors
-            Positive, length ``n_cells``, if the fit had them.
+            Positive size factors, length ``n_cells``, if size factors were given to :meth:`fit`. ``None``: total
+            counts.
 
         Returns
         -------
-        float32, shape ``(n_cells, n_comps)``.
+        numpy.ndarray
+            Principal components, float32 ``(n_cells, n_comps)``.
 
         Raises
         ------
@@ -175,7 +182,15 @@ class Projection:
         return result
 
     def project(self, block: Any, sizes: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Project a block of cells ``(n, n_vars)`` of positive sizes ``(n,)``; float32 ``(n, n_comps)``."""
+        """Compute the principal components of a block of cells, float32 ``(n, n_comps)``.
+
+        Parameters
+        ----------
+        block
+            Counts ``(n, n_vars)``, dense or CSR.
+        sizes
+            Positive size factors ``(n,)``.
+        """
         scores = _scaled(block, self.target_sum / sizes, self.gene_indices, self.mean, self.scale)
         result = scores @ self.components - self.center @ self.components
         return unit_length(result) if self.unit_length else result
@@ -208,7 +223,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class _Moments:
-    """Per-gene moments of normalised and of log-normalised counts (sample variances)."""
+    """Mean and sample variance of the normalised counts, mean and standard deviation of their logarithms, by gene."""
 
     mean: NDArray[np.float64]
     variance: NDArray[np.float64]
@@ -217,21 +232,27 @@ class _Moments:
 
 
 def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_top_genes: int) -> NDArray[np.int64]:
-    """The most variable genes by binned normalised dispersion (Satija et al. 2015; scanpy's ``flavor="seurat"``).
+    """Select the most variable genes by binned normalised dispersion.
 
-    Log dispersion (variance / mean) is standardised within 20 bins of log1p mean; a gene alone in its bin gets score 1.
-    Genes without counts are in no bin, where scanpy lets them stretch the first one: they do not change the choice.
+    The logarithm of the dispersion (variance / mean) is standardised within 20 bins of ``log1p(mean)``. A gene that is
+    alone in its bin gets the score 1. Genes without counts are in no bin and do not change the selection. In scanpy,
+    such genes change the limits of the first bin.
 
     Parameters
     ----------
     mean, variance
-        Shape ``(n_vars,)``: moments of the normalised counts, not logged.
+        Mean and variance of the normalised counts of each gene (without logarithm), ``(n_vars,)``.
     n_top_genes
-        Genes to return.
+        Number of genes to return.
 
     Returns
     -------
-    int64, sorted column numbers.
+    numpy.ndarray
+        Column numbers of the genes, int64, ascending.
+
+    Notes
+    -----
+    Source: Satija et al. 2015; ``flavor="seurat"`` of :func:`scanpy.pp.highly_variable_genes`.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         dispersion = np.log(np.where(variance > 0, variance / np.where(mean > 0, mean, 1e-12), np.nan))
@@ -257,7 +278,7 @@ def _select_genes(moments: _Moments, n_top_genes: int, gene_order: NDArray[np.in
 
 
 def positive(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Total counts to divide by: a cell without counts stays at 0 instead of becoming NaN."""
+    """Replace total counts of 0 by 1, so that normalised counts of cells without counts are 0 and not NaN."""
     return np.where(sizes > 0, sizes, 1.0)
 
 
@@ -267,13 +288,14 @@ def _size_factors(counts: Any, size_factors: ArrayLike | None) -> NDArray[np.flo
     sizes = np.asarray(size_factors, dtype=np.float64).ravel()
     if len(sizes) != counts.shape[0] or not np.all(np.isfinite(sizes) & (sizes > 0)):
         raise ValueError(
-            f"Expected {counts.shape[0]} positive, finite size factors, found {len(sizes)} or invalid ones."
+            f"Expected {counts.shape[0]} positive, finite size factors, found {len(sizes)} size factors or invalid "
+            "values."
         )
     return sizes
 
 
 def _normalized(block: Any, factors: NDArray[np.float64], dtype: type[np.floating] = np.float64) -> Any:
-    """Counts times the factor of their cell; sparse ones with columns in the order they have."""
+    """Multiply the counts of each cell by its factor. The columns of sparse counts keep their order."""
     if sparse.issparse(block):
         data = (block.data * np.repeat(factors, np.diff(block.indptr))).astype(dtype, copy=False)
         return sparse.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
@@ -297,7 +319,7 @@ def _gene_moments(counts: Any, factors: NDArray[np.float64]) -> _Moments:
         sums += part
     means = sums[[0, 2]] / n_obs
     variances = np.maximum(sums[[1, 3]] - n_obs * means**2, 0) / (n_obs - 1)
-    # Rounding leaves constant genes a variance of the order of 1e-16 times the square of their mean.
+    # By rounding, constant genes have a variance of about 1e-16 times the square of their mean.
     variances[variances <= 1e-12 * means**2] = 0
     return _Moments(means[0], variances[0], means[1], np.sqrt(variances[1]))
 
@@ -323,7 +345,8 @@ def _scaled(
     scale: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Clipped scores of the log-normalised counts of a block of cells, dense ``(n, len(genes))``."""
-    # The type is not changed afterwards: scipy would sort the entries before, which takes longer than all the rest.
+    # The dtype is set here and not after `toarray`. Otherwise scipy would sort the entries, which takes longer than all
+    # other steps.
     values = _normalized(block[:, genes], factors, np.float32)
     dense = values.toarray() if sparse.issparse(values) else values
     np.log1p(dense, out=dense)
@@ -335,12 +358,12 @@ def _scaled(
 def _covariance(
     blocks: Iterator[NDArray[np.float32]], n_genes: int, n_obs: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and (unnormalised) covariance, summed over blocks of cells; genes x genes, whatever the number of cells."""
+    """Mean ``(n_genes,)`` and unnormalised covariance ``(n_genes, n_genes)`` of scores, from blocks of cells."""
     total, gram = np.zeros(n_genes), np.zeros((n_genes, n_genes))
     for block in blocks:
         total += block.sum(axis=0, dtype=np.float64)
-        # Transposed view of a C-ordered block: no copy; the routine fills the upper triangle at half the cost of a
-        # product.
+        # `ssyrk` only computes the upper triangle, which takes half the time of a matrix product. The transposed view
+        # of the block is not copied.
         gram += linalg.blas.ssyrk(1.0, block.T)
     gram = np.triu(gram) + np.triu(gram, 1).T
     center = total / n_obs
@@ -348,14 +371,14 @@ def _covariance(
 
 
 def _leading_eigenvectors(covariance: NDArray[np.float64], n: int, random_state: int | None) -> NDArray[np.float64]:
-    """Eigenvectors of the ``n`` largest eigenvalues, largest first, the largest entry of each made positive."""
+    """Eigenvectors of the ``n`` largest eigenvalues, largest first. The largest entry of each vector is positive."""
     n_genes = len(covariance)
     if n_genes <= _DENSE_EIGEN_LIMIT or 2 * n >= n_genes:
         vectors = linalg.eigh(covariance, subset_by_index=[n_genes - n, n_genes - 1])[1][:, ::-1]
     else:
         start = np.random.default_rng(0 if random_state is None else random_state).normal(size=n_genes)
-        # Single precision halves the memory traffic that dominates here; its error is of the size of the result's
-        # rounding.
+        # Single precision is faster, because less memory is read. The error is about as large as the rounding error of
+        # the float32 result.
         single = (covariance / np.trace(covariance)).astype(np.float32)
         values, vectors = sparse.linalg.eigsh(single, k=n, v0=start.astype(np.float32), tol=1e-5)
         vectors = vectors[:, np.argsort(-values)]

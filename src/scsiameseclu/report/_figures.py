@@ -25,12 +25,12 @@ _DPI = 150
 _PIXELS = 96
 """Pixels of a page per inch."""
 _MAX_GENES = 60
-"""Genes of the given marker lists that are drawn, at most."""
+"""Largest number of genes of the given marker lists that are drawn."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its name, and a text for those who do not see it."""
+    """A figure with its name and its alternative text for screen readers."""
 
     name: str
     text: str
@@ -38,14 +38,14 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture itself, as the source of an image on a page."""
+        """The picture as a data URL, for the ``src`` of an image element."""
         buffer = BytesIO()
         self.figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
         return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
     @property
     def width(self) -> int:
-        """Width on a page, in pixels."""
+        """Width of the picture on the page, in pixels."""
         return round(self.figure.get_figwidth() * _PIXELS)
 
     def write(self, folder: Path) -> None:
@@ -55,21 +55,26 @@ class Picture:
 
 
 def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Sequence[str]] | None) -> dict[str, Picture]:
-    """Draw what there is to draw, by name.
+    """Draw the pictures of a report. Pictures without data are left out.
 
     Parameters
     ----------
     model
         The model of the report.
     cells
-        Its cells.
+        Cells of the model.
     markers
-        Marker genes of each type.
+        Marker genes of each cell type, or ``None``.
+
+    Returns
+    -------
+    dict
+        Pictures by name.
     """
     shown, pictures = cells.shown, {}
 
     def add(name: str, text: str, draw: Any, *arguments: Any, **options: Any) -> None:
-        with rc_context({"text.parse_math": False}):  # names with a $ are no formulae
+        with rc_context({"text.parse_math": False}):  # names that contain $ must not be read as formulas
             pictures[name] = Picture(name, text, draw(*arguments, return_fig=True, **options))
 
     colors = [name for name in (KEY, confidence_key(KEY), stability_key(KEY)) if name in shown.obs]
@@ -78,7 +83,7 @@ def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Seque
     add("confidence", "Confidence of the cells of every cluster", pl.confidence, shown, key=KEY)
     if model.cluster_tree_ is not None:
         add("tree", "Tree over the clusters, with the evidence for every split", pl.cluster_tree, model, genes=2)
-        add("evidence", "What speaks for every further cluster", pl.split_evidence, model)
+        add("evidence", "Separability of the parts of every split", pl.split_evidence, model)
     if markers_key(KEY) in shown.uns:
         add("markers", "Best marker genes of every cluster", pl.marker_dotplot, shown, key=KEY)
     if known := _known(markers, shown.var_names):
@@ -94,7 +99,7 @@ def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Seque
 
 
 def _known(markers: Mapping[str, Sequence[str]] | None, genes: Sequence[str]) -> dict[str, list[str]]:
-    """Marker genes that the data have, up to a number that can be read in a figure."""
+    """Marker genes that are in the data, at most as many as can be read in a figure."""
     known: dict[str, list[str]] = {}
     left, present = _MAX_GENES, set(genes)
     for name, listed in (markers or {}).items():
