@@ -216,7 +216,7 @@ def test_wrong_calls(model, folder):
         model.split("0")
     bare = SCSiameseClu.load(folder, adata=False, **CPU)
     bare.cluster_tree_ = None
-    with pytest.raises(RuntimeError, match="load it with the adata it was trained on"):
+    with pytest.raises(RuntimeError, match="load the model with the adata it was trained on"):
         bare.cut(2)
 
 

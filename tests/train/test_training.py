@@ -493,4 +493,4 @@ print("went on")
 def test_a_scheduler_that_ends_the_process_ends_it(run_script):
     done = run_script(SIGTERM)
     assert done.returncode == 128 + signal.SIGTERM, done.stdout
-    assert "went on" not in done.stdout and "ended from outside in epoch" in done.stdout
+    assert "went on" not in done.stdout and "ended by SIGTERM in epoch" in done.stdout
