@@ -1,7 +1,8 @@
 r"""Negative log-likelihood of the negative binomial distribution with a derivative written by hand.
 
-Written out, the derivative shares the softplus and the look-ups with the value, and needs one digamma function per
-count instead of two. See :func:`scsiameseclu.losses.negative_binomial_nll` for the formula.
+The hand-written derivative reuses the softplus and the look-ups of the forward pass. The derivative also needs only one
+digamma function per count, where automatic differentiation needs two. The formula is in
+:func:`scsiameseclu.losses.negative_binomial_nll`.
 """
 
 from collections.abc import Callable
@@ -12,19 +13,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _STIRLING = 10.0
-"""Dispersion from which on differences of log-gamma functions are those of Stirling series."""
+"""Smallest dispersion at which a difference of log-gamma functions is computed from Stirling series."""
 
 
 class NegativeBinomialNLL(torch.autograd.Function):
-    """Value per count, and its derivatives by the logarithms of rate and dispersion.
+    """Negative log-likelihood of each count, and its derivatives with respect to log rate and log dispersion.
 
     Arguments of ``apply`` are counts ``(B, G)``, log rate ``(B, G)`` and log dispersion ``(G,)`` or ``(B, G)``. The
-    log dispersion has to be within 20 of 0.
+    log dispersion has to be between -20 and 20.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_rate: Tensor, log_theta: Tensor) -> Tensor:
-        """Value of each count, ``(B, G)``, in nats."""
+        """Negative log-likelihood of each count, ``(B, G)``, in nats."""
         theta = log_theta.exp()
         softplus = torch.nn.functional.softplus(log_rate - log_theta)  # log(1 + mu / theta)
         nll = theta * softplus
@@ -38,7 +39,7 @@ class NegativeBinomialNLL(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor | None, Tensor | None]:
-        """Gradients by log rate and by log dispersion, each of its argument's shape."""
+        """Gradients with respect to log rate and log dispersion, each in the shape of its argument."""
         grad, (x, theta, softplus, where) = grads[0], ctx.saved_tensors
         share = -torch.expm1(-softplus)  # mu / (mu + theta)
         by_theta = None
@@ -52,12 +53,15 @@ class NegativeBinomialNLL(torch.autograd.Function):
 
 
 def present_in(x: Tensor) -> Tensor | None:
-    """Positions in the flattened matrix of the counts that are not 0; None on a GPU, where looking costs too much."""
+    """Positions of the counts that are not 0 in the flattened matrix.
+
+    On a GPU the result is None, because finding the positions takes longer there than computing every entry.
+    """
     return None if x.is_cuda else x.flatten().nonzero().squeeze(1)
 
 
 class _Present:
-    """The counts at the positions of :func:`present_in`, or all."""
+    """The counts at the positions of :func:`present_in`, or all counts if there are no positions."""
 
     def __init__(self, x: Tensor, theta: Tensor, where: Tensor | None) -> None:
         self._per_gene = theta.ndim == 1
@@ -66,24 +70,28 @@ class _Present:
         self.values = self.of_matrix(x)
 
     def of_matrix(self, matrix: Tensor) -> Tensor:
-        """Entries of a matrix ``(B, G)``.
-
-        Indexing with brackets would be slower.
-        """
+        """Entries of a matrix ``(B, G)`` at the positions of the counts."""
+        # index_select is faster than indexing with brackets.
         return matrix if self.where is None else matrix.reshape(-1).index_select(0, self.where)
 
     def of_theta(self, theta: Tensor, function: Callable[[Tensor], Tensor] = lambda value: value) -> Tensor:
-        """A function of the dispersion, evaluated once per gene where there is one dispersion per gene."""
+        """A function of the dispersion for each count.
+
+        If there is one dispersion per gene, the function is evaluated once per gene.
+        """
         if not self._per_gene:
             return function(self.of_matrix(theta))
         values = function(theta)
         return values if self._genes is None else values.index_select(0, self._genes)
 
     def subtract_from(self, matrix: Tensor, values: Tensor) -> Tensor:
-        """Subtract values of the present counts from a matrix, in place where they are entries."""
+        """Subtract one value per count from the entries of a matrix.
+
+        If the counts are only some of the entries, the subtraction may change the matrix in place.
+        """
         if self.where is None:
             return matrix - values
-        # Every entry appears once, so that the order of the additions makes no difference.
+        # Every position appears once, so the order of the additions does not change the result.
         matrix = matrix.contiguous()
         matrix.view(-1).index_add_(0, self.where, values, alpha=-1)
         return matrix
@@ -101,7 +109,7 @@ class _Present:
         return torch.where(at < _STIRLING, exact, series)
 
     def slope_of_log_rising(self, theta: Tensor) -> Tensor:
-        r"""Derivative of :meth:`log_rising` by :math:`\log \theta` per count."""
+        r"""Derivative of :meth:`log_rising` with respect to :math:`\log \theta`, per count."""
         x, at = self.values, self.of_theta(theta)
         small, large = at.clamp_max(_STIRLING), at.clamp_min(_STIRLING)
         start = self.of_theta(theta, lambda value: torch.digamma(value.clamp_max(_STIRLING)))
@@ -112,7 +120,7 @@ class _Present:
 
 
 def _stirling_rest(a: Tensor) -> Tensor:
-    """What Stirling's formula leaves of the logarithm of the gamma function, for arguments from 10 on."""
+    """Difference of the log-gamma function and the main part of Stirling's formula, for arguments of at least 10."""
     inverse = a.reciprocal()
     return inverse / 12.0 - inverse**3 / 360.0
 

@@ -96,5 +96,5 @@ def test_lost_clusters_are_explained_by_what_is_there(values, monkeypatch, caplo
     SCSiameseClu.setup_anndata(adata, n_neighbors=5, continuous_covariate_keys=["cov"])
     with caplog.at_level(logging.WARNING, logger="scsiameseclu"):
         SCSiameseClu(adata, n_clusters=2, n_latent=4, n_hidden=8).train(plan_kwargs={"lr": lr}, **QUICK)
-    (message,) = [record.getMessage() for record in caplog.records if "lost theirs" in record.getMessage()]
+    (message,) = [record.getMessage() for record in caplog.records if "lost their cells" in record.getMessage()]
     assert cause in message

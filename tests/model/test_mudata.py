@@ -156,7 +156,7 @@ def test_query_with_missing_and_shuffled_features(reference, held_out, quick):
 def test_query_with_unknown_names_or_damaged_counts_is_refused(reference, held_out):
     query = held_out.copy()
     query["rna"].var_names = query["rna"].var_names + ".7"
-    with pytest.raises(ValueError, match="would match without the version suffix .* If they are the same genes"):
+    with pytest.raises(ValueError, match="would match without the version suffix .* If these are the same genes"):
         SCSiameseClu.load_query_data(query, reference, accelerator="cpu")
     rna = held_out["rna"][:, ::-1].copy()
     rna.X = sparse.csr_matrix(rna.X)
@@ -378,7 +378,7 @@ def test_unusable_mudata(mdata):
     with pytest.raises(ValueError, match="another order"):
         SCSiameseClu.setup_mudata(mixed)
     fewer = MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][:50].copy()})
-    with pytest.raises(ValueError, match="found others"):
+    with pytest.raises(ValueError, match="found other cells"):
         SCSiameseClu.setup_mudata(fewer)
     mdata["protein"].X[3, 2] = np.inf
     with pytest.raises(ValueError, match="CD3"):

@@ -287,7 +287,7 @@ def test_cells_can_be_left_unassigned(with_new_type):
         mapped.predict(min_confidence=2)
     with pytest.raises(ValueError, match="soft=False"):
         mapped.predict(soft=True, min_confidence=0.5)
-    with pytest.raises(ValueError, match="another name"):
+    with pytest.raises(ValueError, match="a name that no cluster has"):
         mapped.predict(min_confidence=0.5, unassigned_label="1")
 
 

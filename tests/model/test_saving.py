@@ -131,7 +131,7 @@ def test_data_of_another_time_are_named(trained, folder, caplog):
     caplog.clear()
     with caplog.at_level("WARNING", logger="scsiameseclu"):
         assert SCSiameseClu.load(folder, **CPU).adata is None
-    assert "There are no data beside the model" in caplog.text
+    assert "No data are saved with the model" in caplog.text
 
 
 # -- what is wrong with the files -------------------------------------------------------------------------------------

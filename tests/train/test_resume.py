@@ -119,9 +119,9 @@ def test_checkpoints_to_resume_from_are_whole_files_also_beside_a_way_of_writing
 def test_foreign_checkpoints_are_refused(tmp_path):
     path = tmp_path / "run.ckpt"
     make().train(max_epochs=2, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(path)], **QUICK)
-    with pytest.raises(ValueError, match="Expected a checkpoint for 120 cells, found one for 150"):
+    with pytest.raises(ValueError, match="Expected a checkpoint for 120 cells, found a checkpoint for 150"):
         make(n_obs=120).train(max_epochs=3, ckpt_path=path, **QUICK)
-    with pytest.raises(ValueError, match="Expected a checkpoint with 5 clusters, found one with 3"):
+    with pytest.raises(ValueError, match="Expected a checkpoint with 5 clusters, found a checkpoint with 3"):
         trained = tmp_path / "trained.ckpt"
         make().train(max_epochs=4, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(trained)], **QUICK)
         make(n_clusters=5).train(max_epochs=5, ckpt_path=trained, **QUICK)
@@ -129,12 +129,12 @@ def test_foreign_checkpoints_are_refused(tmp_path):
         make().train(max_epochs=3, ckpt_path=path, train_size=0.5, **QUICK)
     renamed = make()
     renamed.adata.obs_names = [f"other_{i}" for i in range(150)]
-    with pytest.raises(ValueError, match="found one for others"):
+    with pytest.raises(ValueError, match="found a checkpoint for cells or genes with other"):
         renamed.train(max_epochs=3, ckpt_path=path, **QUICK)
     changed = synthetic(n_obs=150, n_vars=50, n_types=3, seed=1)
     changed.obs_names, changed.var_names = make().adata.obs_names, make().adata.var_names
     SCSiameseClu.setup_anndata(changed)
-    with pytest.raises(ValueError, match="found one for others with the same names"):
+    with pytest.raises(ValueError, match="found a checkpoint for other data with the same names"):
         model = SCSiameseClu(changed, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
         model.train(max_epochs=3, ckpt_path=path, **QUICK)
     moved = make().adata.copy()  # two counts of each of two cells moved between two genes: all totals are the same
@@ -145,7 +145,7 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     dense[second, [0, 1]] += [1, -1]
     moved.X = dense
     SCSiameseClu.setup_anndata(moved)
-    with pytest.raises(ValueError, match="found one for others with the same names"):
+    with pytest.raises(ValueError, match="found a checkpoint for other data with the same names"):
         model = SCSiameseClu(moved, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
         model.train(max_epochs=3, ckpt_path=path, **QUICK)
     state = torch.load(path, weights_only=True)
@@ -217,5 +217,5 @@ def test_counts_of_a_query_are_known_by_the_checkpoint(tmp_path):
     path = tmp_path / "query.ckpt"
     mapped(1).train(max_epochs=1, callbacks=[ResumeCheckpoint(path)], **QUICK)
     mapped(1).train(max_epochs=2, ckpt_path=path, **QUICK)
-    with pytest.raises(ValueError, match="found one for others with the same names"):
+    with pytest.raises(ValueError, match="found a checkpoint for other data with the same names"):
         mapped(2).train(max_epochs=2, ckpt_path=path, **QUICK)
