@@ -1,6 +1,5 @@
 """Gene statistics of log-normalised counts, computed one block of cells at a time."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scsiameseclu.nn import NORMALISED_TOTAL
 from scsiameseclu.pp import highly_variable
-from scsiameseclu.pp._counts import row_chunks, totals
+from scsiameseclu.pp._cell_sums import CellSums
+from scsiameseclu.pp._counts import cell_totals, row_chunks
+from scsiameseclu.pp._gene_moments import TARGET_SUM, GeneMoments, normalized, positive
 from scsiameseclu.pp._threads import in_threads
 
 _RIDGE_PAIRS = 10.0
@@ -25,8 +25,8 @@ class ExpressionStatistics:
     mean, sd
         Mean and population standard deviation of log-normalised expression, float64 ``(n_genes,)``.
     dispersion_mean, dispersion_variance
-        Mean and variance of normalised expression before the logarithm, float64 ``(n_genes,)``. Highly variable genes
-        are chosen by these values.
+        Mean and population variance of normalised expression before the logarithm, float64 ``(n_genes,)``. Highly
+        variable genes are chosen by these values.
     proportions
         Share of each gene in all counts, float64 ``(n_genes,)``. The shares sum to 1.
     target_sum
@@ -52,17 +52,23 @@ class ExpressionStatistics:
         size_factors
             Size factors, ``(n_obs,)``. ``None``: total counts of the cells.
         """
-        library, per_gene = totals(counts)
-        sizes = library if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
-        nonzero = (library > 0) & (sizes > 0)
-        target_sum = NORMALISED_TOTAL * float(np.median(sizes[nonzero] / library[nonzero]))
-        n_obs, n_vars = counts.shape
-        raw, logged = np.zeros((2, n_vars)), np.zeros((2, n_vars))
-        for of_raw, of_logged in in_threads(_block_sums, _normalised_blocks(counts, sizes, target_sum)):
-            raw += of_raw
-            logged += of_logged
-        (mean, variance), (log_mean, log_variance) = (_moments(sums, n_obs) for sums in (raw, logged))
-        return cls(log_mean, np.sqrt(log_variance), mean, variance, per_gene / per_gene.sum(), target_sum)
+        sums = CellSums.of(counts, with_moments=size_factors is None)
+        target_sum, moments = TARGET_SUM, sums.moments
+        if size_factors is not None:
+            sizes = np.asarray(size_factors, dtype=np.float64).ravel()
+            target_sum *= float(np.median((sizes / positive(sums.per_cell))[sums.per_cell > 0]))
+            moments = GeneMoments.of(counts, target_sum / sizes)
+        if moments is None:
+            raise ValueError("Expected moments of the genes, found none; this is a bug.")
+        of_population = 1.0 - 1.0 / counts.shape[0]  # from the sample variance
+        return cls(
+            moments.log_mean,
+            np.sqrt(moments.log_variance * of_population),
+            moments.mean,
+            moments.variance * of_population,
+            sums.per_gene / sums.per_gene.sum(),
+            target_sum,
+        )
 
     def most_variable(self, n_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
         """Columns of the most variable genes (:func:`~scsiameseclu.pp.highly_variable`).
@@ -147,36 +153,15 @@ def batch_offsets(
     np.add.at(joined, (batch[first], batch[second]), strength)
     laplacian = np.diag(joined.sum(axis=1)) - joined
 
-    sizes = totals(counts)[0] if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
-    difference = np.zeros((n_batch, len(genes)))
-    for block_rows, values in _normalised_blocks(counts, sizes, target_sum):
-        difference += (contrast[:, block_rows] @ values[:, genes].log1p()).toarray()
-    return np.linalg.solve(laplacian + _RIDGE_PAIRS * np.eye(n_batch), difference).T.astype(np.float32)
+    sizes = None if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
 
-
-def _normalised_blocks(
-    counts: Any, sizes: NDArray[np.float64], target_sum: float
-) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Yield normalised counts, one block of cells at a time. A cell of size 0 has normalised counts of 0."""
-
-    def normalised(chunk: tuple[slice, Any]) -> tuple[slice, sparse.csr_matrix]:
+    def contrasts(chunk: tuple[slice, Any]) -> NDArray[np.float64]:
         rows, block = chunk
-        factors = np.divide(target_sum, sizes[rows], out=np.zeros(sizes[rows].size), where=sizes[rows] > 0)
-        return rows, sparse.csr_matrix(block, dtype=np.float64).multiply(factors[:, None]).tocsr()
+        of_cells = positive(cell_totals(block)) if sizes is None else sizes[rows]
+        logged = np.log1p(normalized(block[:, genes], target_sum / of_cells))
+        return np.asarray((contrast[:, rows] @ sparse.csr_matrix(logged)).todense())
 
-    return in_threads(normalised, row_chunks(counts))
-
-
-def _block_sums(block: tuple[slice, sparse.csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of normalised counts, and sums of log-normalised counts."""
-    return _sums(block[1]), _sums(block[1].log1p())
-
-
-def _sums(values: sparse.csr_matrix) -> NDArray[np.float64]:
-    """Sums and sums of squares per column, ``(2, n_genes)``."""
-    return np.stack([np.asarray(part.sum(axis=0)).ravel() for part in (values, values.multiply(values))])
-
-
-def _moments(sums: NDArray[np.float64], n_obs: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    mean = sums[0] / n_obs
-    return mean, np.maximum(sums[1] / n_obs - mean**2, 0.0)
+    difference = np.zeros((n_batch, len(genes)))
+    for part in in_threads(contrasts, row_chunks(counts)):
+        difference += part
+    return np.linalg.solve(laplacian + _RIDGE_PAIRS * np.eye(n_batch), difference).T.astype(np.float32)

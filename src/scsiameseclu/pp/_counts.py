@@ -260,6 +260,11 @@ def name_order(names: Sequence[str]) -> NDArray[np.int64]:
     return np.argsort(np.asarray(names, dtype=np.str_), kind="stable").astype(np.int64)
 
 
+def cell_totals(block: Any) -> NDArray[np.float64]:
+    """Total counts of each cell of a block, float64 ``(n,)``."""
+    return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+
+
 def totals(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Total counts per cell and per gene, float64.
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
+    from scsiameseclu.pp._cell_sums import CellSums
+
 _ARRAYS = ("mean", "sd", "components")
 
 
@@ -117,7 +119,7 @@ class JointProjection:
     protein_factor: float = 1.0
 
     @classmethod
-    def fit(
+    def fit_transform(
         cls,
         counts: Any,
         values: NDArray[np.float32],
@@ -129,24 +131,32 @@ class JointProjection:
         n_pcs: int = 50,
         random_state: int = 0,
         gene_order: NDArray[np.int64] | None = None,
-    ) -> JointProjection:
-        """Fit on counts ``(n_obs, n_genes)`` and protein values ``(n_obs, n_proteins)``.
+        sums: CellSums | None = None,
+    ) -> tuple[JointProjection, NDArray[np.float32]]:
+        """Fit on counts ``(n_obs, n_genes)`` and protein values ``(n_obs, n_proteins)``, and transform the same cells.
 
         The components of the RNA are scaled to a total variance of ``1 - protein_weight``, and the components of the
         proteins to a total variance of ``protein_weight``. The other arguments are those of
         :meth:`~scsiameseclu.pp.Projection.fit`.
         """
-        rna = Projection.fit(
-            counts, n_pcs, random_state=random_state, size_factors=size_factors, batch=batch, gene_order=gene_order
+        rna, components = Projection.fit_transform(
+            counts,
+            n_pcs,
+            random_state=random_state,
+            size_factors=size_factors,
+            batch=batch,
+            gene_order=gene_order,
+            sums=sums,
         )
-        rna_variance = float(rna.transform(counts, size_factors).var(axis=0).sum())
+        rna_variance = float(components.var(axis=0).sum())
         protein_variance = float((protein.transform(values) @ protein.components).var(axis=0).sum())
-        return cls(
+        fitted = cls(
             rna,
             protein,
             float(np.sqrt((1.0 - protein_weight) / max(rna_variance, 1e-12))),
             float(np.sqrt(protein_weight / max(protein_variance, 1e-12))),
         )
+        return fitted, fitted.combined(components, values)
 
     def transform(
         self, counts: Any, values: NDArray[np.float32], size_factors: ArrayLike | None = None

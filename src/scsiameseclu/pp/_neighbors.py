@@ -155,7 +155,7 @@ def _representation(adata: AnnData, settings: GraphSettings) -> tuple[NDArray[np
         return obsm_rep(adata, settings.use_rep), None
     counts = get_counts(adata, settings.layer)
     sizes = obs_column(adata, settings.size_factor_key)
-    projection = Projection.fit(
+    projection, rep = Projection.fit_transform(
         counts,
         settings.n_pcs,
         random_state=settings.random_state,
@@ -163,4 +163,4 @@ def _representation(adata: AnnData, settings: GraphSettings) -> tuple[NDArray[np
         batch=obs_column(adata, settings.batch_key),
         gene_order=name_order(adata.var_names),
     )
-    return projection.transform(counts, sizes), projection
+    return rep, projection

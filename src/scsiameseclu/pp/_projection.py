@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, sparse
 
-from scsiameseclu.pp._counts import row_chunks, totals
+from scsiameseclu.pp._cell_sums import CellSums
+from scsiameseclu.pp._counts import cell_totals, row_chunks
+from scsiameseclu.pp._gene_moments import TARGET_SUM, GeneMoments, normalized, positive
 from scsiameseclu.pp._metric import noise_metric, unit_length
 from scsiameseclu.pp._threads import in_threads
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-TARGET_SUM = 1e4
 MAX_SCORE = 10.0
 _N_BINS = 20
 _DENSE_THREADS = 8  # limits memory, because every thread holds a dense block of cells
@@ -91,7 +92,7 @@ class Projection:
         size_factors: ArrayLike | None = None,
         batch: pd.Series | None = None,
         gene_order: NDArray[np.int64] | None = None,
-        per_cell: NDArray[np.float64] | None = None,
+        sums: CellSums | None = None,
     ) -> Projection:
         """Fit on counts.
 
@@ -116,35 +117,75 @@ class Projection:
         gene_order
             Order in which the columns are processed, for instance from :func:`~scsiameseclu.pp._counts.name_order`. The
             result then does not depend on the order of the columns in ``counts``. ``None``: the order of the columns.
-        per_cell
-            Total counts of the cells, length ``n_obs``, if they are already known. ``None``: the totals are computed.
+        sums
+            Sums of the counts, if they are already known. Sums with moments of the genes save a pass over the counts.
 
         Raises
         ------
         ValueError
             With fewer than two cells, without a gene that varies, or with size factors that are not positive.
         """
+        options = (n_comps, n_top_genes, random_state, size_factors, batch, gene_order, sums)
+        return cls._fit(batch is not None, counts, *options)[0]
+
+    @classmethod
+    def fit_transform(cls, *args: Any, **kwargs: Any) -> tuple[Projection, NDArray[np.float32]]:
+        """Fit on counts, and compute the principal components of the same cells.
+
+        The arguments are those of :meth:`fit`. With batches, this method passes over the counts once less than
+        :meth:`fit` and :meth:`transform` do.
+
+        Returns
+        -------
+        The projection, and the result of :meth:`transform` but for rounding, float32 ``(n_obs, n_comps)``.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`fit`.
+        """
+        return cls._fit(True, *args, **kwargs)
+
+    @classmethod
+    def _fit(
+        cls,
+        transform: bool,
+        counts: Any,
+        n_comps: int = 50,
+        n_top_genes: int = 2000,
+        random_state: int | None = 0,
+        size_factors: ArrayLike | None = None,
+        batch: pd.Series | None = None,
+        gene_order: NDArray[np.int64] | None = None,
+        sums: CellSums | None = None,
+    ) -> tuple[Projection, NDArray[np.float32]]:
+        """Fit, and compute the principal components of the cells. Without ``transform``, the table has no rows."""
         n_obs, n_vars = counts.shape
         if n_obs < 2 or n_comps < 1:
             raise ValueError(f"Expected at least two cells and one component, found {n_obs} and {n_comps}.")
-        per_cell = totals(counts)[0] if per_cell is None else per_cell
-        sizes = positive(per_cell) if size_factors is None else _size_factors(counts, size_factors)
-        target_sum = TARGET_SUM
+        sums = CellSums.of(counts, with_moments=size_factors is None) if sums is None else sums
+        sizes = positive(sums.per_cell) if size_factors is None else _checked(size_factors, n_obs)
+        target_sum, moments = TARGET_SUM, sums.moments
         if size_factors is not None:
-            ratio = per_cell / sizes
+            ratio = sums.per_cell / sizes
             target_sum = float(TARGET_SUM / np.median(ratio[ratio > 0])) if (ratio > 0).any() else TARGET_SUM
-        moments = _gene_moments(counts, target_sum / sizes)
+        if size_factors is not None or moments is None:
+            moments = GeneMoments.of(counts, target_sum / sizes)
         genes = _select_genes(moments, n_top_genes, np.arange(n_vars) if gene_order is None else gene_order)
-        mean, scale = moments.log_mean[genes].astype(np.float32), moments.log_sd[genes].astype(np.float32)
+        mean = moments.log_mean[genes].astype(np.float32)
+        scale = np.sqrt(moments.log_variance[genes]).astype(np.float32)
         scores = (scaled for _, scaled in _scaled_blocks(counts, target_sum / sizes, genes, mean, scale))
         center, covariance = _covariance(scores, len(genes), n_obs)
         n_comps = max(1, min(n_comps, n_obs - 1, len(genes)))
         axes = _leading_eigenvectors(covariance, n_comps, random_state).astype(np.float32)
         plain = cls(genes, mean, scale, center.astype(np.float32), axes, target_sum, n_vars)
+        if not transform:
+            return plain, np.empty((0, n_comps), dtype=np.float32)
+        rep = plain.transform(counts, sizes)
         if batch is None:
-            return plain
-        metric = noise_metric(plain.transform(counts, sizes), batch, random_state)
-        return replace(plain, components=axes @ metric, unit_length=True)
+            return plain, rep
+        metric = noise_metric(rep, batch, random_state)
+        return replace(plain, components=axes @ metric, unit_length=True), unit_length(rep @ metric)
 
     def transform(self, counts: Any, size_factors: ArrayLike | None = None) -> NDArray[np.float32]:
         """Compute the principal components of cells.
@@ -171,10 +212,13 @@ class Projection:
             raise ValueError(
                 f"Expected the {self.n_vars} genes of the fit, found {counts.shape[1]}. Align the genes first."
             )
-        sizes = _size_factors(counts, size_factors)
+        sizes = None if size_factors is None else _checked(size_factors, counts.shape[0])
 
         def projected(chunk: tuple[slice, Any]) -> tuple[slice, NDArray[np.float32]]:
-            return chunk[0], self.project(chunk[1], sizes[chunk[0]])
+            rows, block = chunk
+            if sizes is None:
+                return rows, self.project(block, positive(cell_totals(block)))
+            return rows, self.project(block, sizes[rows])
 
         result = np.empty((counts.shape[0], self.n_comps), dtype=np.float32)
         for rows, block in in_threads(projected, row_chunks(counts), at_most=_DENSE_THREADS):
@@ -221,16 +265,6 @@ class Projection:
         )
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Mean and sample variance of the normalised counts, mean and standard deviation of their logarithms, by gene."""
-
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    log_mean: NDArray[np.float64]
-    log_sd: NDArray[np.float64]
-
-
 def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_top_genes: int) -> NDArray[np.int64]:
     """Select the most variable genes by binned normalised dispersion.
 
@@ -267,8 +301,8 @@ def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_
     return np.sort(np.argsort(-score, kind="stable")[:n_top_genes]).astype(np.int64)
 
 
-def _select_genes(moments: _Moments, n_top_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
-    varying = moments.log_sd[gene_order] > 0
+def _select_genes(moments: GeneMoments, n_top_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
+    varying = moments.log_variance[gene_order] > 0
     if not varying.any():
         raise ValueError("Expected genes that vary between cells, found none. Check the count matrix.")
     if varying.sum() <= n_top_genes:
@@ -277,51 +311,13 @@ def _select_genes(moments: _Moments, n_top_genes: int, gene_order: NDArray[np.in
     return gene_order[chosen[varying[chosen]]]
 
 
-def positive(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Replace total counts of 0 by 1, so that normalised counts of cells without counts are 0 and not NaN."""
-    return np.where(sizes > 0, sizes, 1.0)
-
-
-def _size_factors(counts: Any, size_factors: ArrayLike | None) -> NDArray[np.float64]:
-    if size_factors is None:
-        return positive(totals(counts)[0])
+def _checked(size_factors: ArrayLike, n_obs: int) -> NDArray[np.float64]:
     sizes = np.asarray(size_factors, dtype=np.float64).ravel()
-    if len(sizes) != counts.shape[0] or not np.all(np.isfinite(sizes) & (sizes > 0)):
+    if len(sizes) != n_obs or not np.all(np.isfinite(sizes) & (sizes > 0)):
         raise ValueError(
-            f"Expected {counts.shape[0]} positive, finite size factors, found {len(sizes)} size factors or invalid "
-            "values."
+            f"Expected {n_obs} positive, finite size factors, found {len(sizes)} size factors or invalid values."
         )
     return sizes
-
-
-def _normalized(block: Any, factors: NDArray[np.float64], dtype: type[np.floating] = np.float64) -> Any:
-    """Multiply the counts of each cell by its factor. The columns of sparse counts keep their order."""
-    if sparse.issparse(block):
-        data = (block.data * np.repeat(factors, np.diff(block.indptr))).astype(dtype, copy=False)
-        return sparse.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
-    return (block * factors[:, None]).astype(dtype, copy=False)
-
-
-def _gene_moments(counts: Any, factors: NDArray[np.float64]) -> _Moments:
-    n_obs, n_vars = counts.shape
-
-    def block_sums(chunk: tuple[slice, Any]) -> NDArray[np.float64]:
-        normalized = _normalized(chunk[1], factors[chunk[0]])
-        logged = normalized.log1p() if sparse.issparse(normalized) else np.log1p(normalized)
-        parts = []
-        for values in (normalized, logged):
-            squares = values.multiply(values) if sparse.issparse(values) else np.square(values)
-            parts += [np.asarray(part.sum(axis=0)).ravel() for part in (values, squares)]
-        return np.stack(parts)
-
-    sums = np.zeros((4, n_vars))
-    for part in in_threads(block_sums, row_chunks(counts)):
-        sums += part
-    means = sums[[0, 2]] / n_obs
-    variances = np.maximum(sums[[1, 3]] - n_obs * means**2, 0) / (n_obs - 1)
-    # By rounding, constant genes have a variance of about 1e-16 times the square of their mean.
-    variances[variances <= 1e-12 * means**2] = 0
-    return _Moments(means[0], variances[0], means[1], np.sqrt(variances[1]))
 
 
 def _scaled_blocks(
@@ -347,7 +343,7 @@ def _scaled(
     """Clipped scores of the log-normalised counts of a block of cells, dense ``(n, len(genes))``."""
     # The dtype is set here and not after `toarray`. Otherwise scipy would sort the entries, which takes longer than all
     # other steps.
-    values = _normalized(block[:, genes], factors, np.float32)
+    values = normalized(block[:, genes], factors, np.float32)
     dense = values.toarray() if sparse.issparse(values) else values
     np.log1p(dense, out=dense)
     dense -= mean

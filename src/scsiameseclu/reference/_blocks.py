@@ -13,13 +13,14 @@ import pandas as pd
 from scsiameseclu._keys import GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import name_order
+from scsiameseclu.pp._gene_moments import positive
 from scsiameseclu.pp._graph_input import GraphSettings
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._knn import batch_codes
 from scsiameseclu.pp._landmarks import Landmarks
 from scsiameseclu.pp._memberships import fuzzy_weights
 from scsiameseclu.pp._neighbors import link_cells
-from scsiameseclu.pp._projection import Projection, positive
+from scsiameseclu.pp._projection import Projection
 from scsiameseclu.pp._scanpy_graph import covers_all_cells
 from scsiameseclu.pp._stored_graph import CellGraph, stored_graph, stored_projection
 from scsiameseclu.pp._threads import within_thread_limit
@@ -133,13 +134,14 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     if cells.proteins is not None:
         measured = MeasuredProteins.of(cells.proteins.values, cells.batch)
         cells = measured.applied(cells)
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice)
+    projection: AnyProjection = stored_projection(data)
+    # A projection is fitted to the moments, unless there is one already or the size factors are others.
+    fits = projection is None and cells.rep is None and cells.sizes is None
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice, with_moments=fits)
     digest = source.digest(data, cells, settings, sums)
     stored = stored_graph(data, settings, None, digest) if isinstance(source, AnnDataSource) else None
-    projection: AnyProjection = stored_projection(data)
     if stored is None:
-        projection = _fitted(source, cells, settings, sums)
-        rep = _projected(cells, projection, sums)
+        projection, rep = _fitted(source, cells, settings, sums)
     else:
         rep = stored[SIAMESE_KEYS.GRAPH_REP]
     read = _Read(cells, settings, projection, rep, sums, digest)
@@ -265,24 +267,30 @@ def _measured(state: Mapping[str, Any], cells: Cells) -> MeasuredProteins:
     return MeasuredProteins.of(cells.proteins.values, cells.batch)
 
 
-def _fitted(source: Source, cells: Cells, settings: GraphSettings, sums: CellSums) -> AnyProjection:
-    """Fit the projection of a new reference. ``None`` if the representation comes from ``obsm``."""
+def _fitted(
+    source: Source, cells: Cells, settings: GraphSettings, sums: CellSums
+) -> tuple[AnyProjection, NDArray[np.float32]]:
+    """Fit the projection of a new reference, and compute the representation of its cells.
+
+    The projection is ``None`` if the representation comes from ``obsm``.
+    """
     options: dict[str, Any] = {
         "n_comps" if cells.proteins is None else "n_pcs": settings.n_pcs,
         "random_state": settings.random_state,
         "size_factors": cells.sizes,
         "batch": cells.batch,
         "gene_order": name_order(cells.genes),
+        "sums": sums,
     }
     if cells.proteins is None or isinstance(source, AnnDataSource):
-        return None if cells.rep is not None else Projection.fit(cells.counts, per_cell=sums.per_cell, **options)
+        return (None, cells.rep) if cells.rep is not None else Projection.fit_transform(cells.counts, **options)
     if cells.proteins.counts is None:
         raise ValueError("Expected protein values to set up on, found only NaN. Use setup_anndata for RNA alone.")
     values = cells.proteins.values
     scaling = ProteinScaling.fit(values, cells.proteins.names, cells.proteins.counts)
     if cells.rep is not None:
-        return JointProjection(None, scaling)
-    return JointProjection.fit(cells.counts, values, scaling, protein_weight=source.protein_weight, **options)
+        return JointProjection(None, scaling), cells.rep
+    return JointProjection.fit_transform(cells.counts, values, scaling, protein_weight=source.protein_weight, **options)
 
 
 def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32], CellSums]:
@@ -297,15 +305,6 @@ def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32],
 
     sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice, visit=visit)
     return _completed(cells, projection, rep), sums
-
-
-def _projected(cells: Cells, projection: AnyProjection, sums: CellSums) -> NDArray[np.float32]:
-    """Representation of the cells of a new reference."""
-    rna = projection.rna if isinstance(projection, JointProjection) else projection
-    if rna is None:
-        return _completed(cells, projection, None)
-    sizes = positive(sums.per_cell) if cells.sizes is None else cells.sizes
-    return _completed(cells, projection, rna.transform(cells.counts, sizes))
 
 
 def _completed(cells: Cells, projection: AnyProjection, rna: NDArray[np.float32] | None) -> NDArray[np.float32]:
