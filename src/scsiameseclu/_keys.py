@@ -1,4 +1,4 @@
-"""Every name that the package writes into an AnnData or into the registry of scvi-tools."""
+"""Every name that the package writes into an AnnData or into the registry of scvi-tools, and shared constants."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -8,6 +8,9 @@ DEFAULT_KEY: Final = "siamese_clu"
 
 GRAPH_VERSION: Final = 4
 """Version of the format of neighbour tables. The version is part of the fingerprint, so old tables are not reused."""
+
+TARGET_SUM: Final = 1e4
+"""Total counts of a cell after normalisation, before the logarithm. A cell of typical depth has about this total."""
 
 
 class _AnnDataKeys(NamedTuple):

@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp import highly_variable
 from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import cell_totals, row_chunks
-from scsiameseclu.pp._gene_moments import TARGET_SUM, GeneMoments, normalized, positive
+from scsiameseclu.pp._gene_moments import GeneMoments, normalized, positive
 from scsiameseclu.pp._threads import in_threads
 
 _RIDGE_PAIRS = 10.0

@@ -9,9 +9,9 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-__all__ = ["pbmc3k", "pbmc68k_reduced"]
+from scsiameseclu._keys import TARGET_SUM
 
-_TARGET_SUM = 1e4
+__all__ = ["pbmc3k", "pbmc68k_reduced"]
 
 
 def pbmc3k() -> AnnData:
@@ -88,7 +88,7 @@ def pbmc68k_reduced() -> AnnData:
         warnings.simplefilter("ignore")
         source = sc.datasets.pbmc68k_reduced()
     counts = sparse.csr_matrix(source.raw.X, dtype=np.float64).expm1()
-    counts = counts.multiply(source.obs["n_counts"].to_numpy(np.float64)[:, None] / _TARGET_SUM).tocsr()
+    counts = counts.multiply(source.obs["n_counts"].to_numpy(np.float64)[:, None] / TARGET_SUM).tocsr()
     counts.data = np.rint(counts.data)
     counts.eliminate_zeros()
     labels = source.obs["bulk_labels"]

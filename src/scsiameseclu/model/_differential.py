@@ -14,11 +14,11 @@ from scvi.data import AnnDataManager
 
 from scsiameseclu import _compat
 from scsiameseclu._docs import with_shared_descriptions
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.pp._counts import row_chunks
 
 CLUSTERS = "siamese_clusters"
-_TARGET_SUM = 1e4
 
 
 class DifferentialExpressionMixin(ModelProtocol):
@@ -215,7 +215,7 @@ def raw_statistics(
         of_groups = members[rows].T
         sums[0] += of_groups @ block
         per_cell = np.asarray(block.sum(axis=1)).ravel()
-        sums[2] += (of_groups * (_TARGET_SUM / np.maximum(per_cell, 1.0))) @ block
+        sums[2] += (of_groups * (TARGET_SUM / np.maximum(per_cell, 1.0))) @ block
         block.data = (block.data > 0).astype(np.float64)
         sums[1] += of_groups @ block
     means = sums / members.sum(axis=0)[None, :, None]

@@ -6,8 +6,8 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
-from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.nn import NORMALISED_TOTAL, CovariateScaler, ExpressionScaler, ProteinBranch
+from scsiameseclu._keys import SIAMESE_KEYS, TARGET_SUM
+from scsiameseclu.nn import CovariateScaler, ExpressionScaler, ProteinBranch
 
 
 class BatchInputs(BaseModuleClass):
@@ -64,6 +64,6 @@ class BatchInputs(BaseModuleClass):
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
         # Size factors may have any unit. This factor scales them to library sizes in counts.
-        library = self._library(tensors) * (NORMALISED_TOTAL / self.expression_scaler.target_sum)
+        library = self._library(tensors) * (TARGET_SUM / self.expression_scaler.target_sum)
         counts = tensors[REGISTRY_KEYS.X_KEY] if kwargs.get("for_loss") else None
         return {"z": inference_outputs["z"], "library": library, "counts": counts, **self._covariates(tensors)}

@@ -7,12 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.nn._layers import hidden_stack
 
 _EPS = 1e-8
-
-NORMALISED_TOTAL = 1e4
-"""Total to which the counts of a cell of typical library size are scaled before the logarithm."""
 
 
 class ExpressionScaler(nn.Module):
@@ -51,7 +49,7 @@ class ExpressionScaler(nn.Module):
         self.register_buffer("offset", torch.zeros(n_genes, max(n_batch, 1)))
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("weight", torch.ones(n_genes))
-        self.register_buffer("target_sum", torch.tensor(NORMALISED_TOTAL))
+        self.register_buffer("target_sum", torch.tensor(TARGET_SUM))
 
     @torch.no_grad()
     def fit(self, mean: Tensor, sd: Tensor, target_sum: float) -> None:
@@ -62,7 +60,7 @@ class ExpressionScaler(nn.Module):
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, shape ``(n_genes,)``.
         target_sum
-            Numerator of the normalisation: :data:`NORMALISED_TOTAL` times the typical ratio of size factor and library
+            Numerator of the normalisation: 10,000 times the typical ratio of size factor and library
             size.
 
         Notes
@@ -108,7 +106,7 @@ class ExpressionScaler(nn.Module):
     def standardise(self, proportions: Tensor) -> Tensor:
         """Z-score expression given as proportions ``(batch, n_genes)``, up to one factor common to all genes."""
         # The weight is proportional to 1 / sqrt(sd), so the square of the weight is proportional to 1 / sd.
-        return (torch.log1p(proportions * NORMALISED_TOTAL) - self.mean) * self.weight.square()
+        return (torch.log1p(proportions * TARGET_SUM) - self.mean) * self.weight.square()
 
 
 class RepresentationScaler(nn.Module):

@@ -12,14 +12,12 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from scsiameseclu._docs import with_shared_descriptions
-from scsiameseclu._keys import DEFAULT_KEY, confidence_key, latent_key
+from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, confidence_key, latent_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pp._counts import totals
 from scsiameseclu.pp._threads import numba_within_thread_limit, within_thread_limit
 
 __all__ = ["embedding"]
-
-_TARGET_SUM = 1e4
 
 
 @with_shared_descriptions
@@ -132,7 +130,7 @@ def _expression(adata: AnnData, gene: str) -> NDArray[np.float64]:
     if not np.array_equal(values, np.rint(values)) or (values < 0).any():
         return values
     per_cell = totals(adata.X)[0]
-    return np.log1p(_TARGET_SUM * values / np.maximum(per_cell, 1.0))
+    return np.log1p(TARGET_SUM * values / np.maximum(per_cell, 1.0))
 
 
 @within_thread_limit()

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scsiameseclu._docs import with_shared_descriptions
-from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, markers_key
+from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, UNASSIGNED, markers_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pp._counts import get_counts, row_chunks
 
 __all__ = ["marker_dotplot"]
 
-_TARGET_SUM = 1e4
 _LARGEST = 130.0
 """Area of the dot of a gene that all cells of a cluster express, in square points."""
 _SHARES = (0.25, 0.5, 1.0)
@@ -169,7 +168,7 @@ def _expression(
         values = sparse.csr_matrix(block[:, genes], dtype=np.float64)
         if normalize:
             per_cell = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-            values = (sparse.diags(_TARGET_SUM / np.maximum(per_cell, 1e-12)) @ values).log1p()
+            values = (sparse.diags(TARGET_SUM / np.maximum(per_cell, 1e-12)) @ values).log1p()
         cells = np.flatnonzero(codes[rows] >= 0)
         member = sparse.csr_matrix((np.ones(len(cells)), (codes[rows][cells], cells)), (n_clusters, values.shape[0]))
         sums += (member @ values).toarray()

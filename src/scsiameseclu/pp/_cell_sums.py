@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._check_counts import check_block, check_shape, check_totals
 from scsiameseclu.pp._counts import row_chunks
-from scsiameseclu.pp._gene_moments import TARGET_SUM, GeneMoments, moment_sums, positive
+from scsiameseclu.pp._gene_moments import GeneMoments, moment_sums, positive
 from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:

@@ -14,9 +14,6 @@ from scsiameseclu.pp._threads import in_threads
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TARGET_SUM = 1e4
-"""Total counts of a cell after normalisation."""
-
 
 @dataclass(frozen=True, eq=False)
 class GeneMoments:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._check_counts import check_counts
 from scsiameseclu.pp._counts import canonical_copy, get_counts, where_counts_are
 from scsiameseclu.pp._graph_input import resolve_seed
@@ -27,7 +28,7 @@ def preprocess(
     *,
     layer: str | None = None,
     batch_key: str | None = None,
-    target_sum: float = 1e4,
+    target_sum: float = TARGET_SUM,
     n_pcs: int = 50,
     subset: bool = False,
     random_state: int | None = None,

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, sparse
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import cell_totals, row_chunks
-from scsiameseclu.pp._gene_moments import TARGET_SUM, GeneMoments, normalized, positive
+from scsiameseclu.pp._gene_moments import GeneMoments, normalized, positive
 from scsiameseclu.pp._metric import noise_metric, unit_length
 from scsiameseclu.pp._threads import in_threads
 

@@ -11,7 +11,7 @@ import scanpy as sc
 from anndata import AnnData
 from scipy import sparse
 
-from scsiameseclu._keys import DEFAULT_KEY, check_key_added
+from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, check_key_added
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import get_counts, totals, where_counts_are
 from scsiameseclu.pp._genes import copy_of_genes, counts_of_genes
@@ -170,7 +170,7 @@ def _highly_variable_genes(
     cells = AnnData(counts_of_genes(counts, present), obs=adata.obs[[] if batch_key is None else [batch_key]].copy())
     if cells.X.dtype.kind != "f":
         cells.X = cells.X.astype(np.float32)
-    sc.pp.normalize_total(cells, target_sum=1e4)
+    sc.pp.normalize_total(cells, target_sum=TARGET_SUM)
     sc.pp.log1p(cells)
     mark_variable_genes(cells, batch_key, n_top_genes=n_top_genes, flavor="seurat")
     present[np.flatnonzero(present)] = cells.var["highly_variable"].to_numpy()

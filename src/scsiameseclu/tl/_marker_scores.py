@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._counts import row_chunks
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["MarkerExpression", "marker_expression", "mixed_with", "type_scores"]
 
 logger = logging.getLogger(__name__)
-TARGET_SUM = 1e4
 MAX_CORRELATION = -0.35
 """Largest correlation between the scores of two types in a mixed cluster."""
 MIN_SHARE = 0.1

@@ -9,7 +9,7 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, markers_key
+from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, UNASSIGNED, check_key, markers_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import canonical_copy, get_counts
 from scsiameseclu.pp._threads import numba_within_thread_limit
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["markers"]
-
-_TARGET_SUM = 1e4
 
 
 @numba_within_thread_limit()
@@ -133,7 +131,7 @@ def rank_genes(
     values = values if values.dtype.kind == "f" else values.astype(np.float32)
     cells = AnnData(values, obs=pd.DataFrame({key: labels[kept]}), var=adata.var[[]].copy())
     if normalize:
-        sc.pp.normalize_total(cells, target_sum=_TARGET_SUM)
+        sc.pp.normalize_total(cells, target_sum=TARGET_SUM)
         sc.pp.log1p(cells)
     chosen = list(labels.cat.categories) if groups is None else list(groups)
     sc.tl.rank_genes_groups(cells, key, groups=chosen, reference=reference, method=method, use_raw=False, **kwargs)
