@@ -159,7 +159,7 @@ def test_nothing_to_load(tmp_path):
     refused(tmp_path / "nothing", r"found no manifest\.json")
     (tmp_path / "model.pt").write_bytes(b"not a model")
     refused(tmp_path, "is a pickle")
-    with pytest.raises(ValueError, match=r"model\.pt.* found no archive of torch"):
+    with pytest.raises(ValueError, match=r"model\.pt.* found no torch archive"):
         SCSiameseClu.load(tmp_path, allow_pickle=True, **CPU)
 
 

@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_after_the_last_complete_chunk(model, query, tmp_pa
 
     monkeypatch.setattr(_map_atlas, "map_cells", count)
     arguments = (tmp_path / "cells.h5ad", tmp_path / "model", tmp_path / "out")
-    with pytest.raises(ValueError, match=r"differs in min_confidence.*overwrite=True"):
+    with pytest.raises(ValueError, match=r"other values of min_confidence.*overwrite=True"):
         tl.map_atlas(*arguments, chunk_size=10, min_confidence=0.5, **QUIET)
     tl.map_atlas(*arguments, chunk_size=10, **QUIET)
     assert mapped == [list(query.obs_names[30:40]), list(query.obs_names[40:])]
