@@ -282,6 +282,21 @@ def test_negative_binomial_gradient_agrees_with_finite_differences(shape, log_th
     assert torch.autograd.gradcheck(lambda r, t: losses.negative_binomial_nll(x, r, t), (rate, theta))
 
 
+@pytest.mark.parametrize("log_theta", [-15.0, -3.0, 0.0, 2.25, 2.35, 6.0, 15.0])
+def test_negative_binomial_of_counts_in_the_table_and_beyond(log_theta):
+    """Values are those of scvi-tools, and gradients those of automatic differentiation."""
+    counts = [*range(1, 21), 0.0, 0.5, 1.5, 15.5, 16.5, 300.0]
+    x = torch.tensor(counts, dtype=torch.float64).repeat(2, 1)
+    log_rate = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    log_dispersion = torch.full((len(counts),), log_theta, dtype=torch.float64, requires_grad=True)
+    nll = losses.negative_binomial_nll(x, log_rate, log_dispersion)
+    expected = -NegativeBinomial(mu=log_rate.exp(), theta=log_dispersion.exp()).log_prob(x)
+    torch.testing.assert_close(nll, expected, rtol=1e-6, atol=1e-6)
+    found = torch.autograd.grad(nll.sum(), [log_rate, log_dispersion])
+    for one, other in zip(found, torch.autograd.grad(expected.sum(), [log_rate, log_dispersion]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(40,), (30, 40)], ids=["per gene", "per count"])
 def test_negative_binomial_is_the_same_where_all_counts_are_looked_at(shape, monkeypatch):
     x = torch.poisson(torch.rand(30, 40, dtype=torch.float64) * 3)

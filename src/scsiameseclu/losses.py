@@ -301,6 +301,7 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
     """
     log_theta = log_dispersion.clamp(-MAX_LOG_DISPERSION, MAX_LOG_DISPERSION)
     log_rate = log_rate.to(torch.promote_types(x.dtype, log_rate.dtype))
+    log_theta = log_theta.to(torch.promote_types(log_rate.dtype, log_theta.dtype))
     return cast("Tensor", NegativeBinomialNLL.apply(x, log_rate, log_theta))
 
 
