@@ -304,7 +304,7 @@ def test_landmarks_can_be_left_out_of_the_file(reference, tmp_path, n_kept):
     if n_kept:
         assert loaded.get_out_of_reference_score(query).between(0, 1).all()
     else:
-        with pytest.raises(RuntimeError, match="found none"):
+        with pytest.raises(RuntimeError, match="found a model without it"):
             loaded.get_out_of_reference_score(query)
         with pytest.raises(RuntimeError, match="saved without"):
             own.cut(n_clusters=2)

@@ -85,6 +85,7 @@ def test_known_batches_give_components_in_the_metric_of_their_noise(counts_adata
     np.testing.assert_allclose(found, unit_length(plain @ noise_metric(plain, batch)), atol=1e-4)
     again = Projection.from_state(fitted.to_state())
     np.testing.assert_array_equal(again.transform(counts_adata.X), found)
+    np.testing.assert_array_equal(Projection.fit_transform(counts_adata.X, 5, batch=batch)[1], found)
     assert again.digest == fitted.digest != Projection.fit(counts_adata.X, 5).digest
 
 

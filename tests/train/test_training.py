@@ -10,7 +10,7 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.module import SiameseModule
-from scsiameseclu.ot import sinkhorn
+from scsiameseclu.ot import transport_to_masses
 from scsiameseclu.partition import fit_discriminant
 from scsiameseclu.train import NonFiniteLossError, SiameseTrainingPlan
 from scsiameseclu.train._plan import floored
@@ -192,12 +192,12 @@ def test_masses_are_held_above_half_of_the_first(adata, monkeypatch):
         first.append(marginals.clone())
         return torch.nn.functional.one_hot(torch.tensor(0), 3).to(marginals)
 
-    def solve(scaled, marginals, **options):
+    def solve(scaled, marginals, transport, **options):
         masses.append(marginals.clone())
-        return sinkhorn(scaled, marginals, **options)
+        return transport_to_masses(scaled, marginals, transport, **options)
 
     monkeypatch.setattr("scsiameseclu.train._plan.ema_marginals", everything_to_one)
-    monkeypatch.setattr("scsiameseclu.train._plan.sinkhorn", solve)
+    monkeypatch.setattr("scsiameseclu.train._plan.transport_to_masses", solve)
     make(adata).train(max_epochs=4, plan_kwargs={"n_pretrain_epochs": 1, "n_warmup_epochs": 0}, **QUICK)
     assert len(masses) == 3
     assert torch.allclose(masses[-1][1:], 0.5 * first[0][1:])
@@ -399,14 +399,15 @@ def test_large_data_are_sampled_for_the_targets(adata, monkeypatch):
     numbers = {"partition": [], "sinkhorn": [], "kept": []}
     from scsiameseclu.train import _first_partition, _plan
 
-    partition, sinkhorn, keep = _first_partition.partition_cells, _plan.sinkhorn, SiameseTrainingPlan._keep_targets
+    partition, keep = _first_partition.partition_cells, SiameseTrainingPlan._keep_targets
+    solve = _plan.transport_to_masses
     monkeypatch.setattr(
         _first_partition,
         "partition_cells",
         lambda space, *a: numbers["partition"].append(space.n_obs) or partition(space, *a),
     )
     monkeypatch.setattr(
-        _plan, "sinkhorn", lambda s, *a, **k: numbers["sinkhorn"].append(len(s)) or sinkhorn(s, *a, **k)
+        _plan, "transport_to_masses", lambda s, *a, **k: numbers["sinkhorn"].append(len(s)) or solve(s, *a, **k)
     )
     monkeypatch.setattr(
         SiameseTrainingPlan, "_keep_targets", lambda plan, rows, t: numbers["kept"].append(rows) or keep(plan, rows, t)

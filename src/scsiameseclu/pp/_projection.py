@@ -12,7 +12,7 @@ from scipy import linalg, sparse
 
 from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._cell_sums import CellSums
-from scsiameseclu.pp._counts import cell_totals, row_chunks
+from scsiameseclu.pp._counts import CHUNK, cell_totals, row_chunks
 from scsiameseclu.pp._gene_moments import GeneMoments, normalized, positive
 from scsiameseclu.pp._metric import noise_metric, unit_length
 from scsiameseclu.pp._threads import in_threads
@@ -37,9 +37,9 @@ class Projection:
 
     ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components``.
 
-    The result of a cell does not depend on other cells. If batches were given to :meth:`fit`, the components are
-    multiplied by a linear map that shrinks batch effects, and the results are scaled to length 1. Batch and sequencing
-    depth then have less influence on the result. Only blocks of cells are converted to dense arrays.
+    The result of a cell does not depend on other cells. If batches were given to :meth:`fit`, the components are then
+    multiplied by a matrix that shrinks batch effects, and scaled to length 1. Batch and sequencing depth then have less
+    influence on the result. Only blocks of cells are converted to dense arrays.
 
     Parameters
     ----------
@@ -50,8 +50,8 @@ class Projection:
     center
         Mean of the clipped scores of each gene, float32 ``(n_genes_used,)``.
     components
-        Principal components, float32 ``(n_genes_used, n_comps)``. The columns are orthonormal. If batches were given,
-        the components are multiplied by :func:`~scsiameseclu.pp._metric.noise_metric`.
+        Principal components, float32 ``(n_genes_used, n_comps)``, with orthonormal columns. Components from files of
+        early versions are multiplied by ``metric`` already.
     target_sum
         Factor from ``counts / size factor`` to normalised counts. The factor is 10,000 for total counts. For other size
         factors, the factor is chosen so that the median cell also has a normalised total of 10,000.
@@ -59,6 +59,9 @@ class Projection:
         Number of genes of the matrix in the fit.
     unit_length
         Whether results are scaled to length 1.
+    metric
+        Matrix against batch effects, float32 ``(n_comps, n_comps)``, from
+        :func:`~scsiameseclu.pp._metric.noise_metric`. ``None``: batch effects are not shrunk.
     """
 
     gene_indices: NDArray[np.int64]
@@ -69,6 +72,7 @@ class Projection:
     target_sum: float
     n_vars: int
     unit_length: bool = False
+    metric: NDArray[np.float32] | None = None
 
     @property
     def n_comps(self) -> int:
@@ -138,7 +142,7 @@ class Projection:
 
         Returns
         -------
-        The projection, and the result of :meth:`transform` but for rounding, float32 ``(n_obs, n_comps)``.
+        The projection, and the result of :meth:`transform`, float32 ``(n_obs, n_comps)``.
 
         Raises
         ------
@@ -178,7 +182,8 @@ class Projection:
         scores = (scaled for _, scaled in _scaled_blocks(counts, target_sum / sizes, genes, mean, scale))
         center, covariance = _covariance(scores, len(genes), n_obs)
         n_comps = max(1, min(n_comps, n_obs - 1, len(genes)))
-        axes = _leading_eigenvectors(covariance, n_comps, random_state).astype(np.float32)
+        # Products round as they will once a file is read, whose arrays are in C order.
+        axes = _leading_eigenvectors(covariance, n_comps, random_state).astype(np.float32, order="C")
         plain = cls(genes, mean, scale, center.astype(np.float32), axes, target_sum, n_vars)
         if not transform:
             return plain, np.empty((0, n_comps), dtype=np.float32)
@@ -186,7 +191,10 @@ class Projection:
         if batch is None:
             return plain, rep
         metric = noise_metric(rep, batch, random_state)
-        return replace(plain, components=axes @ metric, unit_length=True), unit_length(rep @ metric)
+        fitted = replace(plain, metric=metric, unit_length=True)
+        for start in range(0, n_obs, CHUNK):  # in the blocks of transform, whose results are then the same bit for bit
+            rep[start : start + CHUNK] = fitted._without_batch_effects(rep[start : start + CHUNK])
+        return fitted, rep
 
     def transform(self, counts: Any, size_factors: ArrayLike | None = None) -> NDArray[np.float32]:
         """Compute the principal components of cells.
@@ -238,6 +246,10 @@ class Projection:
         """
         scores = _scaled(block, self.target_sum / sizes, self.gene_indices, self.mean, self.scale)
         result = scores @ self.components - self.center @ self.components
+        return self._without_batch_effects(result)
+
+    def _without_batch_effects(self, components: NDArray[np.float32]) -> NDArray[np.float32]:
+        result = components if self.metric is None else components @ self.metric
         return unit_length(result) if self.unit_length else result
 
     def to_state(self) -> dict[str, Any]:
@@ -251,6 +263,8 @@ class Projection:
             "target_sum": self.target_sum,
             "n_vars": self.n_vars,
         }
+        if self.metric is not None:
+            state["metric"] = self.metric
         return {**state, "unit_length": True} if self.unit_length else state
 
     @classmethod
@@ -262,6 +276,7 @@ class Projection:
             target_sum=float(state["target_sum"]),
             n_vars=int(state["n_vars"]),
             unit_length=bool(state.get("unit_length", False)),
+            metric=np.asarray(state["metric"], dtype=np.float32) if "metric" in state else None,
             **arrays,
         )
 
