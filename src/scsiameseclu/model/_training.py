@@ -59,9 +59,9 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
             (:class:`~scsiameseclu.train.Schedule`). A model that already has clusters gets only the clustering epochs.
             Such a model is trained further, or was mapped to a query.
         accelerator, devices
-            As in scvi-tools. For several devices, give ``n_clusters`` as a number, and pass
-            ``strategy="ddp_find_unused_parameters_true"``, because each phase leaves some weights unused. Correlation
-            losses and transport targets are computed over the cells of all processes.
+            As in scvi-tools. For several devices, pass ``strategy="ddp_find_unused_parameters_true"``, because each
+            phase leaves some weights unused. Correlation losses and transport targets are computed over the cells of
+            all processes. With ``n_clusters="auto"``, the first process chooses the number of clusters.
         train_size, validation_size, shuffle_set_split
             Split of the cells into training and validation cells. By default all cells are training cells. If an
             argument needs validation cells, 90 % of the cells are training cells by default. Such arguments are
