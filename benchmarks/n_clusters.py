@@ -84,11 +84,17 @@ def load(name: str, args: argparse.Namespace, seed: int) -> tuple[Any, NDArray[A
 # -- networks --------------------------------------------------------------------------------------------------------
 
 
-def embed_and_decode(adata: Any, seed: int, batch_key: str | None = None) -> tuple[NDArray[np.float32], Points]:
-    """Embedding and components of decoded expression after pretraining, which the model partitions into clusters."""
+def embed_and_decode(adata: Any, seed: int, batch_key: str | None = None) -> tuple[NDArray[np.float32], Points, Points]:
+    """What the model partitions into clusters after pretraining.
+
+    Returns
+    -------
+    Embedding, components of decoded expression, and the representation of the cells' own counts.
+    """
     import scvi
 
     import scsiameseclu as ssc
+    from scsiameseclu._keys import SIAMESE_KEYS
     from scsiameseclu.train import Schedule
     from scsiameseclu.train._inference import decode, principal_components
 
@@ -97,7 +103,8 @@ def embed_and_decode(adata: Any, seed: int, batch_key: str | None = None) -> tup
     training = {"max_epochs": epochs, "plan_kwargs": {"n_pretrain_epochs": epochs}, "enable_progress_bar": False}
     model = ssc.tl.cluster(adata, 2, batch_key=batch_key, train_kwargs=training)
     latent, expression = decode(model.module, model._make_data_loader(model.adata, batch_size=1024))
-    return latent.cpu().numpy(), principal_components(expression, seed)
+    rep = model.adata_manager.blocks.tables[SIAMESE_KEYS.GRAPH_REP]
+    return latent.cpu().numpy(), principal_components(expression, seed), rep
 
 
 def pretrain(adata: Any, seed: int) -> Points:

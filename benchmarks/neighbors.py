@@ -66,8 +66,8 @@ def report(rows: list[dict[str, Any]]) -> str:
     frame = pd.DataFrame(rows)
     lines = []
     for (cells, search), part in frame.groupby(["cells", "search"], sort=False):
-        lines.append([f"{cells:,}", search, part["set"].nunique(), part["cpu_seconds"].mean(), part["recall"].mean()])
-        lines[-1].append(part["recall"].min())
+        recall = f"{part['recall'].mean():.3f}", f"{part['recall'].min():.3f}"
+        lines.append([f"{cells:,}", search, str(part["set"].nunique()), f"{part['cpu_seconds'].mean():.1f}", *recall])
     return markdown(["cells", "search", "sets", "CPU s", "recall", "lowest recall"], lines)
 
 

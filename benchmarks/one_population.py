@@ -73,7 +73,7 @@ def answer(name: str, cells: AnnData, seed: int, folder: Path) -> dict[str, Any]
     """Number of clusters and significant splits that are found in one population."""
     path = folder / f"{''.join(each if each.isalnum() else '_' for each in name)}.npz"
     if not path.exists():
-        embedding, expression = embed_and_decode(cells, seed)
+        embedding, expression, _ = embed_and_decode(cells, seed)
         unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
         np.savez_compressed(unfinished, embedding=embedding, expression=expression)
         os.replace(unfinished, path)

@@ -249,7 +249,7 @@ def embed(cells: Cells, seed: int) -> dict[str, Any]:
         with _clock(seconds, name):
             found[name] = np.unique(partition(found["pca"], cells.n_types, seed), return_inverse=True)[1]
     with _clock(seconds, "latent"):
-        latent, points = embed_and_decode(cells.adata.copy(), seed, BATCH if cells.told else None)
+        latent, points, rep = embed_and_decode(cells.adata.copy(), seed, BATCH if cells.told else None)
     return {
         "truth": cells.truth.astype("U"),
         "batch": cells.batch,
@@ -260,6 +260,7 @@ def embed(cells: Cells, seed: int) -> dict[str, Any]:
         **found,
         "latent": latent.astype(np.float32),
         "points": points.astype(np.float32),
+        "rep": rep.astype(np.float32),
         **seconds,
     }
 

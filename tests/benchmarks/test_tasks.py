@@ -138,7 +138,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def embed_and_decode(adata: AnnData, seed: int, batch_key: str | None = None) -> Any:
         given.append((list(adata.obs), batch_key, seed))
-        return np.zeros((adata.n_obs, 32)), np.zeros((adata.n_obs, 30))
+        return np.zeros((adata.n_obs, 32)), np.zeros((adata.n_obs, 30)), np.ones((adata.n_obs, 50))
 
     monkeypatch.setattr(n_clusters, "embed_and_decode", embed_and_decode)
     monkeypatch.setattr(tasks, "PEERS", ("pca_kmeans",))
@@ -161,6 +161,7 @@ def test_embeddings_are_kept_and_not_made_twice(folder: Path, tmp_path: Path, se
         assert kept["latent"].shape == (n_obs, 32)
         assert kept["pca"].dtype == np.float32
         assert len(set(kept["pca_kmeans"])) == 3
+        assert kept["rep"].shape == (n_obs, 50) and kept["rep"].all()  # what benchmarks.refinement reads
         assert {"batch", "counts_total", "points", "seconds_pca", "seconds_latent", "seconds_pca_kmeans"} <= set(kept)
     assert tasks.main([*command, "--seed", "1"]) == 2
     assert len(seen) == 4
