@@ -297,6 +297,13 @@ def test_negative_binomial_of_counts_in_the_table_and_beyond(log_theta):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
+def test_a_count_that_is_no_number_gives_no_number():
+    x = torch.ones(2, 3)
+    x[0, 1] = torch.nan
+    nll = losses.negative_binomial_nll(x, torch.zeros(2, 3), torch.zeros(3))
+    assert nll.isnan().tolist() == [[False, True, False], [False, False, False]]
+
+
 @pytest.mark.parametrize("shape", [(40,), (30, 40)], ids=["per gene", "per count"])
 def test_negative_binomial_is_the_same_where_all_counts_are_looked_at(shape, monkeypatch):
     x = torch.poisson(torch.rand(30, 40, dtype=torch.float64) * 3)
@@ -314,7 +321,11 @@ def test_negative_binomial_is_the_same_where_all_counts_are_looked_at(shape, mon
 @pytest.mark.parametrize("dtypes", list(itertools.product([torch.float32, torch.float64], repeat=3)))
 def test_negative_binomial_takes_arguments_of_different_dtypes(dtypes):
     """The result has the most precise dtype, and every gradient the dtype of its argument."""
-    counts, rates, thetas = torch.tensor([[0.0, 1.0, 5.0], [2.0, 0.0, 0.0]]), torch.randn(2, 3), torch.arange(-1.0, 2.0)
+    counts, rates, thetas = (
+        torch.tensor([[0.0, 1.0, 50.0], [2.0, 0.0, 0.5]]),
+        torch.randn(2, 3),
+        torch.arange(-1.0, 2.0),
+    )
     values = zip((counts, rates, thetas), dtypes, strict=True)
     x, log_rate, log_theta = (value.to(dtype) for value, dtype in values)
     log_rate.requires_grad_(), log_theta.requires_grad_()

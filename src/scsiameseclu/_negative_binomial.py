@@ -98,12 +98,12 @@ class _Present:
     def places_in_table(self, theta: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Position of each count in a flattened table ``(G, _TABLE)``, and which counts are not in the table.
 
-        Counts that are large or not whole are not in the table; they get any position. There is no table without one
-        dispersion per gene, or without positions of the counts.
+        Counts that are large, not whole or NaN are not in the table. Their position means nothing. There is no table
+        without one dispersion per gene, or without positions of the counts.
         """
         if self.where is None or theta.ndim == 2:
             return None, None
-        whole = self.values.clamp(1, _TABLE).long()
+        whole = self.values.nan_to_num(1.0).clamp(1, _TABLE).long()
         return (self.where % self.n_genes) * _TABLE + whole - 1, _positions(self.values != whole)
 
     def evaluated(

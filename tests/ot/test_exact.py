@@ -1,6 +1,7 @@
 """Exact transport, against the assignment problem of scipy."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -116,3 +117,18 @@ def test_kinds_of_transport_that_do_not_exist_are_refused():
         check_transport("sinkhorn")
     with pytest.raises(ValueError, match="marginal_relaxation=inf with transport='exact', found 0.5"):
         transport_to_masses(scores(), masses(), "exact", marginal_relaxation=0.5)
+
+
+def test_large_problems_are_solved_without_a_warning():
+    logits = torch.randn(5000, 10, generator=torch.Generator().manual_seed(0))
+    masses_ = torch.rand(10, generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = exact_transport(logits, masses_ / masses_.sum())
+    assert result.marginal_error < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_error_is_summed_in_double_precision(dtype):
+    plan = torch.full((4096, 2), 1 / 8192, dtype=dtype)
+    assert _exact.ExactResult(plan, torch.zeros(2), masses([1, 1])).marginal_error == 0.0

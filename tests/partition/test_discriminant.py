@@ -85,6 +85,12 @@ def test_exact_transport_holds_the_shares_of_the_cells_by_likeliest_part():
     assert 0.5 < float(values.amax(dim=1).mean()) < 0.99  # probabilities, not certainties
 
 
+def test_the_number_of_iterations_is_that_of_sinkhorn():
+    points, groups = normal_groups(500, 0.3, shares=(0.9, 0.08, 0.02))
+    few, many = (fit_discriminant(points, groups, 3, n_iter=n) for n in (1, 100))
+    assert few.marginal_error > many.marginal_error
+
+
 def test_cells_on_the_wrong_side_move():
     points, groups = normal_groups(2000, 1.5)
     wrong = np.random.default_rng(1).random(2000) < 0.1

@@ -1,7 +1,10 @@
 """Inverted-file search, against the comparison of all pairs."""
 
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import NearestNeighbors
 
 from scsiameseclu.pp import _inverted_file
@@ -84,7 +87,7 @@ def test_few_points(n_obs):
     assert all({*range(n_obs)} == {*row} for row in found)
 
 
-def test_time_of_a_large_search_is_spent_in_the_inverted_file(monkeypatch):
+def test_a_search_of_many_cells_is_by_inverted_file(monkeypatch):
     from scsiameseclu.pp import _knn
 
     monkeypatch.setattr(_knn, "EXACT_LIMIT", 100)
@@ -93,3 +96,46 @@ def test_time_of_a_large_search_is_spent_in_the_inverted_file(monkeypatch):
     method, found = _search(points, points, 11, 0)
     assert method == "inverted file"
     assert recall(points, points, found, 11) > 0.95
+
+
+def test_the_nearest_centre_is_the_nearest():
+    points, centres = groups(500), groups(30, seed=1) + np.float32(5.0)
+    distances = np.square(points[:, None] - centres).sum(axis=2)
+    assert np.array_equal(_inverted_file._nearest_centre(points, centres), distances.argmin(axis=1))
+
+
+def test_centres_follow_from_seed_and_sample_whatever_the_threads():
+    points = groups(20_000)
+    state = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        found = [_inverted_file._centres(points, 141, seed) for seed in (0, 0, 0, 1)]
+    finally:
+        torch.set_num_threads(state)
+    assert all(np.array_equal(found[0], each) for each in found[1:3])
+    assert not np.array_equal(found[0], found[3])
+
+
+def test_other_cells_of_the_same_number_are_other_cells():
+    points, queries = groups(400), groups(400, seed=5)
+    assert recall(points, queries, search_inverted(points, queries, 8), 8) > 0.95
+
+
+def test_rows_of_few_points_are_filled_up(monkeypatch):
+    """Two far groups of different sizes: the comparisons return different numbers of points."""
+    monkeypatch.setattr(_inverted_file, "N_PROBES", 1)
+    points = np.concatenate([groups(60), groups(6) + np.float32(1e3)])
+
+    def everything(targets, queries, width):
+        return np.tile(np.arange(len(targets)), (len(queries), 1))
+
+    found = search_inverted(points, points, 3, 0, everything)
+    counts = (found >= 0).sum(axis=1)
+    assert counts.min() >= 3 and counts.max() == found.shape[1] > counts.min()
+    assert all(len({*row[:n]}) == n and (row[n:] == -1).all() for row, n in zip(found, counts, strict=True))
+
+
+def test_points_in_one_place_give_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search_inverted(np.repeat(groups(3), 60, axis=0), groups(4), 5)

@@ -235,6 +235,12 @@ def test_approximate_search_finds_nearly_the_same(monkeypatch, balanced):
     np.testing.assert_array_equal(found.indices, knn(rep, 10, batch=batch).indices)  # reproducible with a seed
 
 
+def test_limits_are_those_of_the_documentation():
+    text = " ".join(_knn.knn.__doc__.split())
+    assert all(f"{limit:,}" in text for limit in (_knn.EXACT_LIMIT, _knn.INVERTED_LIMIT))
+    assert _knn.GPU_EXACT_LIMIT == 1_000_000 and "a million" in text
+
+
 @pytest.mark.parametrize(
     ("n_obs", "on_gpu", "expected"),
     [

@@ -1,4 +1,7 @@
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
@@ -6,6 +9,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from scsiameseclu.pp import Projection, _projection
+from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import name_order
 from scsiameseclu.pp._metric import noise_metric, unit_length
 
@@ -75,6 +79,35 @@ def test_given_size_factors_replace_totals_up_to_their_unit(counts_adata):
         fitted = Projection.fit(counts_adata.X, 4, size_factors=unit * totals)
         found = fitted.transform(counts_adata.X, unit * totals)
         np.testing.assert_allclose(found, expected, atol=1e-3)
+        options = {"size_factors": unit * totals}
+        np.testing.assert_array_equal(Projection.fit_transform(counts_adata.X, 4, **options)[1], found)
+        # Moments of total counts are not taken where size factors are given.
+        sums = CellSums.of(counts_adata.X, with_moments=True)
+        uneven = np.linspace(1.0, 5.0, len(totals)) * totals
+        with_sums = Projection.fit(counts_adata.X, 4, size_factors=uneven, sums=sums)
+        assert with_sums.digest == Projection.fit(counts_adata.X, 4, size_factors=uneven).digest
+
+
+def test_cells_without_counts_say_nothing_of_the_unit(counts_adata):
+    counts = np.vstack([counts_adata.X.toarray(), np.zeros((200, counts_adata.n_vars))])
+    totals = counts_adata.X.toarray().sum(axis=1)
+    fitted = Projection.fit(counts, 4, size_factors=np.concatenate([totals, np.ones(200)]))
+    assert fitted.target_sum == pytest.approx(1e4)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="genes that vary"):
+        warnings.simplefilter("error")
+        Projection.fit(np.zeros((5, 3)), 2, size_factors=np.ones(5))
+
+
+@pytest.mark.parametrize("batch", [None, "two"])
+def test_results_of_fit_and_transform_are_the_same_beyond_a_block(batch):
+    """More than a block of cells, before and after the state is read again."""
+    counts = np.random.default_rng(0).poisson(2.0, (4300, 12))
+    batch = None if batch is None else pd.Series(np.resize(["a", "b"], 4300))
+    fitted, found = Projection.fit_transform(counts, 6, batch=batch)
+    np.testing.assert_array_equal(fitted.transform(counts), found)
+    state = {name: np.array(value) for name, value in fitted.to_state().items()}
+    np.testing.assert_array_equal(Projection.from_state(state).transform(counts), found)
+    np.testing.assert_array_equal(Projection.fit(counts, 6, batch=batch).transform(counts), found)
 
 
 def test_known_batches_give_components_in_the_metric_of_their_noise(counts_adata):

@@ -6,7 +6,7 @@ import torch
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.train import SiameseTrainingPlan, _planner, default_batch_size, learning_rate
-from scsiameseclu.train._planner import DevicePlan
+from scsiameseclu.train._planner import DevicePlan, check_precision
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
@@ -97,3 +97,8 @@ def test_a_training_takes_its_settings_from_the_plan(monkeypatch, batch_size, n_
     assert asked == [("cpu", 1, "auto")]
     expected = 256 if batch_size is None else batch_size
     assert seen.value.args == (pytest.approx(learning_rate(expected * n_devices)), expected)
+
+
+@pytest.mark.parametrize("precision", [None, 16, 32, "32-true", "bf16", "bf16-mixed", "16-mixed"])
+def test_precisions_with_float32_weights_are_taken(precision):
+    check_precision(precision)

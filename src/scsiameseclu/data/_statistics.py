@@ -7,11 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp import highly_variable
 from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import cell_totals, row_chunks
-from scsiameseclu.pp._gene_moments import GeneMoments, normalized, positive
+from scsiameseclu.pp._gene_moments import normalized, positive
 from scsiameseclu.pp._threads import in_threads
 
 _RIDGE_PAIRS = 10.0
@@ -53,14 +52,9 @@ class ExpressionStatistics:
         size_factors
             Size factors, ``(n_obs,)``. ``None``: total counts of the cells.
         """
-        sums = CellSums.of(counts, with_moments=size_factors is None)
-        target_sum, moments = TARGET_SUM, sums.moments
-        if size_factors is not None:
-            sizes = np.asarray(size_factors, dtype=np.float64).ravel()
-            target_sum *= float(np.median((sizes / positive(sums.per_cell))[sums.per_cell > 0]))
-            moments = GeneMoments.of(counts, target_sum / sizes)
-        if moments is None:
-            raise ValueError("Expected moments of the genes, found none; this is a bug.")
+        sizes = None if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
+        sums = CellSums.of(counts, with_moments=sizes is None)
+        _, target_sum, moments = sums.normalisation(counts, sizes)
         of_population = 1.0 - 1.0 / counts.shape[0]  # from the sample variance
         return cls(
             moments.log_mean,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scsiameseclu.ot._sinkhorn import as_marginals, check_logits
 
-_MAX_PIVOTS = 100_000_000
+_MAX_PIVOTS = 100_000_000  # many more than 50,000 cells and 60 clusters need, so that POT ends at the optimum
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class ExactResult:
         between clusters.
     column_duals
         Duals :math:`g` of the clusters, shape ``(K,)``, float64, mean 0 over the column marginals; ``-inf`` for a
-        cluster of mass 0. The cluster of a cell with scores :math:`s_i` is :math:`\arg\max_k (s_{ik} + g_k)`.
+        cluster of mass 0. The cluster of a cell with scores :math:`s_i` is :math:`\arg\max_k (s_{ik} + g_k)`. Cells
+        with equal values of two clusters are not divided between these clusters as in the plan.
     column_marginals
         Requested column sums, shape ``(K,)``, float64, total 1.
     """
@@ -36,7 +37,7 @@ class ExactResult:
     @property
     def marginal_error(self) -> float:
         """L1 distance between the plan's column sums and the requested ones: 0 is exact, 2 is the worst."""
-        return float((self.plan.sum(dim=0).cpu().double() - self.column_marginals).abs().sum())
+        return float((self.plan.cpu().double().sum(dim=0) - self.column_marginals).abs().sum())
 
 
 @torch.no_grad()
@@ -50,7 +51,8 @@ def exact_transport(
     .. math:: \max_{T \ge 0,\; T 1 = a,\; T^\top 1 = b} \; \sum_{ik} T_{ik} s_{ik}
 
     by the network simplex of POT (``ot.emd``; Bonneel et al., ACM Transactions on Graphics 2011). The solver runs on
-    the CPU in float64 and holds ``n * K`` numbers.
+    the CPU in float64 and holds ``n * K`` numbers. The solution of 50,000 cells and 20 clusters takes about a second,
+    several times as long as :func:`~scsiameseclu.ot.sinkhorn`.
 
     Parameters
     ----------
@@ -87,13 +89,14 @@ def exact_transport(
     cpu = torch.device("cpu")
     columns = as_marginals(column_marginals, n_columns, "column_marginals", cpu, torch.float64)
     rows = as_marginals(row_marginals, n_rows, "row_marginals", cpu, torch.float64)
-    used = (columns > 0).numpy()
-    plan, duals = _solve(logits.double().cpu().numpy()[:, used], rows.numpy(), columns.numpy()[used])
+    has_mass = (columns > 0).numpy()  # POT would give a cluster without mass any dual
+    masses = columns.numpy()[has_mass]
+    plan, duals = _solve(logits.double().cpu().numpy()[:, has_mass], rows.numpy(), masses)
 
     full_plan = np.zeros((n_rows, n_columns))
-    full_plan[:, used] = plan
+    full_plan[:, has_mass] = plan
     full_duals = np.full(n_columns, -np.inf)
-    full_duals[used] = duals - columns.numpy()[used] @ duals
+    full_duals[has_mass] = duals - masses @ duals
     return ExactResult(torch.as_tensor(full_plan).to(logits), torch.as_tensor(full_duals), columns)
 
 

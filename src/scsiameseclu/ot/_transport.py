@@ -54,7 +54,8 @@ def transport_to_masses(
 
     Returns
     -------
-    Result of the solver, with ``column_duals`` and ``marginal_error``.
+    Result of the solver, with ``column_duals`` and ``marginal_error``. The error is the error of the plan. With exact
+    transport, cells on the border between two clusters may have another likeliest cluster than in the plan.
 
     Raises
     ------

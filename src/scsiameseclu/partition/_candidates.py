@@ -10,6 +10,7 @@ from anndata import AnnData
 from scipy import sparse
 from sklearn.cluster import AgglomerativeClustering, KMeans
 from sklearn.neighbors import NearestCentroid
+from threadpoolctl import threadpool_limits
 
 from scsiameseclu.partition._mixture import fit_mixture
 from scsiameseclu.partition._tree import MergeTree
@@ -92,7 +93,10 @@ def _n_groups(labels: NDArray[np.integer]) -> int:
 
 
 def _kmeans(points: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64]:
-    return KMeans(n_clusters, n_init=_N_STARTS, random_state=random_state).fit_predict(points).astype(np.int64)
+    # On several threads, scikit-learn adds up in any order: the result could differ from run to run.
+    with threadpool_limits(1, "openmp"):
+        k_means = KMeans(n_clusters, n_init=_N_STARTS, random_state=random_state)
+        return k_means.fit_predict(points).astype(np.int64)
 
 
 def _ward(points: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64]:

@@ -45,6 +45,32 @@ class CellSums:
     weighted: NDArray[np.float64]
     moments: GeneMoments | None = None
 
+    def normalisation(
+        self, counts: Any, size_factors: NDArray[np.float64] | None
+    ) -> tuple[NDArray[np.float64], float, GeneMoments]:
+        """How the counts are normalised, ``target_sum * counts / size``, and the moments of the genes after that.
+
+        Parameters
+        ----------
+        counts
+            The counts that were summed up. There is another pass over the counts if size factors are given, or if the
+            moments were not asked for.
+        size_factors
+            Positive size factors, ``(n_obs,)``, or ``None``: total counts.
+
+        Returns
+        -------
+        Sizes of the cells, float64 ``(n_obs,)``, the target sum, and the moments. The target sum is 10,000 for total
+        counts. For size factors, the target sum is chosen so that the median cell has a normalised total of 10,000.
+        """
+        if size_factors is None:
+            sizes, target_sum = positive(self.per_cell), TARGET_SUM
+            moments = GeneMoments.of(counts, target_sum / sizes) if self.moments is None else self.moments
+            return sizes, target_sum, moments
+        ratio = self.per_cell / size_factors
+        target_sum = TARGET_SUM / float(np.median(ratio[ratio > 0])) if (ratio > 0).any() else TARGET_SUM
+        return size_factors, target_sum, GeneMoments.of(counts, target_sum / size_factors)
+
     @classmethod
     def of(
         cls,
@@ -122,13 +148,13 @@ def _read(
 
     moments = np.zeros((4, n_vars))
 
-    def summed(chunk: tuple[slice, Any]) -> tuple[slice, tuple[NDArray[np.float64], ...], tuple[bool, bool]]:
+    def summed(chunk: tuple[slice, Any]) -> tuple[slice, tuple[Any, ...], tuple[bool, bool]]:
         places, block = chunk
         found = (True, True) if names is None else check_block(block, places.start, *names)
         of_cells, of_genes = (np.asarray(block.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0))
         if visit is not None:
             visit(places, block, of_cells)
-        of_moments = moment_sums(block, TARGET_SUM / positive(of_cells)) if with_moments else moments
+        of_moments = moment_sums(block, TARGET_SUM / positive(of_cells)) if with_moments else None
         return places, (of_cells, np.asarray(block @ weights).ravel(), of_genes, of_moments), found
 
     checked = []
@@ -137,7 +163,7 @@ def _read(
     ):
         per_cell[places], weighted[places] = of_cells, of_weights
         per_gene += of_genes
-        if with_moments:
+        if of_moments is not None:
             moments += of_moments
         checked.append(found)
     of_all_genes = GeneMoments.from_sums(moments, n_obs) if with_moments else None

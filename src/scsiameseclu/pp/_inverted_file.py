@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
+from threadpoolctl import threadpool_limits
 
 from scsiameseclu.pp._exact_search import search_exact
 
@@ -32,7 +33,7 @@ def search_inverted(
     random_state: int | None = 0,
     compare: Callable[[NDArray[np.float32], NDArray[np.float32], int], NDArray[np.int64]] = search_exact,
 ) -> NDArray[np.int64]:
-    """Rows of points that are near every query, in any order; -1 where a query has fewer than others.
+    """Rows of points that are near every query, in any order.
 
     K-means divides ``n`` points into about ``sqrt(n)`` groups. A query is compared with all points of the
     :data:`N_PROBES` groups whose centres are nearest to the centre of its own group, so that time grows with
@@ -54,24 +55,26 @@ def search_inverted(
 
     Returns
     -------
-    int64, shape ``(n_queries, width or more)``.
+    int64, shape ``(n_queries, width or more)``. Queries get different numbers of points, at least ``width``. The other
+    entries of a row are -1.
     """
     n_groups = max(round(len(points) ** 0.5), 1)
     centres = _centres(points, n_groups, random_state)
-    members = _members(_nearest_centre(points, centres), len(centres))
-    askers = members if queries is points else _members(_nearest_centre(queries, centres), len(centres))
-    sizes = np.array([len(rows) for rows in members])
+    points_of = _members(_nearest_centre(points, centres), n_groups)
+    # The usual search, of the neighbours of all cells among all cells, needs the groups once.
+    queries_of = points_of if queries is points else _members(_nearest_centre(queries, centres), n_groups)
+    sizes = np.array([len(rows) for rows in points_of])
     found: NDArray[np.int64] = np.full((len(queries), width), -1, dtype=np.int64)
-    for centre, rows in zip(centres, askers, strict=True):
+    for centre, rows in zip(centres, queries_of, strict=True):
         if len(rows) == 0:
             continue
-        order = np.argsort(np.square(centres - centre).sum(axis=1), kind="stable")
-        n_probes = max(N_PROBES, 1 + int(np.searchsorted(np.cumsum(sizes[order]), width)))
-        near = np.concatenate([members[group] for group in order[:n_probes]])
-        chosen = near[compare(points[near], queries[rows], width)]
-        if chosen.shape[1] > found.shape[1]:
-            found = np.pad(found, ((0, 0), (0, chosen.shape[1] - found.shape[1])), constant_values=-1)
-        found[rows, : chosen.shape[1]] = chosen
+        by_distance = np.argsort(np.square(centres - centre).sum(axis=1), kind="stable")
+        n_probes = max(N_PROBES, 1 + int(np.searchsorted(np.cumsum(sizes[by_distance]), width)))
+        candidates = np.concatenate([points_of[group] for group in by_distance[:n_probes]])
+        nearest = candidates[compare(points[candidates], queries[rows], width)]
+        if nearest.shape[1] > found.shape[1]:
+            found = np.pad(found, ((0, 0), (0, nearest.shape[1] - found.shape[1])), constant_values=-1)
+        found[rows, : nearest.shape[1]] = nearest
     return found
 
 
@@ -80,7 +83,8 @@ def _centres(points: NDArray[np.float32], n_groups: int, random_state: int | Non
     n_sample = min(_CELLS_PER_CENTRE * n_groups, len(points))
     sample = np.random.default_rng(random_state).choice(len(points), n_sample, replace=False)
     k_means = KMeans(n_groups, init="random", n_init=1, max_iter=_ITERATIONS, random_state=random_state)
-    with warnings.catch_warnings():
+    # On several threads, scikit-learn adds up in any order: the result would differ from run to run.
+    with threadpool_limits(1, "openmp"), warnings.catch_warnings():
         # Points in one place leave centres without points.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return k_means.fit(points[np.sort(sample)]).cluster_centers_.astype(np.float32)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
 from scsiameseclu.pp._exact_search import search_exact
 from scsiameseclu.pp._knn import (
@@ -301,7 +302,9 @@ def even_sample(
     rng = np.random.default_rng(random_state)
     fitted = rep if len(rep) <= _MAX_FIT_CELLS else rep[np.sort(rng.choice(len(rep), _MAX_FIT_CELLS, replace=False))]
     n_groups = min(_MAX_GROUPS, max(size // _LANDMARKS_PER_GROUP, 1))
-    kmeans = MiniBatchKMeans(n_groups, batch_size=4096, n_init=1, random_state=random_state).fit(fitted)
+    # On several threads, scikit-learn adds up in any order: the result could differ from run to run.
+    with threadpool_limits(1, "openmp"):
+        kmeans = MiniBatchKMeans(n_groups, batch_size=4096, n_init=1, random_state=random_state).fit(fitted)
     strata = np.unique(kmeans.predict(rep) * (np.max(codes) + 1) + codes, return_inverse=True)[1]
     # Rank within the stratum after shuffling: taking the lowest ranks first takes evenly from all strata.
     order = rng.permutation(len(rep))

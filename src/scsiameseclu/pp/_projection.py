@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, sparse
 
-from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import CHUNK, cell_totals, row_chunks
 from scsiameseclu.pp._gene_moments import GeneMoments, normalized, positive
@@ -130,15 +129,23 @@ class Projection:
         ValueError
             With fewer than two cells, without a gene that varies, or with size factors that are not positive.
         """
-        options = (n_comps, n_top_genes, random_state, size_factors, batch, gene_order, sums)
-        return cls._fit(batch is not None, counts, *options)[0]
+        return cls.fit_transform(counts, n_comps, n_top_genes, random_state, size_factors, batch, gene_order, sums)[0]
 
     @classmethod
-    def fit_transform(cls, *args: Any, **kwargs: Any) -> tuple[Projection, NDArray[np.float32]]:
+    def fit_transform(
+        cls,
+        counts: Any,
+        n_comps: int = 50,
+        n_top_genes: int = 2000,
+        random_state: int | None = 0,
+        size_factors: ArrayLike | None = None,
+        batch: pd.Series | None = None,
+        gene_order: NDArray[np.int64] | None = None,
+        sums: CellSums | None = None,
+    ) -> tuple[Projection, NDArray[np.float32]]:
         """Fit on counts, and compute the principal components of the same cells.
 
-        The arguments are those of :meth:`fit`. With batches, this method passes over the counts once less than
-        :meth:`fit` and :meth:`transform` do.
+        The parameters are the parameters of :meth:`fit`.
 
         Returns
         -------
@@ -149,33 +156,12 @@ class Projection:
         ValueError
             As :meth:`fit`.
         """
-        return cls._fit(True, *args, **kwargs)
-
-    @classmethod
-    def _fit(
-        cls,
-        transform: bool,
-        counts: Any,
-        n_comps: int = 50,
-        n_top_genes: int = 2000,
-        random_state: int | None = 0,
-        size_factors: ArrayLike | None = None,
-        batch: pd.Series | None = None,
-        gene_order: NDArray[np.int64] | None = None,
-        sums: CellSums | None = None,
-    ) -> tuple[Projection, NDArray[np.float32]]:
-        """Fit, and compute the principal components of the cells. Without ``transform``, the table has no rows."""
         n_obs, n_vars = counts.shape
         if n_obs < 2 or n_comps < 1:
             raise ValueError(f"Expected at least two cells and one component, found {n_obs} and {n_comps}.")
-        sums = CellSums.of(counts, with_moments=size_factors is None) if sums is None else sums
-        sizes = positive(sums.per_cell) if size_factors is None else _checked(size_factors, n_obs)
-        target_sum, moments = TARGET_SUM, sums.moments
-        if size_factors is not None:
-            ratio = sums.per_cell / sizes
-            target_sum = float(TARGET_SUM / np.median(ratio[ratio > 0])) if (ratio > 0).any() else TARGET_SUM
-        if size_factors is not None or moments is None:
-            moments = GeneMoments.of(counts, target_sum / sizes)
+        sizes = None if size_factors is None else _checked(size_factors, n_obs)
+        sums = CellSums.of(counts, with_moments=sizes is None) if sums is None else sums
+        sizes, target_sum, moments = sums.normalisation(counts, sizes)
         genes = _select_genes(moments, n_top_genes, np.arange(n_vars) if gene_order is None else gene_order)
         mean = moments.log_mean[genes].astype(np.float32)
         scale = np.sqrt(moments.log_variance[genes]).astype(np.float32)
@@ -185,8 +171,6 @@ class Projection:
         # Products round as they will once a file is read, whose arrays are in C order.
         axes = _leading_eigenvectors(covariance, n_comps, random_state).astype(np.float32, order="C")
         plain = cls(genes, mean, scale, center.astype(np.float32), axes, target_sum, n_vars)
-        if not transform:
-            return plain, np.empty((0, n_comps), dtype=np.float32)
         rep = plain.transform(counts, sizes)
         if batch is None:
             return plain, rep
