@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -21,7 +22,7 @@ from scsiameseclu._keys import check_key, check_key_added
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
 
@@ -61,7 +62,7 @@ def fit(arguments: argparse.Namespace) -> str:
         _check_accelerator(arguments.accelerator)
         adata = _read(arguments.input)
         _check_labels(adata, arguments)
-        _check_matrix(adata, arguments.layer, arguments.force, "--layer {}")
+        _check_matrix(adata, arguments.layer, arguments.force, _as_option)
         return _fit_and_write(adata, arguments, new, data=str(arguments.input))
 
 
@@ -83,7 +84,7 @@ def predict(arguments: argparse.Namespace) -> str:
         reference = _load(folder, arguments.accelerator)
         layer = reference.registry["setup_args"].get("layer")
         reads = "X" if layer is None else f"layers[{layer!r}]"
-        _check_matrix(adata, layer, arguments.force, f"the model reads {reads}")
+        _check_matrix(adata, layer, arguments.force, lambda _: f"the model reads {reads}")
         limits = {"max_out_of_reference": arguments.max_out_of_reference, "min_confidence": arguments.min_confidence}
         if arguments.force:
             limits["min_gene_share"] = 0.0
@@ -227,7 +228,12 @@ def _load(folder: Path, accelerator: str = "cpu") -> SCSiameseClu:
         raise ValueError(f"Expected a model of this package, could not load {folder}: {one_line(error)}") from error
 
 
-def _check_matrix(adata: AnnData, layer: str | None, force: bool, option: str) -> None:
+def _as_option(layer: str | None) -> str:
+    """The option that has a layer read, or ``X`` (``None``)."""
+    return "no --layer" if layer is None else f"--layer {shlex.quote(layer)}"
+
+
+def _check_matrix(adata: AnnData, layer: str | None, force: bool, remedy: Callable[[str | None], str]) -> None:
     """Refuse values that are no counts, and genes that share a name, unless ``force``; names are then made unique."""
     from scsiameseclu.pp import check_counts
     from scsiameseclu.pp._counts import get_counts, repeated_genes, where_counts_are
@@ -239,7 +245,7 @@ def _check_matrix(adata: AnnData, layer: str | None, force: bool, option: str) -
         raise ValueError(repeated)
 
     def advice() -> str:
-        return f"{where_counts_are(adata, option)} To go on with these values, add --force."
+        return f"{where_counts_are(adata, remedy)} To go on with these values, add --force."
 
     check_counts(get_counts(adata, layer), adata.obs_names, adata.var_names, non_integer="raise", advice=advice)
 

@@ -28,9 +28,12 @@ def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
     without_x = adata.X is None
     if without_x:  # anndata cannot put a part with X next to one without
         adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
-    uns = adata.uns
+    uns, raw = adata.uns, adata.raw
+    del adata.raw  # anndata cannot put a part with raw next to one without
     aligned = _compat.pad_and_sort(adata, names)
     aligned.uns = uns
+    if raw is not None:
+        aligned.raw = AnnData(raw.X, var=raw.var)
     if without_x:
         aligned.X = None
     return aligned

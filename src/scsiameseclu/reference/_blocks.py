@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -130,7 +131,7 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     if cells.proteins is not None:
         measured = MeasuredProteins.of(cells.proteins.values, cells.batch)
         cells = measured.applied(cells)
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=partial(cells.advice, True))
     digest = source.digest(data, cells, settings, sums)
     stored = stored_graph(data, settings, None, digest) if isinstance(source, AnnDataSource) else None
     projection: AnyProjection = stored_projection(data)
@@ -286,7 +287,7 @@ def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32],
             sizes = positive(per_cell) if cells.sizes is None else cells.sizes[places]
             rep[places] = rna.project(block, sizes)
 
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice, visit=visit)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=partial(cells.advice, False), visit=visit)
     return _completed(cells, projection, rep), sums
 
 
