@@ -213,9 +213,18 @@ def _read(path: Path) -> AnnData:
     import anndata
 
     try:
-        return anndata.read_h5ad(path)
+        adata = anndata.read_h5ad(path)
     except BAD_INPUT as error:
         raise ValueError(f"Expected an .h5ad file, could not read {path}: {one_line(error)}") from error
+    if not adata.obs_names.is_unique:
+        twice = adata.obs_names[adata.obs_names.duplicated()].unique()
+        logger.warning(
+            "Names of cells occur more than once (%d, such as %r). Results are in the order of the file: match them by "
+            "row, not by name.",
+            len(twice),
+            twice[0],
+        )
+    return adata
 
 
 def _load(folder: Path, accelerator: str = "cpu") -> SCSiameseClu:

@@ -192,6 +192,24 @@ def test_predict_with_named_clusters(fitted: Path, cells: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", ["fit", "predict"])
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_cells_that_share_a_name_are_spoken_of_and_stay_in_order(
+    fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    adata = synthetic(n_obs=60, n_vars=80, n_types=2)[:, :75].copy()
+    adata.write_h5ad(tmp_path / "named.h5ad")
+    adata.obs_names = ["same", "same", *adata.obs_names[2:]]
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    options = ["--n-clusters", "2", *FAST] if command == "fit" else ["--model", str(fitted)]
+    for name in ("named", "query"):
+        assert main([command, str(tmp_path / f"{name}.h5ad"), "--out", str(tmp_path / name), *options]) == 0
+        assert caplog.text.count("more than once (1, such as 'same')") == (name == "query")
+    tables = [pd.read_csv(tmp_path / name / "pred.csv") for name in ("named", "query")]
+    assert list(tables[1]["cell"]) == list(adata.obs_names)
+    pd.testing.assert_frame_equal(tables[0].drop(columns="cell"), tables[1].drop(columns="cell"))
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
 def test_values_that_are_no_counts_and_repeated_genes_need_force(
     fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:

@@ -28,10 +28,11 @@ def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
     without_x = adata.X is None
     if without_x:  # anndata cannot put a part with X next to one without
         adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
-    uns, raw = adata.uns, adata.raw
+    cells, uns, raw = adata.obs_names, adata.uns, adata.raw
+    adata.obs_names = pd.RangeIndex(adata.n_obs).astype(str)  # parts are put together by the names of the cells
     del adata.raw  # anndata cannot put a part with raw next to one without
     aligned = _compat.pad_and_sort(adata, names)
-    aligned.uns = uns
+    aligned.obs_names, aligned.uns = cells, uns
     if raw is not None:
         aligned.raw = AnnData(raw.X, var=raw.var)
     if without_x:
