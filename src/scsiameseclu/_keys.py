@@ -48,6 +48,15 @@ class _RegistryKeys(NamedTuple):
 
 
 ADATA_KEYS: Final = _AnnDataKeys()
+GRAPH_TABLES: Final = (
+    ADATA_KEYS.GRAPH_REP,
+    ADATA_KEYS.NEIGHBOR_INDEX,
+    ADATA_KEYS.NEIGHBOR_WEIGHT,
+    ADATA_KEYS.DIFFUSED_INDEX,
+    ADATA_KEYS.DIFFUSED_WEIGHT,
+)
+"""Entries of ``obsm`` that keep the cell graph for models; of no use to anyone else."""
+
 SIAMESE_KEYS: Final = _RegistryKeys()
 
 NEIGHBOR_BLOCKS: Final = (
