@@ -181,7 +181,8 @@ class _Mapping:
         columns = [name for each in named for name in ([each] if isinstance(each, str) else each)]
         reps = [arguments["use_rep"]] if arguments.get("use_rep") else []
         start, n_unassigned, confidence = rows.start, 0, 0.0
-        with _new_objects_collected():  # models refer to themselves, and so would keep their cells for a while
+        # Models refer to themselves, and so would keep their cells for a while.
+        with _compat.no_word_on_genes(), _new_objects_collected():
             for cells in self.parts.read(rows, columns, reps):
                 mapped = map_cells(cells, self.reference, key, **self.options)
                 mapped.deregister_manager(mapped.adata)  # scvi-tools would keep the cells
