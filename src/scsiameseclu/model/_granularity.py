@@ -1,5 +1,6 @@
 """The tree over the clusters, and other granularities after training."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from scsiameseclu.partition._hierarchy import Hierarchy, from_state, grow, to_st
 from scsiameseclu.partition._splits import describe
 from scsiameseclu.train._first_partition import head_of
 from scsiameseclu.train._inference import decode, principal_components
+
+logger = logging.getLogger(__name__)
 
 MAX_TREE_CELLS = 10_000
 _AGREEMENT = 0.99
@@ -38,8 +41,8 @@ class GranularityMixin(ModelProtocol):
 
         The clusters become those of a cut through ``cluster_tree_``. Clusters are merged if there are to be fewer than
         training found, and split if there are to be more. The embedding stays; the clustering head is fitted to the new
-        clusters, so that :meth:`predict` on any cells, :meth:`get_cluster_summary` and saved files follow. Clusters are
-        numbered by size anew.
+        clusters, so that :meth:`predict` on any cells, :meth:`get_cluster_summary` and saved files follow. A cluster
+        that :meth:`rename` named and the cut leaves as it is keeps its name; all others are numbered by size anew.
 
         Parameters
         ----------
@@ -78,7 +81,7 @@ class GranularityMixin(ModelProtocol):
             clusters = hierarchy.cut_at(p_values, float(significance or 0.0))
         sizes = np.bincount(clusters, weights=hierarchy.sizes)
         rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
-        self._regroup(rank[clusters], None)
+        self._regroup(rank[clusters], self._names_after(rank[clusters], np.asarray(tree["current"])))
 
     def split(self, cluster: str) -> None:
         """Split one cluster in two, at the topmost split of the tree below it.
@@ -151,7 +154,8 @@ class GranularityMixin(ModelProtocol):
     def rename(self, mapping: Mapping[str, str]) -> None:
         """Name clusters. :meth:`predict`, :meth:`get_cluster_summary` and everything written use the names.
 
-        Names are saved with the model and go along to queries. :meth:`cut` numbers the clusters anew.
+        Names are saved with the model and go along to queries. :meth:`cut` keeps the names of clusters that it leaves
+        as they are. A name that is a whole number counts as a number, which a cut may change.
 
         Parameters
         ----------
@@ -187,6 +191,16 @@ class GranularityMixin(ModelProtocol):
         if unknown:
             raise KeyError(f"Expected names among the clusters {names}, found {unknown}.")
         return [names.index(str(cluster)) for cluster in clusters]
+
+    def _names_after(self, new: NDArray[np.integer], old: NDArray[np.integer]) -> list[str]:
+        """Names for new clusters of the small groups: that of the old cluster of the same groups, or a number."""
+        of_groups = {tuple(np.flatnonzero(old == number)): name for number, name in enumerate(self._cluster_names())}
+        names = [of_groups.get(tuple(np.flatnonzero(new == number)), "0") for number in range(int(new.max()) + 1)]
+        names = [str(number) if _is_number(name) else name for number, name in enumerate(names)]
+        dropped = [name for name in self._cluster_names() if not _is_number(name) and name not in names]
+        if dropped:
+            logger.warning("Clusters %s are merged or divided, and their names dropped: see rename().", dropped)
+        return names
 
     def _tree(self) -> tuple[dict[str, Any], Hierarchy]:
         """The record and its tree; built first if the model was saved before there were trees."""
@@ -374,5 +388,9 @@ def _free_number(names: Sequence[str]) -> str:
 
 def _natural(name: str) -> tuple[bool, int, str]:
     """Numbers first, in their order."""
-    is_number = name.isascii() and name.isdigit()
+    is_number = _is_number(name)
     return not is_number, int(name) if is_number else 0, name
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
