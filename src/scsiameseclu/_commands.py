@@ -33,9 +33,11 @@ PROGRAM = "scsiameseclu"
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 _DEMO_DATA = "pbmc3k, bundled with this package"
-_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", "metrics.json", "umap.png")
+_METRICS = "metrics.json"
+_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", _METRICS, "umap.png")
 _REPORT = "report.html"
 _TRAINED = (*_RESULTS, "model", "training.png", _REPORT)
+_MAPPED = (*_RESULTS, _REPORT)
 _MODEL_FILES = ("manifest.json", "model.pt")
 
 logger = logging.getLogger(__name__)
@@ -72,7 +74,7 @@ def predict(arguments: argparse.Namespace) -> str:
         return _predict_store(arguments)
     _check_file(arguments.input)
     folder = _model_folder(arguments.model)
-    with _output(arguments, _RESULTS) as new:
+    with _output(arguments, _MAPPED) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
         adata = _read(arguments.input)
@@ -80,7 +82,6 @@ def predict(arguments: argparse.Namespace) -> str:
 
         from scsiameseclu import tl
 
-        started = time.perf_counter()
         reference = _load(folder, arguments.accelerator)
         layer = reference.registry["setup_args"].get("layer")
         reads = "X" if layer is None else f"layers[{layer!r}]"
@@ -97,14 +98,14 @@ def predict(arguments: argparse.Namespace) -> str:
             "n_genes_found": int(model.adata.var_names.isin(adata.var_names).sum()),
             "n_unassigned": adata.uns[arguments.key_added]["n_unassigned"],
         }
-        metrics = write_results(adata, arguments, new, facts, time.perf_counter() - started)
-        return summary(adata, arguments, metrics, _RESULTS)
+        return _write(adata, model, arguments, new, facts, _MAPPED)
 
 
 def _predict_store(arguments: argparse.Namespace) -> str:
     """Map a zarr store of any size to a zarr store, chunk by chunk; goes on where a process was killed."""
-    if arguments.labels_key is not None:
-        raise ValueError("Expected an .h5ad file with --labels-key, found a zarr store: leave the option out.")
+    for option, given in (("--labels-key", arguments.labels_key is not None), ("--report", arguments.report)):
+        if given:
+            raise ValueError(f"Expected an .h5ad file with {option}, found a zarr store: leave the option out.")
     _quieten(arguments)
     _check_accelerator(arguments.accelerator)
     from scsiameseclu import tl
@@ -124,24 +125,27 @@ def info(arguments: argparse.Namespace) -> str:
     _quieten(arguments)
     from scsiameseclu._file_format import Manifest
 
-    facts = _describe(_load(folder))
-    Manifest.read(folder).check_all()
+    model, manifest = _load(folder), Manifest.read(folder)
+    manifest.check_all()
+    facts = _describe(model, manifest.written_by)
     if arguments.json:
         return json.dumps(facts, indent=2, default=str)
     setup = ", ".join(f"{key}={value}" for key, value in facts["setup"].items())
     return "\n".join(f"{name:<14}{value}" for name, value in {**facts, "setup": setup}.items())
 
 
-def _describe(model: SCSiameseClu) -> dict[str, Any]:
+def _describe(model: SCSiameseClu, written_by: str) -> dict[str, Any]:
     return {
         "model": type(model).__name__,
         "trained": bool(model.is_trained),
         "epochs": max((len(frame) for frame in (model.history or {}).values()), default=0),
         "n_clusters": model.n_clusters,
         "n_cells": int(model.summary_stats["n_cells"]),
+        "n_landmarks": 0 if model.reference is None else len(model.reference.latent),
         "n_genes": int(model.summary_stats["n_vars"]),
         "n_batches": int(model.summary_stats["n_batch"]),
         "setup": {key: value for key, value in model.registry["setup_args"].items() if value not in (None, {})},
+        "written_by": f"scsiameseclu {written_by}",
         "scvi_version": model.registry["scvi_version"],
     }
 
@@ -152,7 +156,6 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
     from scsiameseclu import pl, tl
 
     scvi.settings.seed = arguments.seed
-    started = time.perf_counter()
     model = tl.cluster(
         adata,
         n_clusters=arguments.n_clusters,
@@ -169,7 +172,6 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
             "enable_progress_bar": sys.stderr.isatty(),
         },
     )
-    seconds = time.perf_counter() - started
     model.save(new / "model")
     pl.training_curves(model, save=new / "training.png", return_fig=True)
     facts = {
@@ -179,11 +181,25 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
         "n_genes_used": model.adata.n_vars,
         "seed": arguments.seed,
     }
-    metrics = write_results(adata, arguments, new, facts, seconds)
+    return _write(adata, model, arguments, new, facts, _TRAINED)
+
+
+def _write(
+    adata: AnnData,
+    model: SCSiameseClu,
+    arguments: argparse.Namespace,
+    new: Path,
+    facts: dict[str, Any],
+    names: Sequence[str],
+) -> str:
+    """Write the results, the report if asked for, and last the numbers, with the time of the whole command."""
+    facts |= write_results(adata, arguments, new)
     if arguments.report:
         key, labels_key = arguments.key_added, arguments.labels_key
         model.report(new / _REPORT, adata, labels_key=labels_key, key=key, call=arguments.call)
-    return summary(adata, arguments, metrics, [name for name in _TRAINED if (new / name).exists()])
+    facts["seconds"] = round(time.perf_counter() - arguments.started, 1)
+    (new / _METRICS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return summary(adata, arguments, facts, [name for name in names if (new / name).exists()])
 
 
 def _check_file(path: Path) -> None:
@@ -297,7 +313,7 @@ def _check_accelerator(name: str) -> None:
 def _is_demo(out: Path) -> bool:
     """Whether a folder holds an earlier demo, which may then be replaced."""
     try:
-        return bool(json.loads((out / "metrics.json").read_text(encoding="utf-8"))["data"] == _DEMO_DATA)
+        return bool(json.loads((out / _METRICS).read_text(encoding="utf-8"))["data"] == _DEMO_DATA)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -96,11 +96,14 @@ class Manifest:
         What the names of the files begin with.
     files
         Size and digest of every file, by name.
+    written_by
+        Version of this package that wrote the files.
     """
 
     folder: Path
     prefix: str
     files: dict[str, dict[str, Any]]
+    written_by: str
 
     @classmethod
     def read(cls, folder: Path, prefix: str = "") -> Manifest:
@@ -134,7 +137,7 @@ class Manifest:
                 f"scsiameseclu {writer}; this is scsiameseclu {package_version()}. Install that version or a newer one "
                 "to load it."
             )
-        return cls(folder, prefix, files)
+        return cls(folder, prefix, files, str(writer))
 
     def lists(self, name: str) -> bool:
         """Whether a file, named without the prefix, belongs to the model."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     does.
     """
     arguments = _parser().parse_args(argv)
+    arguments.started = time.perf_counter()
     arguments.call = shlex.join([PROGRAM, *(sys.argv[1:] if argv is None else argv)])
     try:
         print(arguments.run(arguments))
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="device to compute on (%(default)s)",
     )
+    writing.add_argument("--report", action="store_true", help="write report.html, a page about the clusters")
     training = argparse.ArgumentParser(add_help=False, parents=[writing])
     training.add_argument(
         "--n-clusters", type=_n_clusters, default="auto", metavar="K", help="number of clusters, or auto (%(default)s)"
@@ -129,7 +132,6 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--gene-likelihood", choices=("zinb", "nb", "poisson"), default="nb", help="of the counts (%(default)s)"
     )
-    training.add_argument("--report", action="store_true", help="write report.html, a page about the clusters")
     reading = argparse.ArgumentParser(add_help=False)
     reading.add_argument(
         "--force",

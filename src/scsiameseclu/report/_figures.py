@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from anndata import AnnData
 from matplotlib import rc_context
 
 from scsiameseclu import pl
-from scsiameseclu._keys import confidence_key, markers_key, out_of_reference_key, stability_key
+from scsiameseclu._keys import confidence_key, latent_key, markers_key, out_of_reference_key, stability_key
 from scsiameseclu.report._cells import KEY, Cells
 
 if TYPE_CHECKING:
@@ -88,6 +89,10 @@ def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Seque
     if model.is_query_ and out_of_reference_key(KEY) in shown.obs:
         text = "Out-of-reference scores of the cells"
         add("out_of_reference", text, pl.out_of_reference, shown, key=KEY)
+    if model.is_query_ and model.reference is not None and len(model.reference.latent):
+        reference = AnnData(obsm={latent_key(KEY): model.reference.latent}, shape=(len(model.reference.latent), 0))
+        text = "The cells among those of the reference, which are grey"
+        add("on_reference", text, pl.query_on_reference, shown, reference, key=KEY, reference_key=KEY)
     if model.history:
         add("training", "Loss terms by epoch", pl.training_curves, model)
     return pictures
