@@ -1,11 +1,11 @@
-"""What each part of the method is worth: the default with one part changed, on every data set; see README.md.
+"""Benefit of each part of the method: the default with one part changed, on every data set; see README.md.
 
     python -m benchmarks.ablations --data DIR --out ablations.jsonl [--variants no_reconstruction ...] [--seeds 0 1]
     python -m benchmarks.ablations --report accuracy.jsonl ablations.jsonl > ablations.md
 
-Each variant is a run of ``siamese_k`` with a tag (see ``benchmarks.run``), resumable in the same way. The report pairs
-it with the default on the same set and seed: the difference is averaged over seeds, then over sets, and its uncertainty
-is that of the sets (a bootstrap over sets), since the next user brings another data set, not another seed.
+Each variant is a run of ``siamese_k`` with a tag (see ``benchmarks.run``), resumable in the same way. The report
+compares every variant with the default on the same data set and seed. The difference is averaged over seeds, then over
+data sets. The interval is a bootstrap over data sets, because a new user has another data set, not another seed.
 """
 
 import argparse
@@ -62,7 +62,7 @@ VARIANTS = {**PAPER, **OURS}
 
 
 def paired(frame: pd.DataFrame, tag: str, score: str) -> pd.Series:
-    """Difference of a variant to the default per set, mean over the seeds both have."""
+    """Difference of a variant to the default per data set, mean over the seeds of both."""
     wide = frame.pivot_table(index=["set", "seed"], columns="method", values=score)
     if f"{BASE}:{tag}" not in wide or BASE not in wide:
         return pd.Series(dtype=float)
@@ -70,7 +70,7 @@ def paired(frame: pd.DataFrame, tag: str, score: str) -> pd.Series:
 
 
 def interval(values: NDArray[np.float64], n_draws: int = 10_000) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean; the same draws on each call."""
+    """95 % bootstrap interval of the mean, with the same draws on each call."""
     draws = np.random.default_rng(0).choice(values, (n_draws, len(values))).mean(axis=1)
     low, high = np.quantile(draws, [0.025, 0.975])
     return float(low), float(high)
@@ -105,14 +105,14 @@ def report(frame: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the variants that are missing, or report."""
+    """Run the missing variants, or print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", type=Path, nargs="+", help="results files of the default and of the variants")
     parser.add_argument("--data", type=Path, help="folder of .h5ad files")
     parser.add_argument("--out", type=Path, help="results, JSON lines; appended to")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    args, others = parser.parse_known_args(arguments)
+    args, rest = parser.parse_known_args(arguments)
     if args.report:
         print(report(as_frame([row for path in args.report for row in run.read_results(path)])))
         return 0
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     failed = 0
     for seed in args.seeds:
         for tag in args.variants:
-            common = ["--data", str(args.data), "--out", str(args.out), "--methods", BASE, "--seeds", seed, *others]
+            common = ["--data", str(args.data), "--out", str(args.out), "--methods", BASE, "--seeds", seed, *rest]
             failed += run.main([*common, "--tag", f":{tag}", "--settings", json.dumps(VARIANTS[tag][1])])
     return int(failed > 0)
 

@@ -3,8 +3,9 @@
     python -m benchmarks.atlas --cells 200000 [--genes 2000] [--reference 5000] [--threads 1] [--out atlas.jsonl]
 
 Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000), written part by part to a zarr
-group. The mapping runs in processes of its own; the first one is killed when a third of the chunks are complete. Cells
-per second are those of the second process, start and imports not counted. One JSON line per run.
+group. The mapping runs in two separate processes. The first process is killed when a third of the chunks are complete,
+and the second process maps the rest. Cells per second are measured in the second process, without its start and
+imports. Every run writes one JSON line.
 """
 
 import argparse
@@ -18,14 +19,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale import OwnMemory, limited, peak_gb
+from benchmarks.measure import OwnMemory, PeakMemory, limited
 
 PART = 50_000
 _PROGRESS = "progress.jsonl"
 
 
 def write_cells(folder: Path, n_obs: int, n_vars: int, n_reference: int) -> None:
-    """A trained model and the cells to map, of the same types."""
+    """Write a trained model, and the cells to map, which have the same types."""
     import anndata
     import scvi
     import zarr
@@ -48,13 +49,13 @@ def write_cells(folder: Path, n_obs: int, n_vars: int, n_reference: int) -> None
 
 
 def map_cells(folder: Path) -> dict[str, Any]:
-    """Map in this process what is not mapped yet."""
+    """Map the remaining cells in this process."""
     import torch
 
     import scsiameseclu as ssc
 
     model = ssc.SCSiameseClu.load(folder / "model", adata=False, accelerator="cpu")
-    imports = peak_gb()
+    imports = PeakMemory().gigabytes()
     own = OwnMemory()
     own.start()
     start, cpu = time.perf_counter(), time.process_time()
@@ -64,7 +65,7 @@ def map_cells(folder: Path) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time() - cpu, 2),
         "threads_found": torch.get_num_threads(),
         "imports_gb": round(imports, 3),
-        "peak_gb": round(peak_gb(), 3),
+        "peak_gb": round(PeakMemory().gigabytes(), 3),
         "own_gb": round(own.stop(), 3),
     }
 

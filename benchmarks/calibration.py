@@ -3,8 +3,8 @@
     python -m benchmarks.calibration --out calibration.jsonl [--seeds 0 1 2] [--figure calibration.png]
         [--no-clustering]
 
-A cell is right if its cluster is the one matched to its type. Curves pool the cells of all seeds.
-``--no-clustering``: an ablation, without the clustering loss; keep its results in a file of their own.
+A cell is right if its cluster is matched to its type. Curves pool the cells of all seeds. ``--no-clustering`` is an
+ablation without the clustering loss; write its results to a separate file.
 """
 
 import argparse
@@ -28,7 +28,7 @@ DIFFICULTIES = {"easy": 4.0, "medium": 2.5, "hard": 2.0}
 
 
 def simulate_and_cluster(difficulty: str, seed: int, model_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """One run; its reliability curve and how often it is right."""
+    """Cluster simulated cells; return the reliability curve and the share of right cells."""
     import scvi
 
     import scsiameseclu as ssc
@@ -90,7 +90,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
         part = frame[frame["difficulty"] == difficulty]
         if len(part):
             curve = pooled(part)
-            shown = curve[curve["n_cells"] >= 20]  # fewer say nothing
+            shown = curve[curve["n_cells"] >= 20]  # the share right of fewer cells is too noisy
             ax.plot(shown["confidence"], shown["accuracy"], marker="o", markersize=4, label=difficulty)
     ax.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="confidence", ylabel="share right")
     ax.legend(title="simulated types", frameon=False)
@@ -98,7 +98,7 @@ def draw(frame: pd.DataFrame, path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is missing, print the table, draw."""
+    """Run the missing simulations, print the table, draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="results, JSON lines; appended to")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

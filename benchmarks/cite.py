@@ -1,4 +1,4 @@
-"""RNA only next to RNA + surface proteins, on CITE-seq sets with labels.
+"""RNA only compared with RNA and surface proteins, on CITE-seq data sets with labels.
 
     python benchmarks/cite.py --data DIR --out cite.jsonl [--seeds 0 1 2]
         [--methods rna joint joint_kmeans] [--sets ...]
@@ -6,12 +6,12 @@
 
 Every ``*.h5ad`` file of DIR with raw RNA counts in ``X``, proteins in an ``obsm`` entry whose name begins with
 "protein" and labels in ``obs["cell_type"]`` is one data set. Labels are used for scoring and for the number of types,
-which every method is given (``--auto``: the models estimate it). Where labels were derived from the proteins, scores of
-the joint methods are flattered; that is for the reader of the results to know. Every run is a process of its own; a run
-already in the results file is skipped.
+which every method is given (with ``--auto``, the models estimate the number). If the labels were derived from the
+proteins, the scores of the joint methods are too high. Every run is a separate process. A run that is already in the
+results file is skipped.
 
-``rna``: the model with its defaults on the RNA. ``joint``: the same with the proteins. ``joint_kmeans``: k-means on the
-space of the joint cell graph, without any training.
+``rna``: the model with its defaults on the RNA. ``joint``: the model with its defaults on RNA and proteins.
+``joint_kmeans``: k-means on the space of the joint cell graph, without any training.
 """
 
 import argparse
@@ -30,7 +30,7 @@ LABELS = "cell_type"
 
 
 def protein_entry(path: Path) -> str | None:
-    """Name of the ``obsm`` entry with proteins, if the file has that and labels."""
+    """Name of the ``obsm`` entry with proteins; None if the file has no proteins or no labels."""
     import h5py
 
     with h5py.File(path) as file:
@@ -107,7 +107,7 @@ def run_one(path: Path, method: str, seed: int, settings: dict[str, Any], auto: 
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Run whatever is not in the results file yet."""
+    """Run everything that is not in the results file yet."""
     done = {(row["set"], row["method"], row["seed"]) for row in read_results(args.out)}
     paths = [path for path in sorted(args.data.glob("*.h5ad")) if protein_entry(path)]
     if args.sets:

@@ -1,21 +1,23 @@
-"""Cell types from some labels: `tl.classify` on our embedding next to classifiers trained on the same labels.
+"""Cell types from some labels: `tl.classify` on our embedding, and other classifiers trained on the same labels.
 
-    python -m benchmarks.classification --data DIR --out classification.jsonl [--sets ...] [--methods ...] [--keep
-    FOLDER] python -m benchmarks.classification --out classification.jsonl --table
+    python -m benchmarks.classification --data DIR --out classification.jsonl [--sets ...] [--methods ...]
+        [--keep FOLDER]
+    python -m benchmarks.classification --out classification.jsonl --table
 
-Labels are kept for 1, 5, 20 and 80 % of the cells of every type, at least one each, and hidden from all methods
-otherwise. In a fifth task, one type of 20 cells or more has no label, and the others have 20 %. Scores are those of
-the cells without a label whose type has labels: accuracy, macro-F1, expected calibration error. ``auroc_withheld``
-says how well a low confidence tells the cells of the withheld type from all others without a label.
+Labels are kept for 1, 5, 20 and 80 % of the cells of every type, at least one label per type. All other labels are
+hidden from all methods. In a fifth task, one type of 20 cells or more has no label, and the other types have 20 % of
+their labels. Accuracy, macro-F1 and the expected calibration error are computed on the cells without a label whose type
+has labels. ``auroc_withheld`` is the area under the ROC curve for detecting the cells of the withheld type by a low
+confidence, among all cells without a label.
 
 ``classify``, ``classify_knn``: `tl.cluster` and `tl.classify` with their defaults, and with ``method="knn"``.
-``pca_logistic``: logistic regression on 50 principal components. ``scvi_knn``: 5 neighbours on the latent space of
-scVI, weighed by distance. ``scanvi``: SCANVI on that scVI model. ``celltypist``: CellTypist trained on log-normalised
-counts of all genes (needs celltypist and, with its release 1.7.1, scikit-learn below 1.8).
+``pca_logistic``: logistic regression on 50 principal components. ``scvi_knn``: 5 nearest neighbours in the latent space
+of scVI, weighted by distance. ``scanvi``: SCANVI on that scVI model. ``celltypist``: CellTypist trained on
+log-normalised counts of all genes (needs celltypist and, with its release 1.7.1, scikit-learn below 1.8).
 
-Every seed is a draw of the labels that are kept; an embedding is made once, with one seed, since none sees a label.
-``--keep`` stores our embeddings, so that other settings of `tl.classify` can be run on the same ones. A draw that is
-in the results file is skipped.
+Every seed is a draw of the labels that are kept. An embedding is made once, with one seed, because no embedding uses
+labels. ``--keep`` stores our embeddings, so that other settings of `tl.classify` can be run on the same embeddings. A
+draw that is in the results file is skipped.
 """
 
 import argparse
@@ -51,7 +53,7 @@ FAMILIES = {
 }
 
 Classifier = Callable[[pd.Series], pd.DataFrame]
-"""From labels, ``"Unknown"`` where there is none, to probabilities (cells x types)."""
+"""Function from labels (``"Unknown"`` for cells without a label) to probabilities (cells x types)."""
 
 
 def tasks(truth: pd.Series, seed: int) -> Iterator[tuple[dict[str, Any], pd.Series]]:
@@ -66,7 +68,7 @@ def tasks(truth: pd.Series, seed: int) -> Iterator[tuple[dict[str, Any], pd.Seri
 
 
 def keep_share(truth: pd.Series, share: float, rng: np.random.Generator) -> pd.Series:
-    """Labels of this share of the cells of every type, of at least one each."""
+    """Keep the labels of this share of the cells of every type, at least one per type."""
     kept = np.zeros(len(truth), dtype=bool)
     for name in sorted(truth.unique()):
         cells = np.flatnonzero(truth == name)
@@ -75,7 +77,7 @@ def keep_share(truth: pd.Series, share: float, rng: np.random.Generator) -> pd.S
 
 
 def scores(truth: pd.Series, labels: pd.Series, probabilities: pd.DataFrame, withheld: str) -> dict[str, float]:
-    """Scores of the cells without a label whose type has some."""
+    """Scores of the cells without a label whose type has labels."""
     from sklearn.metrics import f1_score, roc_auc_score
 
     from scsiameseclu.metrics import expected_calibration_error
@@ -99,7 +101,7 @@ def scores(truth: pd.Series, labels: pd.Series, probabilities: pd.DataFrame, wit
 
 
 def our_classifiers(adata: Any, stored: Path | None) -> dict[str, Classifier]:
-    """`tl.classify` on the embedding of `tl.cluster`; the embedding is read from ``stored`` if that exists."""
+    """`tl.classify` on the embedding of `tl.cluster`, or on the embedding in the file ``stored`` if it exists."""
     import anndata as ad
     import scvi
 
@@ -140,14 +142,14 @@ def pca_classifiers(adata: Any, stored: Path | None) -> dict[str, Classifier]:
 
 
 def fitted_probabilities(estimator: Any, points: NDArray[Any], labels: pd.Series) -> pd.DataFrame:
-    """Probabilities of all cells by an estimator of scikit-learn that is fitted to the labelled ones."""
+    """Probabilities of all cells by an estimator of scikit-learn that is fitted to the labelled cells."""
     known = (labels != UNKNOWN).to_numpy()
     estimator.fit(points[known], labels[known])
     return pd.DataFrame(estimator.predict_proba(points), index=labels.index, columns=estimator.classes_)
 
 
 def scvi_classifiers(adata: Any, stored: Path | None) -> dict[str, Classifier]:
-    """Neighbours on scVI, and SCANVI; both with the defaults of scvi-tools."""
+    """Nearest neighbours on scVI, and SCANVI, both with the defaults of scvi-tools."""
     import scvi
 
     from benchmarks import preprocessing
@@ -233,7 +235,7 @@ def run_family(path: Path, family: str, seeds: list[int], stored: Path | None) -
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Run whatever is not in the results file yet; one process per data set and family."""
+    """Run everything that is not in the results file yet, one process per data set and family."""
     done = {(row["set"], row["method"].removesuffix(args.tag), row["seed"]) for row in read_results(args.out)}
     paths = sorted(labelled_files(args.data, LABELS, args.sets), key=lambda path: path.stat().st_size)  # small first
     families = [name for name, methods in FAMILIES.items() if set(methods) & set(args.methods)]

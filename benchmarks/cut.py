@@ -1,20 +1,21 @@
-"""Which rule for the cut of the embedding into clusters, and for their number? See README.md.
+"""Compare rules for the cut of an embedding into clusters, and for the number of clusters; see README.md.
 
-The embeddings are those that ``benchmarks.tasks embed`` kept.
+The embeddings are the embeddings that ``benchmarks.tasks embed`` kept.
 
     python -m benchmarks.tasks embed --data DIR --keep FOLDER
     python -m benchmarks.cut FOLDER --keep-candidates FOLDER2 [--out cut.jsonl] [--sets ...] [--numbers ...]
     python -m benchmarks.cut --report cut.jsonl > cut.md
 
-The slow step, done once per file: all candidate partitions into as many clusters as there are types, what the
-label-free judges say of each, and what labels say of each. What is kept is not made again, of whatever version: empty
-the folder after a change of the candidates. A rule takes one of the candidates of every task, by name or by the judges'
-ranks, so that rules are compared in seconds. Where a candidate did not reach the number of clusters, a rule that asks
-for it by name gets k-means on expression.
+The slow step is done once per file. It makes all candidate partitions into as many clusters as there are types, and
+computes the values of the label-free judges and the scores by labels for each candidate. Kept results are not made
+again, even if the version of the package has changed, so empty the folder after a change of the candidates. A rule
+takes one candidate of every task, by name or by the ranks of the judges. Rules can therefore be compared in seconds. If
+a candidate did not reach the number of clusters, a rule that takes this candidate by name gets k-means on expression
+instead.
 
-"Best on the other sets" takes for every data set the rule with the highest mean ARI + F1 over the others, and is scored
-on the set left out. Figures are means over the tasks of a data set first and over sets then; intervals are those of the
-sets. All figures are of the pretrained network, before the head.
+"Best on the other sets" takes for every data set the rule with the highest mean ARI + F1 over the other data sets, and
+scores this rule on the data set that was left out. Figures are means over the tasks of a data set, then over data sets.
+Intervals are over data sets. All figures are for the pretrained network, before the clustering phase.
 """
 
 import argparse
@@ -62,7 +63,7 @@ AUTO = "default (auto)"
 
 
 def space_of(kept: Any) -> Space:
-    """The cells of a file as the partition sees them."""
+    """Decoded expression and embedding of the cells of a file, as the partition reads them."""
     return Space(kept["points"], kept["latent"], 0)
 
 
@@ -75,7 +76,7 @@ def score(truth: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
 
 
 def cut(kept: Any, n_types: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Candidates of a file with the judges' values, as arrays; ranks and scores of the same, as a row of results."""
+    """Candidates of a file with the judges' values, as arrays; their ranks and scores, as a row of results."""
     space, truth = space_of(kept), kept["truth"]
     found = candidates(space, n_types)
     names = list(found)
@@ -113,7 +114,7 @@ def n_clusters(kept: Any) -> dict[str, Any]:
 
 
 def _write(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file that is whole or not there."""
+    """Write a file under another name and rename it when it is complete."""
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         write(unfinished)
@@ -153,7 +154,7 @@ def files_of(folder: Path, args: argparse.Namespace) -> list[Path]:
 
 
 def keep_all(files: list[Path], folder: Path, parts: list[str]) -> int:
-    """Keep what is missing, candidates of all files first; the number of files that failed."""
+    """Compute and keep all missing results, candidates of all files first; return the number of failures."""
     folder.mkdir(parents=True, exist_ok=True)
     steps = {"cut": (".npz", keep_cut), "n_clusters": (".n_clusters.json", keep_n_clusters)}
 
@@ -184,7 +185,7 @@ def rows_of(files: list[Path], folder: Path) -> list[dict[str, Any]]:
 
 
 def pick(row: dict[str, Any], rule: str) -> str:
-    """Name of the candidate that a rule takes, the first of equals."""
+    """Name of the candidate that a rule takes; of equally good candidates, the first."""
     if rule == DEFAULT:
         return row["default"]
     if rule in RULES:
@@ -203,7 +204,7 @@ def _scores(row: dict[str, Any], name: str) -> list[float]:
 
 
 def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """A line for every task and rule, candidate alone or peer; ``reached``: the candidate asked for is there."""
+    """One row for every task and every rule, candidate or peer; ``reached`` is False where the candidate is missing."""
     names = list(dict.fromkeys(name for row in rows for name in row["candidates"]))
     lines = []
     for row in rows:
@@ -219,22 +220,22 @@ def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def leave_set_out(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Lines of the rule that is best on the other sets, for every set; and the rule by set.
+    """Rows of the rule that is best on the other data sets, for every data set, and the names of these rules.
 
     Parameters
     ----------
     frame
-        Lines of :func:`as_frame`. Candidates alone and rules of judges can be chosen; peers and the best by label
+        Rows of :func:`as_frame`. Candidates and rules of judges can be chosen; peers and the best candidate by label
         cannot.
 
     Returns
     -------
-    Lines of the tasks of every set under the rule chosen without it, named "best on the other sets"; names of rules by
-    set.
+    Rows of the tasks of every data set under the rule that was chosen on the other data sets, named "best on the other
+    sets"; the name of the rule of every data set.
     """
     may = frame[frame["candidate"] | frame["method"].isin(RULES)]
     means = may.assign(goal=may["ari"] + may["f1_macro"]).pivot_table(index="set", columns="method", values="goal")
-    means = means[list(dict.fromkeys(may["method"]))]  # the first of equals, not the first by alphabet
+    means = means[list(dict.fromkeys(may["method"]))]  # of equally good rules, the first in this order, not by alphabet
     chosen = {name: str(means.drop(index=name).mean().idxmax()) for name in means.index}
     taken = pd.concat([may[(may["set"] == name) & (may["method"] == rule)] for name, rule in chosen.items()])
     return taken.assign(method=LEFT_OUT, candidate=False, reached=True), chosen
@@ -260,7 +261,7 @@ def pairs_table(frame: pd.DataFrame) -> str:
 
 
 def n_clusters_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown table of the numbers of clusters; scores are those of the default's partition, and of the peer."""
+    """Markdown table of the numbers of clusters; scores are the scores of the default partition, and of the peer."""
     lines = []
     for row in (row for row in rows if "n_clusters" in row):
         task = {"set": row["set"], "number": row["number"], "n_types": row["n_types"]}
@@ -321,7 +322,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make what is missing and print the tables; 1 if something failed, 2 if nothing can be run."""
+    """Run everything that is missing and print the tables; 1 if something failed, 2 if nothing can be run."""
     args = parse(arguments)
     warnings.filterwarnings("ignore")
     if args.report is not None:

@@ -1,11 +1,12 @@
-"""Cells per second of a training epoch, next to scVI.
+"""Cells per second of a training epoch, compared with scVI.
 
     python -m benchmarks.epochs [--cells 100000] [--genes 2000] [--accelerator gpu] [--batches 256 1024 8192]
         [--scvi-batches 128 8192] [--precision 32-true bf16-mixed] [--epochs 3] [--compile]
 
-Simulated counts. Every line is one training: the median of the epochs after the first of each phase (which pays for
-first calls; that of clustering also for the first partition), pretraining and clustering apart. scVI has its default
-settings but the batch size, and its data where it keeps them by default.
+The counts are simulated. Every line is one training. Pretraining and clustering are measured separately, each by the
+median time of an epoch. The first epoch of each phase is left out, because it includes one-time work: the first calls,
+and in the clustering phase the first partition. scVI has its default settings except for the batch size. The data of
+scVI stay on the device where scVI keeps them by default.
 """
 
 import argparse
@@ -18,7 +19,7 @@ N_TYPES = 10
 
 
 def epoch_clock() -> Any:
-    """Callback with the seconds of each epoch in ``seconds``."""
+    """Callback that stores the seconds of each epoch in its attribute ``seconds``."""
     import lightning.pytorch as pl
     import torch
 
@@ -42,7 +43,7 @@ def epoch_clock() -> Any:
 
 
 def ours(adata: Any, batch_size: int, precision: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Median seconds of an epoch of pretraining and of one of clustering."""
+    """Median seconds of an epoch of pretraining, and of an epoch of clustering."""
     from scsiameseclu import SCSiameseClu
 
     clock, n = epoch_clock(), args.epochs

@@ -9,7 +9,7 @@ from benchmarks.table import as_frame, in_order
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Draw means over seeds of the methods that are given the number of types; ours stands out."""
+    """Draw means over seeds of the methods that are given the number of types; our method is highlighted."""
     from matplotlib import pyplot as plt
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -1,10 +1,10 @@
 """FlowSOM-like partition: a self-organising map, whose nodes are merged by consensus hierarchical clustering.
 
-After Van Gassen et al., Cytometry A 87:636 (2015), written from the paper with the defaults it names: a 10 x 10 grid,
-ten passes, a learning rate from 0.05 to 0.01, a bubble neighbourhood that shrinks from the 67 % quantile of the grid
-distances to the winner alone, and consensus clustering (Monti et al. 2003) of the nodes with average linkage, 100
-resamplings of 90 % of the nodes. Departures: nodes without cells are left out before merging (they would otherwise take
-some of the K clusters), and the input is a cell embedding instead of antibody intensities.
+After Van Gassen et al., Cytometry A 87:636 (2015), written from the paper with the defaults of the paper: a 10 x 10
+grid, ten passes, a learning rate from 0.05 to 0.01, a bubble neighbourhood that shrinks from the 67 % quantile of the
+grid distances to the winner alone, and consensus clustering (Monti et al. 2003) of the nodes with average linkage, 100
+resamplings of 90 % of the nodes. Departures: nodes without cells are left out before merging, because such nodes would
+take some of the K clusters, and the input is a cell embedding instead of antibody intensities.
 """
 
 from typing import Any
@@ -65,7 +65,7 @@ def nearest_codes(points: NDArray[Any], codes: NDArray[Any]) -> NDArray[np.int64
 
 
 def consensus_clusters(codes: NDArray[Any], n_clusters: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Cluster the code vectors by how often they fall together when a share of them is clustered."""
+    """Cluster the code vectors by how often two of them are in one cluster when a random share of them is clustered."""
     n_codes = len(codes)
     if n_codes <= n_clusters:
         return np.arange(n_codes)

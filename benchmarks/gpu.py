@@ -1,9 +1,9 @@
-"""What is to be known of a GPU, in parts of less than three minutes each; one JSON line per part.
+"""Measurements on a GPU, in parts of less than three minutes each; one JSON line per part.
 
     python -m benchmarks.gpu --out gpu.jsonl [--parts correctness step training million] [--cells 1000000]
 
-Simulated counts of 2,000 genes. A part that is in the file is skipped. Without a CUDA device nothing is run, and the
-command says so. ``benchmarks/README.md`` says what every part measures.
+The counts of 2,000 genes are simulated. A part that is already in the file is skipped. Without a CUDA device the
+command prints a message and runs nothing. ``benchmarks/README.md`` describes what every part measures.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def on(device: str) -> Callable[..., Any]:
 
 
 def in_order(search: Callable[..., Any], points: Any, queries: Any, width: int) -> Any:
-    """Neighbours by distance; the search returns a few more in any order."""
+    """Neighbours sorted by distance; the search itself returns a few more neighbours, in any order."""
     from scsiameseclu.pp import _knn
 
     indices = search(points, queries, width)
@@ -76,7 +76,7 @@ def in_order(search: Callable[..., Any], points: Any, queries: Any, width: int) 
 
 
 def step(args: argparse.Namespace) -> dict[str, float]:
-    """Launches and milliseconds of a step of 4,096 cells, undisturbed, and its floor (``benchmarks.profiling``)."""
+    """Kernel launches and milliseconds of a step of 4,096 cells, and its lower bound (``benchmarks.profiling``)."""
     from benchmarks.epochs import epoch_clock
     from benchmarks.launches import launches
     from benchmarks.profiling import floor, keep_last_batch
@@ -102,7 +102,7 @@ def step(args: argparse.Namespace) -> dict[str, float]:
 
 
 def training(args: argparse.Namespace) -> dict[str, float]:
-    """Cells per second of an epoch, ours and scVI's, at scVI's default of 128 cells per step and at 8,192."""
+    """Cells per second of an epoch, ours and scVI's, with 128 (scVI's default), 1,024 and 8,192 cells per step."""
     import scvi
 
     from benchmarks.epochs import ours, peer
@@ -123,8 +123,8 @@ def training(args: argparse.Namespace) -> dict[str, float]:
 
 
 def million(args: argparse.Namespace) -> dict[str, float]:
-    """A million cells from counts to labels: seconds of every stage, peak memory of GPU and process, agreement."""
-    from benchmarks.scale import peak_gb
+    """A million cells from counts to labels: seconds of every stage, peak memory of GPU and process, ARI."""
+    from benchmarks.measure import PeakMemory
     from scsiameseclu import SCSiameseClu, metrics
 
     adata = simulated(args.cells)
@@ -146,7 +146,7 @@ def million(args: argparse.Namespace) -> dict[str, float]:
         **seconds,
         "s, all": sum(seconds.values()),
         "GB, GPU": torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
-        "GB, process": peak_gb(),
+        "GB, process": PeakMemory().gigabytes(),
         "ARI to the simulated types": metrics.clustering_metrics(adata.obs["cell_type"], labels)["ari"],
     }
 
@@ -160,12 +160,12 @@ PARTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
 
 
 def waiting(device: str) -> Callable[[], None]:
-    """Function that waits until a device is done."""
+    """Function that waits until a device has finished its work."""
     return torch.cuda.synchronize if device == "cuda" else (lambda: None)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run what is missing; 0 also where there is no GPU."""
+    """Run the missing parts; return 0 also without a GPU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))

@@ -5,7 +5,7 @@
 
 Every ``*.h5ad`` file of DIR with raw counts in ``X``, labels in ``obs["cell_type"]`` and at least two batches in
 ``obs["batch"]`` is one data set, and so are simulated cells with known batch effects. Labels are used for scoring only.
-Every run is a process of its own; a run that is in the results file already is skipped.
+Every run is a separate process. A run that is already in the results file is skipped.
 """
 
 import argparse
@@ -23,9 +23,9 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
+from benchmarks.measure import limited
 from benchmarks.preprocessing import principal_components, select_genes
 from benchmarks.run import ROOT, labelled_files, read_results, versions
-from benchmarks.speed import limited
 from benchmarks.table import markdown
 
 METHODS = ("pca", "harmony", "scvi", "siamese")
@@ -39,7 +39,7 @@ _TOTALS = ("Bio conservation", "Batch correction", "Total")
 
 
 def load(name: str, args: argparse.Namespace, seed: int) -> AnnData:
-    """Counts, labels and batches of the labelled cells, and nothing else."""
+    """Read only the counts, labels and batches of the labelled cells."""
     import anndata as ad
 
     if name in SIMULATED:
@@ -56,12 +56,12 @@ def load(name: str, args: argparse.Namespace, seed: int) -> AnnData:
 
 
 def pca(adata: AnnData, seed: int) -> NDArray[np.float32]:
-    """50 components of the z-scores of 2,000 genes: no integration."""
+    """50 principal components of the z-scores of 2,000 genes, without integration."""
     return principal_components(adata, seed)
 
 
 def harmony(adata: AnnData, seed: int) -> NDArray[np.float32]:
-    """The same components after Harmony."""
+    """The 50 principal components after Harmony."""
     import harmonypy
 
     corrected = np.asarray(harmonypy.run_harmony(pca(adata, seed), adata.obs, BATCH, random_state=seed).Z_corr)
@@ -73,7 +73,7 @@ def harmony(adata: AnnData, seed: int) -> NDArray[np.float32]:
 
 
 def scvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
-    """Latent means of scVI with its defaults, epochs included, on the same genes."""
+    """Latent means of scVI with its defaults (also for the epochs), on the same genes."""
     from scvi.model import SCVI
 
     cells = select_genes(adata)
@@ -85,7 +85,7 @@ def scvi(adata: AnnData, seed: int) -> NDArray[np.float32]:
 
 
 def siamese(adata: AnnData, seed: int) -> NDArray[np.float32]:
-    """Embedding of our model with its defaults, number of clusters included."""
+    """Embedding of our model with its defaults (also for the number of clusters)."""
     import scsiameseclu as ssc
 
     model = ssc.tl.cluster(adata, batch_key=BATCH, train_kwargs={"accelerator": "cpu", "enable_progress_bar": False})
@@ -99,7 +99,7 @@ EMBED = {"pca": pca, "harmony": harmony, "scvi": scvi, "siamese": siamese}
 
 
 def score(adata: AnnData, embedding: NDArray[np.float32]) -> dict[str, float]:
-    """Default scores of scib-metrics' ``Benchmarker`` and their totals, against components of the log counts."""
+    """Default scores of scib-metrics' ``Benchmarker``, compared with principal components before integration."""
     from scib_metrics.benchmark import Benchmarker
 
     cells = select_genes(adata)
@@ -136,7 +136,7 @@ def has_batches(path: Path) -> bool:
 
 
 def run_all(args: argparse.Namespace) -> int:
-    """Run what is not in the results file yet; the number of runs that failed."""
+    """Run everything that is not in the results file yet; return the number of runs that failed."""
     paths = labelled_files(args.data, LABELS, args.sets) if args.data else []
     names = [name for name in SIMULATED if not args.sets or any(part in name for part in args.sets)]
     names += [path.stem for path in paths if has_batches(path)]
@@ -160,7 +160,7 @@ def run_all(args: argparse.Namespace) -> int:
 
 
 def report(frame: pd.DataFrame) -> str:
-    """Markdown tables: totals per set, then every score averaged over the sets; mean over seeds first."""
+    """Markdown tables: totals per data set, and every score averaged over data sets, both after averaging seeds."""
     scores = [column for column in frame.columns[frame.columns.get_loc("n_obs") + 1 :] if column not in _TOTALS]
     scores = [name for name in scores if name not in ("threads", "versions")]
     means = frame.groupby(["method", "set"])[[*_TOTALS, *scores]].mean()
@@ -177,7 +177,7 @@ def report(frame: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is missing, or report."""
+    """Run the missing runs, or print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", type=Path, help="results file")
     parser.add_argument("--data", type=Path, help="folder of .h5ad files; simulated sets only without it")

@@ -1,10 +1,10 @@
-"""How many operations a training step starts: on a GPU, every one of them is a launch of a kernel.
+"""Number of operations that a training step starts; on a GPU, every operation is a kernel launch.
 
     python -m benchmarks.launches [--cells 1600] [--genes 2000] [--accelerator cpu]
 
-Simulated counts, 256 cells per step. Operations are counted as PyTorch dispatches them, forward, backward and
-optimiser, in one step before the first partition and one after it; views of a tensor, which compute nothing, are left
-out. The count needs no GPU. One JSON line.
+The counts are simulated, with 256 cells per step. The script counts the operations that PyTorch dispatches in the
+forward pass, the backward pass and the optimiser. One step before and one step after the first partition are counted.
+Views of a tensor are left out, because they compute nothing. The count needs no GPU. The output is one JSON line.
 """
 
 import argparse
@@ -35,7 +35,7 @@ class Operations(TorchDispatchMode):
 
 
 def launches(adata: Any, accelerator: str = "cpu", n_epochs: int = 4) -> dict[str, Counter[str]]:
-    """Operations of one step of each phase, by name, of a model that is trained on these cells."""
+    """Count operations by name, in one step of each phase, of a model that is trained on these cells."""
     import lightning.pytorch as pl
 
     from scsiameseclu import SCSiameseClu

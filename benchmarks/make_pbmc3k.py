@@ -20,7 +20,7 @@ from scipy import sparse
 
 OUT = Path(__file__).resolve().parents[1] / "src" / "scsiameseclu" / "datasets" / "pbmc3k.h5ad"
 N_TOP_GENES = 3000
-# Genes that name blood cells in textbooks and tutorials, whether they vary enough to be chosen or not.
+# Marker genes of blood cells from textbooks and tutorials. These genes are kept even if they vary too little.
 MARKERS = """
     CD3D CD3E CD3G CD2 IL7R CCR7 LEF1 TCF7 SELL LTB S100A4 CD27 CD4 IL32 CD8A CD8B GZMK CCL5 CCL4 FOXP3 IL2RA CTLA4
     NKG7 GNLY KLRB1 KLRD1 KLRF1 NCAM1 FCGR3A GZMA GZMB GZMH PRF1 XCL1

@@ -1,7 +1,8 @@
-"""The methods, grouped in families that share all but the last step.
+"""The methods, grouped in families. Methods of a family differ only in the last step.
 
-A family turns an AnnData of raw counts, which has no labels any more, into an embedding, once; each of its methods
-turns the embedding into labels. A method whose ``partition`` is ``None`` takes the labels that came with the embedding.
+A family computes an embedding of an AnnData of raw counts once. The labels have been removed from the AnnData before.
+Each method of the family turns the embedding into clusters. A method whose ``partition`` is ``None`` takes the clusters
+that the family returned with the embedding.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ Partition = Callable[[NDArray[Any], int, int], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Options:
-    """What a run can be told besides data, method and seed."""
+    """Options of a run."""
 
     seed: int
     n_types: int
@@ -29,7 +30,7 @@ class Options:
 
 @dataclass
 class Embedding:
-    """What a family hands to its methods."""
+    """Result of a family, which its methods partition."""
 
     values: NDArray[Any]
     labels: NDArray[Any] | None = None
@@ -38,7 +39,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Family:
-    """How to make an embedding, what to import before the clock starts, which option changes the result."""
+    """Function that makes the embedding, modules to import before the clock starts, option that changes the result."""
 
     embed: Callable[[Any, Options], Embedding]
     imports: tuple[str, ...]
@@ -47,7 +48,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Method:
-    """A family and what makes labels of its embedding; ``knows_k``: it is given the number of types."""
+    """Family of a method and its partition; ``knows_k``: whether the method is given the number of types."""
 
     family: str
     partition: Partition | None
@@ -60,7 +61,7 @@ def _pca(adata: Any, options: Options) -> Embedding:
 
 
 def _scvi(adata: Any, options: Options) -> Embedding:
-    """Train scVI with all its defaults, on the counts of the same genes, without batches as for all peers."""
+    """Train scVI with its defaults on the counts of the same genes; like all peers, scVI is not told the batches."""
     import scvi
 
     scvi.settings.seed = options.seed

@@ -1,11 +1,11 @@
-"""How far mapped cells keep their clusters when genes of the model are missing.
+"""Share of mapped cells that keep their cluster when genes of the model are missing.
 
     python -m benchmarks.missing_genes --data DIR --out missing.jsonl [--sets ...]
     python -m benchmarks.missing_genes --report missing.jsonl
 
-A quarter of the cells is held out and mapped to a model of the others, once with all genes of the model and then with a
-random part of them. Agreement is the share of cells that keep the cluster they have with all genes. The number of types
-is given; no label is used otherwise.
+A quarter of the cells is held out and mapped to a model of the other cells, first with all genes of the model and then
+with a random part of the genes. Agreement is the share of cells that keep the cluster that they have with all genes.
+The model is given the number of types. Labels are used for nothing else.
 """
 
 import json
@@ -32,7 +32,7 @@ def mapped(query: Any, model: Any) -> tuple[Any, float, float]:
 
 
 def run(adata: Any, seed: int) -> list[dict[str, Any]]:
-    """One model, and its held-out cells with all genes and with parts of them."""
+    """Train one model, and map the held-out cells with all genes and with parts of the genes."""
     import scvi
 
     import scsiameseclu as ssc
@@ -70,7 +70,7 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run what is missing in the results file, or report."""
+    """Run everything that is missing in the results file, or print the report."""
     args = parsed_study(study_parser(__doc__), argv)
     if args.report:
         print(report(read_results(args.report)))

@@ -3,9 +3,9 @@
     python -m benchmarks.n_clusters --data DIR --out n_clusters.jsonl --points points [--seeds 0] [--sets ...]
     python -m benchmarks.n_clusters --report n_clusters.jsonl > n_clusters.md
 
-Every network is pretrained with the defaults; its principal components of decoded expression, where the model looks for
-clusters, are kept in ``--points`` and reused. Each criterion then names a number of clusters. It is judged by the
-number of types, and by the ARI of the model's own first partition into that many clusters.
+Every network is pretrained with the defaults. The principal components of its decoded expression are kept in
+``--points`` and reused. Each criterion then finds a number of clusters. A criterion is judged by the number of types,
+and by the ARI of the model's first partition into the number of clusters found.
 """
 
 import argparse
@@ -64,7 +64,7 @@ SIMULATED: dict[str, dict[str, Any]] = {
 
 
 def load(name: str, args: argparse.Namespace, seed: int) -> tuple[Any, NDArray[Any]]:
-    """Counts without labels, and the labels."""
+    """Read the counts without labels, and the labels."""
     import anndata as ad
 
     from scsiameseclu import datasets
@@ -85,7 +85,7 @@ def load(name: str, args: argparse.Namespace, seed: int) -> tuple[Any, NDArray[A
 
 
 def embed_and_decode(adata: Any, seed: int, batch_key: str | None = None) -> tuple[NDArray[np.float32], Points]:
-    """Embedding and components of decoded expression after pretraining, when the model looks for clusters."""
+    """Embedding and components of decoded expression after pretraining, which the model partitions into clusters."""
     import scvi
 
     import scsiameseclu as ssc
@@ -106,7 +106,7 @@ def pretrain(adata: Any, seed: int) -> Points:
 
 
 def points_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Points, NDArray[Any]]:
-    """Components and labels of a data set, trained now or kept from an earlier run.
+    """Components and labels of a data set, computed now or kept from an earlier run.
 
     The version of the earlier run is not checked: empty the folder after a change of the package.
     """
@@ -123,12 +123,12 @@ def points_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Points, N
 
 
 def _space(points: Points, seed: int) -> Space:
-    """The components alone, in the place of both spaces."""
+    """A space with the components in the place of decoded expression and of the embedding."""
     return Space(points, points, seed)
 
 
 def leiden(resolution: float) -> Criterion:
-    """Communities at one resolution, the default's kind of rule."""
+    """Criterion: number of Leiden communities at one resolution, as in the default rule."""
 
     def communities(points: Points, seed: int) -> int:
         connectivities = _space(points, seed).expression_graph
@@ -158,7 +158,7 @@ def leiden_by_cells(points: Points, seed: int) -> int:
 
 
 def leiden_by_clusters(points: Points, seed: int) -> int:
-    """Leiden's partition with the largest silhouette, as the mean over clusters, small and large alike."""
+    """Leiden's partition with the largest silhouette, averaged over clusters with equal weights."""
     scores = _leiden_silhouettes(points, seed)
     return max(scores, key=lambda k: scores[k][1], default=2)
 
@@ -205,7 +205,7 @@ def eigengap(points: Points, seed: int) -> int:
 
 
 def prediction_strength(points: Points, seed: int) -> int:
-    """Most clusters whose k-means on one half predicts that of the other half.
+    """Largest number of clusters for which k-means on one half of the cells predicts k-means on the other half.
 
     The weakest cluster must reach 0.8 (Tibshirani & Walther 2005).
     """
@@ -244,7 +244,7 @@ CRITERIA: dict[str, Criterion] = {
 
 
 def judge(name: str, seed: int, args: argparse.Namespace, done: set[tuple[str, int, str]]) -> None:
-    """Append a line per criterion that is not in the results yet."""
+    """Append one row for every criterion that is not in the results yet."""
     left = [criterion for criterion in CRITERIA if (name, seed, criterion) not in done]
     if not left:
         return
@@ -267,7 +267,7 @@ def judge(name: str, seed: int, args: argparse.Namespace, done: set[tuple[str, i
 
 
 def report(frame: pd.DataFrame) -> str:
-    """Markdown table: criteria by how close they come, apart for real and simulated sets."""
+    """Markdown table of the errors of all criteria, separately for real and simulated data sets."""
     frame = frame.assign(
         simulated=frame["set"].str.startswith("sim_"),
         log2=np.log2(frame["n_clusters"] / frame["n_types"]),
@@ -292,7 +292,7 @@ def report(frame: pd.DataFrame) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is missing, or report."""
+    """Run the missing criteria, or print the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--report", type=Path, help="results file")
     parser.add_argument("--data", type=Path, help="folder of .h5ad files; simulated sets only without it")

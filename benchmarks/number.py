@@ -1,14 +1,15 @@
-"""How well can the number of types be told? Rules against taught ones, on embeddings that were kept; see README.md.
+"""How well can any rule find the number of types? Fixed and trained rules on kept embeddings; see README.md.
 
     python -m benchmarks.tasks embed --data DIR --keep FOLDER
     python -m benchmarks.number FOLDER --out number.jsonl
     python -m benchmarks.number --report number.jsonl > number.md
 
 A rule is the number of Leiden communities at one resolution, in the embedding or in decoded expression, on at most
-2,000 cells. The learned rules see all these numbers, their versions without small communities and by entropy, the
-number of cells, their depth and the stability of the communities. They are fitted to the known numbers of types of the
-other data sets, so they show what the numbers of communities hold: a bound for rules that nobody teaches, not a
-method. Figures are means over the tasks of a data set first and over sets then.
+2,000 cells. The learned rules read all these numbers, the numbers without small communities, the numbers by entropy,
+the number of cells, their depth and the stability of the communities. The learned rules are fitted to the known numbers
+of types of the other data sets. They are not a method for users, because they need labels. They show how much
+information the numbers of communities hold at most. Figures are means over the tasks of a data set, then over data
+sets.
 """
 
 import argparse
@@ -42,7 +43,7 @@ WITHIN = 0.2
 
 
 def counts(labels: NDArray[np.integer]) -> dict[str, float]:
-    """Number of communities: all, those that are not small, and the exponential of the entropy of their shares."""
+    """Number of communities: all, without small ones, and the exponential of the entropy of their shares."""
     sizes = np.bincount(labels)
     shares = sizes / sizes.sum()
     return {
@@ -53,7 +54,7 @@ def counts(labels: NDArray[np.integer]) -> dict[str, float]:
 
 
 def row_of(file: Path) -> dict[str, Any]:
-    """What the rules see of a task, with its number of types."""
+    """Features of a task that the rules read, with its number of types."""
     name, _, number = file.stem.rpartition(".")
     with np.load(file) as kept:
         space = space_of(kept)
@@ -71,7 +72,7 @@ def row_of(file: Path) -> dict[str, Any]:
 
 
 def learned(rows: list[dict[str, Any]]) -> dict[str, NDArray[np.int64]]:
-    """Numbers that a regression fitted to the other data sets tells, by regression."""
+    """Numbers of types predicted by regressions that are fitted to the other data sets, by name of the regression."""
     seen = pd.DataFrame([row["seen"] for row in rows])
     features = pd.DataFrame({name: each if "stability" in name else np.log(each) for name, each in seen.items()})
     target = np.log([row["n_types"] for row in rows])

@@ -1,12 +1,12 @@
-"""Does ``n_clusters="auto"`` answer 1 where there is one population, and is no split significant? See README.md.
+"""Does ``n_clusters="auto"`` find one cluster in one population, and is no split significant? See README.md.
 
     python -m benchmarks.one_population --keep FOLDER [--seeds 16] [--data DIR] > one_population.md
 
 Simulated populations have 300, 800 or 2,000 cells, three depths and three amounts of noise; every second one varies
-along one continuous axis. With ``--data``, the three largest types of every labelled set are taken alone, thinned to a
-random depth. A real type may hold populations that its label does not tell apart (a cell cycle, technologies,
-subtypes), so that 1 is not always the truth. What the rule reads of a network after pretraining is kept in ``--keep``
-and reused.
+along one continuous axis. With ``--data``, each of the three largest types of every labelled data set is taken alone,
+thinned to a random depth. A real type may hold several populations that its label does not distinguish (cell cycle,
+technologies, subtypes), so one cluster is not always the truth. The embedding and the decoded expression of a network
+after pretraining are kept in ``--keep`` and reused.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def single_types(path: Path) -> Iterator[tuple[str, AnnData]]:
 
 
 def answer(name: str, cells: AnnData, seed: int, folder: Path) -> dict[str, Any]:
-    """What the rule says of one population."""
+    """Number of clusters and significant splits that are found in one population."""
     path = folder / f"{''.join(each if each.isalnum() else '_' for each in name)}.npz"
     if not path.exists():
         embedding, expression = embed_and_decode(cells, seed)
@@ -80,7 +80,7 @@ def answer(name: str, cells: AnnData, seed: int, folder: Path) -> dict[str, Any]
     with np.load(path) as kept:
         space = Space(kept["expression"], kept["embedding"], 0)
     found = choose_n_clusters(space)
-    # The tree through three clusters, which there are not.
+    # A tree through three clusters, although there is one population.
     hierarchy, groups = grow(space, partition_cells(space, 3))
     p_values = [float(split["p_value"]) for split in describe(hierarchy, groups, space, None, [])]
     return {

@@ -1,12 +1,13 @@
-"""Over-smoothing: do cells become alike? Our embedding, a plain graph autoencoder by depth, and scVI; see README.md.
+"""Over-smoothing: do cells become alike? Our embedding, graph autoencoders of several depths, and scVI; see README.md.
 
     python -m benchmarks.oversmoothing --data DIR --out oversmoothing.jsonl --keep latents [--sets ...] [--seeds 0]
     python -m benchmarks.oversmoothing --report oversmoothing.jsonl > oversmoothing.md
     python -m benchmarks.oversmoothing --keep latents --draw pbmc3k_seurat_labels --figure oversmoothing.png
 
-The graph autoencoder is what the paper argues against: graph convolutions (Kipf & Welling 2017) of the principal
-components on the graph of 15 neighbours, trained to give the components back by a linear decoder. It has the width of
-our embedding; only its depth varies. Known types enter the scores only.
+The paper says that graph autoencoders over-smooth. The graph autoencoder here applies graph convolutions (Kipf &
+Welling 2017) to the principal components on the graph of 15 neighbours. A linear decoder is trained to reconstruct the
+components. The graph autoencoder has the width of our embedding, and only its depth varies. Known types are used for
+the scores only.
 """
 
 import argparse
@@ -87,7 +88,7 @@ def graph_autoencoder(points: NDArray[Any], depth: int, seed: int) -> NDArray[np
 
 
 def scvi_latent(adata: Any, seed: int) -> NDArray[np.float32]:
-    """Latent of scVI, its defaults but for 100 epochs."""
+    """Latent space of scVI with its defaults, except for 100 epochs."""
     import scvi
 
     scvi.settings.seed = seed
@@ -99,7 +100,7 @@ def scvi_latent(adata: Any, seed: int) -> NDArray[np.float32]:
 
 
 def latents_of(path: Path, args: argparse.Namespace, seed: int) -> tuple[Latents, NDArray[Any]]:
-    """All embeddings of a data set and its known types, made now or kept from an earlier run (of whatever version)."""
+    """All embeddings of a data set and its known types, computed now or kept from an earlier run."""
     import anndata as ad
 
     kept = args.keep / f"{path.stem}.{seed}.npz"
@@ -121,11 +122,11 @@ def latents_of(path: Path, args: argparse.Namespace, seed: int) -> tuple[Latents
 
 
 def scores(latent: NDArray[np.float32], truth: NDArray[Any], seed: int) -> dict[str, float]:
-    """Collapse and separation of an embedding, on its centred values: the position of the cloud says nothing."""
+    """Collapse and separation of an embedding, computed on its centred values because its position is arbitrary."""
     from scsiameseclu.metrics import effective_rank, mean_pairwise_cosine
 
     values = latent - latent.mean(axis=0)
-    # The cosine to the origin that the network itself knows: a cloud far from it has cells that are alike.
+    # The raw cosine is relative to the origin of the network: cells far from the origin have high cosines.
     raw, centred = mean_pairwise_cosine(latent, truth), mean_pairwise_cosine(values, truth)
     rows = np.random.default_rng(0).permutation(len(values))[:MAX_CELLS]
     clusters = KMeans(len(set(truth)), n_init=10, random_state=seed).fit_predict(values)

@@ -1,7 +1,7 @@
 """Partitions of an embedding: the last step of every peer.
 
-All have one signature: ``(embedding, n_types, seed) -> labels``; those that find the number of clusters ignore
-``n_types``.
+All partitions have the signature ``(embedding, n_types, seed) -> labels``. Partitions that find the number of clusters
+ignore ``n_types``.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 N_NEIGHBORS = 15
 WARD_CELLS = 20_000
-"""Most cells for Ward's tree, whose memory grows with cells squared: of more cells, a random sample is taken."""
+"""Largest number of cells for Ward's tree, whose memory grows with its square; of more cells, a sample is taken."""
 
 
 def kmeans(embedding: NDArray[Any], n_types: int, seed: int) -> NDArray[Any]:
@@ -75,5 +75,5 @@ def _leiden(graph: Any, resolution: float, seed: int) -> NDArray[Any]:
 
 
 def warm_up() -> None:
-    """Compile what ``scanpy.pp.neighbors`` runs, which takes longer than a small graph and is done once per process."""
+    """Compile ``scanpy.pp.neighbors``, which happens once per process and takes longer than a small graph."""
     leiden_1(np.random.default_rng(0).normal(size=(100, 5)), 2, 0)

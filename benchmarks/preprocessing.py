@@ -12,7 +12,7 @@ N_COMPONENTS = 50
 
 
 def counts_only(adata: AnnData) -> AnnData:
-    """Counts and names of an AnnData without everything else, so that nothing but the counts can reach a peer."""
+    """Copy only the counts and names of an AnnData, so that a peer can read nothing else."""
     counts = (
         sparse.csr_matrix(adata.X, dtype=np.float32) if sparse.issparse(adata.X) else np.asarray(adata.X, "float32")
     )
@@ -27,8 +27,8 @@ def counts_only(adata: AnnData) -> AnnData:
 def select_genes(adata: AnnData, n_top_genes: int = N_TOP_GENES) -> AnnData:
     """Counts of the highly variable genes in ``layers["counts"]``, their log-normalised values in ``X``.
 
-    Genes that no cell expresses are dropped. The choice is scanpy's default (binned dispersion of log-normalised
-    counts), which is also what ``scsiameseclu.tl.cluster`` does. Library sizes count all genes of the file.
+    Genes that no cell expresses are dropped. Genes are selected by scanpy's default (binned dispersion of
+    log-normalised counts), as in ``scsiameseclu.tl.cluster``. Library sizes count all genes of the file.
     """
     import scanpy as sc
 

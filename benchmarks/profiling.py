@@ -1,17 +1,17 @@
-"""Where an epoch goes, and how far that is from what the machine could do.
+"""Time of each part of a training step, compared with the lower bound of the machine.
 
     python -m benchmarks.profiling [--cells 5000] [--genes 2000] [--epochs 3] [--threads 1]
         [--accelerator cpu] [--batch-size 256] [--data FILE.h5ad]
 
-Simulated counts unless ``--data`` is given. The first epoch warms up and is not counted. Each part's time is its own:
-what it calls, if that is a part too, is charged there. On a GPU the device is waited for at the start and end of every
-part, so that the sum is longer than an undisturbed run.
+The counts are simulated unless ``--data`` is given. The first epoch is a warm-up and is not counted. The time of a part
+does not include the time of other parts that it calls. On a GPU, the script waits for the device at the start and end
+of every part, so the sum of the parts is longer than a normal run.
 
-The floor of a step counts what cannot be avoided with this architecture: the matrix products (operations counted by
-PyTorch, forward and backward) at the speed of a large product on the same device; the likelihood and its gradient (two
-log-gamma and two digamma functions per count of an embedding gene) and the other passes over cells x genes at the speed
-of these functions on a tensor of that size; the rows read, the parameters, gradients and moments at the speed of a copy
-in memory.
+The lower bound ("floor") of a step has four parts that this architecture cannot avoid. The matrix products (operations
+counted by PyTorch, forward and backward) are timed at the speed of a large product on the same device. The likelihood
+and its gradient need two log-gamma and two digamma functions per count of an embedding gene, timed on a tensor of this
+size. The other passes over cells x genes are timed in the same way. The rows read, the parameters, gradients and
+moments are timed at the speed of a copy in memory.
 """
 
 import argparse
@@ -65,13 +65,13 @@ class Stopwatch:
         setattr(owner, method, timed)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Set all times and calls to zero."""
         self.seconds.clear()
         self.calls.clear()
 
 
 def seconds_of(function: Callable[[], Any], wait: Callable[[], None], repeats: int = 20) -> float:
-    """Shortest time of a call: what the device can do."""
+    """Shortest time of a call over several repeats."""
     times = []
     for _ in range(repeats):
         wait()
@@ -112,7 +112,7 @@ def instrument(watch: Stopwatch, model: Any) -> None:
 
 
 def keep_last_batch(module: Any) -> dict[str, Any]:
-    """Mapping that always holds the tensors of the latest whole training step, both views."""
+    """Return a mapping that always holds the tensors (both views) of the latest complete mini-batch."""
     last: dict[str, Any] = {}
     original = module.forward
 
@@ -160,7 +160,7 @@ def floor(module: Any, tensors: dict[str, Any], wait: Callable[[], None]) -> dic
 
 
 def profile(adata: Any, epochs: int, accelerator: str, batch_size: int) -> str:
-    """Train and describe: Markdown tables of the parts and of the floor."""
+    """Train a model and return Markdown tables of the parts of a step and of the lower bound."""
     import lightning.pytorch as pl
     import scvi
 

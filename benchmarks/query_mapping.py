@@ -1,4 +1,4 @@
-"""How well, and how fast, new cells are mapped to a trained model.
+"""Accuracy and speed of mapping new cells to a trained model.
 
     python benchmarks/query_mapping.py --data DIR --out results.jsonl
         [--tasks cells cells_of_batches batches scvi speed] [--seeds 0 1 2]
@@ -8,23 +8,24 @@ Every ``*.h5ad`` file of DIR with raw counts in ``X`` and labels in ``obs["cell_
 number of its types. Labels are used for scoring, and as the labels to transfer.
 
 cells
-    20 % of the cells, drawn at random, are left out of training and mapped. ARI of the trained and of the mapped cells;
-    the largest difference of the embedding when trained cells are passed again. Since ARI depends on how many cells
-    each type has, also the mean ARI of trained cells drawn, 100 times with replacement, in the numbers per type of the
-    mapped ones; and, since some cells are harder than others of their type, that of the very same cells in a model
-    trained on all cells.
+    20 % of the cells, drawn at random, are left out of training and mapped. The row has the ARI of the trained and of
+    the mapped cells, and the largest difference of the embedding when trained cells are passed again. ARI depends on
+    the number of cells of each type. The row therefore also has the mean ARI of trained cells that are drawn, 100 times
+    with replacement, with the type numbers of the mapped cells. Some cells of a type are harder than other cells. The
+    row therefore also has the ARI of the mapped cells in a model trained on all cells.
 cells_of_batches
-    The same with ``batch_key``, on sets with ``obs["batch"]``: the mapped cells are of known batches.
+    The task ``cells`` with ``batch_key``, on data sets with ``obs["batch"]``; the mapped cells are of known batches.
 batches
-    Sets with ``obs["batch"]``: each batch in turn (the first five) is left out and mapped as a new batch. Accuracy of
-    labels transferred by the majority label of a cell's cluster, and from the embedding by the majority of the 15
-    nearest trained cells and by ``tl.classify``; the latter two also after adapting the weights of the new batch.
+    On data sets with ``obs["batch"]``, each of the first five batches is left out and mapped as a new batch. The row
+    has the accuracy of labels that are transferred in three ways: by the majority label of a cell's cluster, by the
+    majority of the 15 nearest trained cells in the embedding, and by ``tl.classify``. The last two accuracies are also
+    computed after adapting the weights of the new batch.
 scvi
-    The same batches, genes and ways for scVI mapped with scArches (trained further on the query).
+    The task ``batches`` for scVI with scArches (trained further on the query), with the same batches and genes.
 speed
     Seconds to map 100,000 simulated cells to a model of 5,000, graph search and prediction.
 
-Every run is a process of its own; a run already in the results file is skipped.
+Every run is a separate process. A run that is already in the results file is skipped.
 """
 
 import argparse
@@ -47,7 +48,7 @@ N_TOP_GENES = 2000  # of tl.cluster
 
 
 def read(path: Path) -> Any:
-    """Counts, labels and batches of the labelled cells, and nothing else."""
+    """Read only the counts, labels and batches of the labelled cells."""
     import anndata as ad
 
     adata = ad.read_h5ad(path)
@@ -57,7 +58,7 @@ def read(path: Path) -> Any:
 
 
 def train(reference: Any, args: argparse.Namespace, batch_key: str | None = None) -> Any:
-    """Model with default settings; it sees no label, only their number."""
+    """Train a model with default settings; the model is given the number of types, but no labels."""
     import scsiameseclu as ssc
 
     n_types = reference.obs[LABELS].nunique()
@@ -68,7 +69,7 @@ def train(reference: Any, args: argparse.Namespace, batch_key: str | None = None
 
 
 def map_query(model: Any, query: Any, args: argparse.Namespace) -> tuple[Any, float]:
-    """Mapped model and the seconds it took, prediction included."""
+    """Model of the query, and the seconds of mapping and prediction."""
     import scsiameseclu as ssc
 
     cells = query.copy()
@@ -80,7 +81,7 @@ def map_query(model: Any, query: Any, args: argparse.Namespace) -> tuple[Any, fl
 
 
 def random_cells(path: Path, seed: int, args: argparse.Namespace, batch_key: str | None = None) -> dict[str, Any]:
-    """Held-out cells: mapped as well as trained ones?"""
+    """Compare held-out cells that are mapped with trained cells."""
     import numpy as np
 
     adata = read(path)
@@ -133,7 +134,7 @@ def nearest_labels(points: Any, labels: Any, queries: Any) -> Any:
 
 
 def classified_labels(points: Any, labels: Any, queries: Any) -> Any:
-    """Labels by ``tl.classify``, all cells assigned."""
+    """Labels by ``tl.classify`` without unassigned cells."""
     import anndata as ad
     import pandas as pd
 
@@ -145,7 +146,7 @@ def classified_labels(points: Any, labels: Any, queries: Any) -> Any:
 
 
 def transfer(points: Any, labels: Any, queries: Any, truth: Any) -> dict[str, float]:
-    """Accuracy of the labels that an embedding carries over, by both ways."""
+    """Accuracy of the labels transferred in an embedding, by nearest neighbours and by ``tl.classify``."""
     return {
         "accuracy_neighbours": accuracy(truth, nearest_labels(points, labels, queries), labels),
         "accuracy_classify": accuracy(truth, classified_labels(points, labels, queries), labels),
@@ -161,14 +162,14 @@ def accuracy(truth: Any, found: Any, known: Any) -> float:
 
 
 def leave_out(path: Path, batch: str) -> tuple[Any, Any]:
-    """Cells of the other batches, and those of this one."""
+    """Cells of the other batches, and cells of this batch."""
     adata = read(path)
     is_new = (adata.obs[BATCH] == batch).to_numpy()
     return adata[~is_new].copy(), adata[is_new].copy()
 
 
 def new_batch(path: Path, batch: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Labels transferred to a batch that was not there in training."""
+    """Transfer labels to a batch that was left out of training."""
     import numpy as np
     import pandas as pd
 
@@ -193,7 +194,7 @@ def new_batch(path: Path, batch: str, seed: int, args: argparse.Namespace) -> di
 
 
 def new_batch_scvi(path: Path, batch: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The same with scVI and scArches, with the settings that scvi-tools recommends for it."""
+    """Transfer labels to a new batch by scVI and scArches, with the settings that scvi-tools recommends."""
     import scvi
 
     from scsiameseclu.tl._cluster import _highly_variable_genes
@@ -267,7 +268,7 @@ def labelled(path: Path) -> tuple[bool, list[str]]:
 
 
 def keys_of(args: argparse.Namespace) -> list[tuple[Any, ...]]:
-    """Everything to run: task, set, batch left out, seed."""
+    """All runs: task, data set, batch left out, seed."""
     keys: list[tuple[Any, ...]] = []
     paths = [] if args.data is None else sorted(args.data.glob("*.h5ad"))
     if args.sets:
@@ -288,7 +289,7 @@ def keys_of(args: argparse.Namespace) -> list[tuple[Any, ...]]:
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Run whatever is not in the results file yet."""
+    """Run everything that is not in the results file yet."""
     done = {(row["task"], row["set"], row.get("held_out", ""), row["seed"]) for row in read_results(args.out)}
     for key in keys_of(args):
         if key in done:

@@ -3,9 +3,9 @@
     python -m benchmarks.run --data DIR --out results.jsonl [--methods 'pca*' siamese_k] [--seeds 0 1 2] [--sets ...]
 
 Every ``*.h5ad`` file of DIR with raw counts in ``X`` and labels in ``obs["cell_type"]`` is one data set. Labels are
-used for two things only: scoring, and the number of types handed to the methods that are given K. Methods that differ
-in the last step only run in one process, every such family in a process of its own, so that time and peak memory are
-its own. A run that is in the results file already is skipped.
+used for two things only: the scores, and the number of types for methods that are given K. Methods that differ only in
+the last step form a family. Every family runs in a separate process, so that time and peak memory are measured
+separately. A run that is already in the results file is skipped.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import limited
 from benchmarks.methods import FAMILIES, METHODS, select
-from benchmarks.speed import limited
 from benchmarks.worker import MARK
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,13 +38,13 @@ def has_labels(path: Path, label: str) -> bool:
 
 
 def labelled_files(folder: Path, label: str, names: list[str] | None = None) -> list[Path]:
-    """Files with published labels, in order; only those whose name contains one of ``names``, if there are any."""
+    """Sorted files with published labels; with ``names``, only files whose name contains one of them."""
     paths = [path for path in sorted(folder.glob("*.h5ad")) if has_labels(path, label)]
     return [path for path in paths if not names or any(name in path.stem for name in names)]
 
 
 def append_result(out: Path, record: dict[str, Any]) -> None:
-    """Add a row to a file of results, and show it."""
+    """Append a row to a file of results, and print the row."""
     line = json.dumps(record)
     with out.open("a") as file:
         file.write(line + "\n")
@@ -52,7 +52,7 @@ def append_result(out: Path, record: dict[str, Any]) -> None:
 
 
 def known_cells(folder: Path, label: str, names: list[str] | None, least: int) -> Iterator[tuple[str, Any]]:
-    """Names and labelled cells of the data sets that have at least so many of them."""
+    """Names and labelled cells of the data sets with at least ``least`` labelled cells."""
     import anndata
 
     for path in labelled_files(folder, label, names):
@@ -63,7 +63,7 @@ def known_cells(folder: Path, label: str, names: list[str] | None, least: int) -
 
 
 def study_parser(description: str | None) -> argparse.ArgumentParser:
-    """Options that all studies of one question on many data sets share."""
+    """Make a parser with the options that several studies share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of .h5ad files with labels")
     parser.add_argument("--out", type=Path, help="file of results; what is in it is not run again")
@@ -83,7 +83,7 @@ def parsed_study(parser: argparse.ArgumentParser, argv: list[str] | None) -> arg
 
 
 def read_results(out: Path) -> list[dict[str, Any]]:
-    """Results so far; the broken end of a file whose writer was stopped is left out."""
+    """Results so far; an incomplete last line, left by a writer that was stopped, is skipped with a message."""
     rows = []
     for line in out.read_text().splitlines() if out.exists() else []:
         try:
@@ -96,7 +96,7 @@ def read_results(out: Path) -> list[dict[str, Any]]:
 def plan(
     paths: list[Path], methods: list[str], seeds: list[int], rows: list[dict[str, Any]], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Jobs that are left to do: seed by seed, so that an interrupted benchmark has whole seeds."""
+    """Remaining jobs, seed by seed, so that an interrupted benchmark has complete seeds."""
     done = {(row["set"], row["method"], row["seed"]): row for row in rows}
     jobs = []
     for seed in seeds:
@@ -125,7 +125,7 @@ def _check_same_option(row: dict[str, Any], option: str, value: Any) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that make the numbers, and the commit of this repository where git knows it."""
+    """Versions of the packages behind the numbers, and the commit of this repository if git is available."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
@@ -141,7 +141,7 @@ def versions() -> dict[str, str]:
 
 
 def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
-    """Run one family in a process of its own, append a line per method; its exit code."""
+    """Run one family in a separate process and append a line per method; return the exit code."""
     options = {"settings": args.settings, "scvi_epochs": args.scvi_epochs}
     keep = str(args.keep.resolve()) if args.keep else None
     fixed = {"label": args.label, "scib": args.scib, "threads": args.threads, "keep": keep, "tag": args.tag}
@@ -152,8 +152,8 @@ def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
     option = FAMILIES[job["family"]].option
     recorded = {option: options[option]} if option else {}
     with log.open("w") as errors:
-        # A group of its own: an interrupt stops training early but keeps the weights so far, and labels of half a
-        # training must not become a result. The benchmark itself is interrupted and kills the run.
+        # The run is in a process group of its own, so that Ctrl-C reaches the benchmark alone, which then kills the
+        # run. A run that is interrupted itself would end training early and report labels of an unfinished training.
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, process_group=0
         )
@@ -169,7 +169,7 @@ def run_job(job: dict[str, Any], args: argparse.Namespace) -> int:
                     file.write(json.dumps({**row, "threads": args.threads, "versions": versions()}) + "\n")
             code = process.wait()
         finally:
-            # A process that has ended does not mind. An interrupted benchmark leaves none behind.
+            # Killing a process that has ended does nothing. An interrupted benchmark must not leave a process behind.
             process.kill()
     if code:
         print(f"failed:\n{log.read_text()[-3000:]}", file=sys.stderr)
@@ -202,7 +202,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run whatever is not in the results file yet; 1 if a run failed."""
+    """Run everything that is not in the results file yet; return 1 if a run failed."""
     args = parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the running job is then stopped as well
     paths = [path.resolve() for path in labelled_files(args.data, args.label, args.sets)]

@@ -4,14 +4,14 @@ After Xie et al., NAR Genomics and Bioinformatics 2:lqaa082 (2020), written from
 dropout 0.4 on its input imputes log-normalised values; a second encoder learns to keep the Euclidean distances between
 imputed cells; the autoencoder is trained alone first, then both together until the error of the distances stops
 falling; RPH-k-means merges cells that fall into one bucket of random projections until at most 2,000 points are left,
-runs k-means on those points without weights (so that rare types count as much as large ones) and starts k-means on all
-cells from its centres; the best of 10 such starts by inertia, without labels.
+runs k-means on these points without weights (so that rare types count as much as frequent types) and starts k-means on
+all cells from the centres found. The best of 10 such starts by inertia is taken, without labels.
 
 Departures, all for the time on CPUs: layers of 256 and 128 units, a learning rate of 1e-3, 500 steps for the
 autoencoder alone and 500 to 2,000 joint steps (published: 1,000 and 4,000 to 20,000); all pairs of a batch of 128 cells
 count, instead of random pairs. Further: the error of the distances is relative to their size; no gradient flows from it
-into the autoencoder, so the weight between the two losses drops out; genes are chosen by the preparation all peers
-share.
+into the autoencoder, so the weight between the two losses has no effect; genes are chosen by the preparation that all
+peers share.
 """
 
 from itertools import pairwise
@@ -100,8 +100,8 @@ def rph_kmeans(embedding: NDArray[Any], n_types: int, seed: int) -> NDArray[Any]
 def skeleton(points: NDArray[Any], rng: np.random.Generator, n_points: int = SKELETON_POINTS) -> NDArray[Any]:
     """Merge the points of each bucket of random projections into their mean, until few enough points are left.
 
-    Buckets start as wide as a typical nearest neighbour is away along a random direction, and widen while they merge
-    little, so that dense regions shrink first and sparse ones keep their points.
+    The first width of a bucket is the typical distance to the nearest neighbour along a random direction. Buckets widen
+    when few points are merged. Dense regions are therefore merged first, and sparse regions keep their points.
     """
     weights = np.ones(len(points))
     width = _typical_distance(points, rng) / points.shape[1] ** 0.5

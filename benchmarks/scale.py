@@ -1,73 +1,40 @@
-"""How time and peak memory grow with the number of cells, next to scVI + Leiden and PCA + Leiden.
+"""Growth of time and peak memory with the number of cells, compared with scVI + Leiden and PCA + Leiden.
 
     python benchmarks/scale.py --cells 10000 40000 160000 --out scale.jsonl [--methods scsiameseclu scvi pca_leiden]
         [--genes 2000] [--threads 2] [--accelerator cpu] [--max-cells-per-method scvi=50000] [--timeout 7200]
         [--storage backed] [--max-epochs 1]
     python benchmarks/scale.py --out scale.jsonl --table
 
-Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own
-and one JSON line; runs that are in the file already are skipped, failed ones too: delete their lines to try again. The
-clock starts when the counts are in memory (``--storage backed`` or ``mapped``: when the file is open); peak memory is
-that of the whole process, imports and counts included, and so are the pages of mapped files; ``own_gb`` is the peak
-without these, on Linux only. Every method runs with its default settings (``--max-epochs``: fewer epochs, for memory
-alone). The exponent is the slope of a least-squares line through log time, or log memory above that of the imports,
-against log cells: 1 is linear growth.
+Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a separate process
+and writes one JSON line. Runs that are already in the file are skipped. Failed runs are skipped as well: delete their
+lines to try again. The clock starts when the counts are in memory (with ``--storage backed`` or ``mapped``, when the
+file is open). Peak memory is the memory of the whole process with imports, counts and the pages of mapped files.
+``own_gb`` is the peak without the pages of mapped files, on Linux only. Every method runs with its default settings;
+``--max-epochs`` sets fewer epochs if only memory is of interest. The exponent is the slope of a least-squares line
+through log time against log cells (or log memory, without the memory of the imports). An exponent of 1 is linear
+growth.
 """
 
 import argparse
 import json
 import math
-import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.measure import OwnMemory, PeakMemory, limited
+from benchmarks.run import read_results
 
 METHODS = ("scsiameseclu", "scvi", "pca_leiden")
 STORAGE = ("memory", "backed", "mapped")
 
 
-def peak_gb() -> float:
-    """Peak memory of this process so far."""
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform != "darwin" else 1 << 30)
-
-
-class OwnMemory(threading.Thread):
-    """Peak memory of this process in GB without what is backed by a file; NaN where the system does not say.
-
-    The memory is looked up ten times a second.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.peak, self._stop_it = math.nan, threading.Event()
-
-    def run(self) -> None:
-        """Watch until stopped."""
-        status = Path("/proc/self/status")
-        while status.exists() and not self._stop_it.wait(0.1):
-            found = re.search(r"^RssAnon:\s+(\d+) kB", status.read_text(), re.MULTILINE)
-            if found:
-                self.peak = float(np.fmax(self.peak, int(found[1]) / (1 << 20)))
-
-    def stop(self) -> float:
-        """Stop watching; the peak."""
-        self._stop_it.set()
-        self.join()
-        return self.peak
-
-
 def load(n_obs: int, n_vars: int, seed: int, storage: str, folder: str) -> Any:
-    """Simulate counts; leave them on disk if wanted."""
+    """Simulate counts, in memory or on disk."""
     import anndata
 
     import scsiameseclu as ssc
@@ -76,7 +43,7 @@ def load(n_obs: int, n_vars: int, seed: int, storage: str, folder: str) -> Any:
         return ssc.datasets.synthetic(n_obs, n_vars, n_types=10, library_size=3000.0, seed=seed)
     path = Path(folder) / "counts.h5ad"
     if not path.exists():
-        # In another process: the peak of this one must not contain the simulation.
+        # The simulation runs in another process, so that its memory is not part of the peak of this process.
         code = (
             "import sys, scsiameseclu as ssc; n, g, s = map(int, sys.argv[1:4]); "
             "ssc.datasets.synthetic(n, g, n_types=10, library_size=3000.0, seed=s).write_h5ad(sys.argv[4])"
@@ -88,7 +55,7 @@ def load(n_obs: int, n_vars: int, seed: int, storage: str, folder: str) -> Any:
 
 
 def cluster(method: str, adata: Any, accelerator: str, max_epochs: int | None) -> Any:
-    """Labels of the cells, and seconds of each part."""
+    """Cluster the cells; return labels and the seconds of each part."""
     import scanpy as sc
     import scvi
 
@@ -134,10 +101,10 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(args.threads)
     scvi.settings.seed = args.seed
-    imports = peak_gb()
+    imports = PeakMemory().gigabytes()
     with tempfile.TemporaryDirectory() as folder:
         adata = load(args.cells[0], args.genes, args.seed, args.storage, folder)
-        counts = peak_gb()
+        counts = PeakMemory().gigabytes()
         own = OwnMemory()
         own.start()
         truth = adata.obs["cell_type"].to_numpy()
@@ -147,7 +114,7 @@ def run_one(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "seconds": round(seconds, 3),
         "cpu_seconds": round(cpu_seconds, 3),
-        "peak_gb": round(peak_gb(), 4),
+        "peak_gb": round(PeakMemory().gigabytes(), 4),
         "own_gb": round(own.stop(), 4),
         "imports_gb": round(imports, 4),
         "counts_gb": round(counts, 4),
@@ -169,7 +136,7 @@ def exponent(cells: list[int], values: list[float]) -> float:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """Markdown table of the runs that ended, with exponents."""
+    """Markdown table of the runs that succeeded with exponents, and a list of the runs that failed."""
     lines = [
         "| method | cells | seconds | CPU seconds | peak GB | own GB | ARI | clusters |",
         "|---|---|---|---|---|---|---|---|",
@@ -198,25 +165,8 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, *failed])
 
 
-def limited(threads: int) -> dict[str, str]:
-    """Environment in which BLAS, OpenMP and numba keep to a number of threads."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(threads))}
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Records of a results file; a line cut short by an interruption is left out."""
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return records
-
-
 def run_all(args: argparse.Namespace) -> None:
-    """Run what is not in the results file yet, small sizes first."""
+    """Run everything that is not in the results file yet, small sizes first."""
     limits = {name: int(number) for name, number in (item.split("=") for item in args.max_cells_per_method)}
     keys = ("method", "cells", "genes", "seed", "threads", "accelerator", "storage", "max_epochs")
     for n_obs in sorted(args.cells):
@@ -225,7 +175,7 @@ def run_all(args: argparse.Namespace) -> None:
                 continue
             common = (args.genes, args.seed, args.threads, args.accelerator, args.storage, args.max_epochs)
             record: dict[str, Any] = dict(zip(keys, (method, n_obs, *common), strict=True))
-            if any(all(known.get(key) == record[key] for key in keys) for known in read(args.out)):
+            if any(all(known.get(key) == record[key] for key in keys) for known in read_results(args.out)):
                 continue
             options = {"methods": method, **{key: value for key, value in record.items() if key != "method"}}
             flags = [(f"--{k.replace('_', '-')}", str(v)) for k, v in options.items() if v is not None]
@@ -271,7 +221,7 @@ def main() -> None:
         return
     if not args.table:
         run_all(args)
-    print(table(read(args.out)))
+    print(table(read_results(args.out)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Do many cells need as many epochs as the defaults have? Schedules side by side, on enlarged real data.
+"""How many epochs do many cells need? Comparison of training schedules on enlarged real data.
 
     python -m benchmarks.schedule --data DIR --out schedule.jsonl [--cells 20000] [--schedules 10+6 5+3] [--sets ...]
     python -m benchmarks.schedule --report schedule.jsonl
 
 A data set is enlarged by drawing its cells with replacement and thinning the counts of every drawn cell to a share
-between 0.5 and 0.9, so that no two cells are the same. "10+6" are ten epochs before the clustering loss and six with
-it. The number of types is given; labels score the result. Data sets below 1,700 cells are left out, because their
-cells would be drawn more than twelve times.
+between 0.5 and 0.9, so that no two cells are the same. "10+6" means ten epochs before the clustering loss and six
+epochs with the clustering loss. The model is given the number of types. Labels are used only for the scores. Data sets
+below 1,700 cells are left out, because their cells would be drawn more than twelve times.
 """
 
 import argparse
@@ -89,7 +89,7 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run what is missing in the results file, or report."""
+    """Run everything that is missing in the results file, or print the report."""
     parser = study_parser(__doc__)
     parser.add_argument("--cells", type=int, default=20_000)
     parser.add_argument("--schedules", nargs="+", default=["10+6", "5+3"])

@@ -1,14 +1,14 @@
 """A masked autoencoder after scMAE (Fang, Zheng and Li, Bioinformatics 40:btae020, 2024), written from the paper.
 
 Kept: 1,000 highly variable genes, log-normalised and z-scored; every gene of a cell is replaced with probability 0.4 by
-its value in another cell of the batch; an encoder, a predictor of which values were replaced, and a decoder that sees
-the latent vector together with that prediction; the loss weighs the error of replaced values 0.75 against 0.25 for the
+its value in another cell of the batch; an encoder, a predictor of the replaced values, and a decoder that reads the
+latent vector together with this prediction; the loss weighs the error of replaced values 0.75 against 0.25 for the
 rest, and reconstruction 0.3 against 0.7 for the prediction of the mask; batches of 256, Adam at 1e-3, 80 epochs, 32
 latent dimensions; clusters by k-means on the latent of the unmasked cells.
 
-Departures: genes are chosen by the preparation all peers share; the clustering sees K as for every "K given" method;
-the widths of the hidden layers (256 and 128) are ours; small sets train for more epochs, until 1,500 steps have been
-made, because 80 epochs of a set of 900 cells are only 320 steps.
+Departures: genes are chosen by the preparation that all peers share; the clustering is given the number of types; the
+widths of the hidden layers (256 and 128) are not from the paper; small data sets train for more epochs, until 1,500
+steps have been made, because 80 epochs of a set of 900 cells are only 320 steps.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ class MaskedAutoencoder(nn.Module):
 
 
 def corrupt(values: torch.Tensor, probability: float = MASK_PROBABILITY) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values of which some come from other cells of the batch, and where the value has changed by that."""
+    """Replace random values by values of other cells of the batch; return the result and where values have changed."""
     donors = torch.randint(len(values), values.shape)
     corrupted = torch.where(torch.rand_like(values) < probability, values.gather(0, donors), values)
     return corrupted, corrupted != values

@@ -1,4 +1,4 @@
-"""Scores of labels and embeddings. The only place, besides the number of types, where known labels are read."""
+"""Scores of labels and embeddings. Known labels are read only here, and for the number of types."""
 
 import math
 from typing import Any
@@ -24,8 +24,9 @@ def score_labels(truth: NDArray[Any], labels: NDArray[Any]) -> dict[str, Any]:
 def rare_recall(truth: NDArray[Any], labels: NDArray[Any], below: float = RARE_BELOW) -> float:
     """Share of the cells of a rare type that are in the cluster matched to it, averaged over the rare types.
 
-    Clusters are matched to types one to one, as for the accuracy: as many matched cells as possible, then the highest
-    F1. A rare type without a cluster counts as 0. Rare: less than ``below`` of all cells. NaN if no type is rare.
+    A type is rare if it has less than ``below`` of all cells. Clusters are matched to types one to one, as for the
+    accuracy: the matching has as many matched cells as possible, and of equal matchings the highest F1. A rare type
+    without a cluster counts as 0. The result is NaN if no type is rare.
     """
     true, types = pd.factorize(np.asarray(truth))
     pred, clusters = pd.factorize(np.asarray(labels))
@@ -41,7 +42,7 @@ def rare_recall(truth: NDArray[Any], labels: NDArray[Any], below: float = RARE_B
 
 
 def silhouette(embedding: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Silhouette width of the known types on the embedding, on at most 5,000 cells (always the same ones)."""
+    """Silhouette width of the known types on the embedding, on at most 5,000 cells (the same cells for all methods)."""
     from sklearn.metrics import silhouette_score
 
     rows = np.arange(len(truth))

@@ -1,25 +1,25 @@
-"""Time and peak memory from counts to labels, default settings, next to PCA + Leiden in the same run.
+"""Time and peak memory from counts to labels with default settings, compared with PCA + Leiden in the same run.
 
     python -m benchmarks.speed [--cells 5000] [--genes 2000] [--repeats 3] [--threads 2]
 
-Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a process of its own;
-the clock starts when the counts are in memory, peak memory is that of the whole process, imports included.
+Simulated counts (``scsiameseclu.datasets.synthetic``: 10 types, library size 3,000). Every run is a separate process.
+The clock starts when the counts are in memory. Peak memory is the memory of the whole process, imports included.
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
+
+from benchmarks.measure import PeakMemory, limited
 
 METHODS = ("scsiameseclu", "pca_leiden")
 
 
 def run_one(method: str, n_obs: int, n_vars: int, threads: int, seed: int) -> dict[str, float]:
     """Run one method in this process."""
-    import resource
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -45,15 +45,9 @@ def run_one(method: str, n_obs: int, n_vars: int, threads: int, seed: int) -> di
         sc.tl.leiden(adata, flavor="igraph", n_iterations=2, directed=False)
         labels = adata.obs["leiden"].to_numpy()
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform != "darwin" else 1 << 30)
+    peak = PeakMemory().gigabytes()
     ari = ssc.metrics.clustering_metrics(truth, labels)["ari"]
     return {"seconds": seconds, "peak_gb": peak, "ari": ari, "threads": torch.get_num_threads()}
-
-
-def limited(threads: int) -> dict[str, str]:
-    """Environment in which BLAS, OpenMP and numba keep to a number of threads."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, str(threads))}
 
 
 def main() -> None:

@@ -1,7 +1,9 @@
 """Agreement between seeds, and whether their consensus is better than one run; see README.md.
 
-python -m benchmarks.run --data DIR --out seeds.jsonl --keep runs --methods siamese_k --seeds 0 1 2 3 4 5 6 7 8 9
-python -m benchmarks.stability runs [--method siamese_k] > stability.md
+    python -m benchmarks.run --data DIR --out seeds.jsonl --keep runs --methods siamese_k --seeds 0 1 2 3 4 5 6 7 8 9
+    python -m benchmarks.stability runs [--method siamese_k] > stability.md
+
+The first command keeps the clusters of every run. The second command prints the table.
 """
 
 import argparse
@@ -29,7 +31,7 @@ def read_runs(folder: Path, method: str) -> dict[str, dict[int, dict[str, Any]]]
 
 
 def agreement(runs: dict[int, dict[str, Any]]) -> dict[str, float]:
-    """Pairwise ARI of the runs of one data set, and ARI with the known types of the runs and of their consensus."""
+    """Pairwise ARI of the runs of one data set, and ARI of the runs and of their consensus with the known types."""
     import scsiameseclu as ssc
 
     seeds = sorted(runs)

@@ -1,9 +1,9 @@
-"""Markdown tables of a results file: per data set, means over sets, mean ranks, and gaps to the best peer.
+"""Markdown tables of a results file: per data set, means over data sets, mean ranks, and gaps to the best peer.
 
     python -m benchmarks.table results.jsonl [--methods 'siamese*' 'pca*'] [--sets ...]
 
-Every figure is a mean over seeds, ± the standard deviation over seeds. Nothing is chosen by its score: no best seed, no
-best setting. Methods that are given the number of types are ranked apart from those that find it.
+Every figure is a mean over seeds, ± the standard deviation over seeds. No seed or setting is chosen by its score.
+Methods that are given the number of types are ranked apart from methods that find the number of clusters.
 """
 
 import argparse
@@ -30,7 +30,7 @@ GROUPS = {True: "number of types given", False: "number of clusters found"}
 
 
 def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a table; of runs that occur twice the last counts, and absent scores are NaN."""
+    """Rows as a table. Of runs that occur twice, the last row is taken. Missing scores are NaN."""
     frame = pd.DataFrame(rows).drop_duplicates(["set", "method", "seed"], keep="last")
     for score in (*SCORES, "seconds", "peak_gb"):
         frame[score] = pd.to_numeric(frame[score]) if score in frame else float("nan")
@@ -38,14 +38,14 @@ def as_frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def in_order(frame: pd.DataFrame) -> list[str]:
-    """Methods in the order of the registry, tagged ones after the untagged."""
+    """Methods in the order of the registry; methods with a tag come after methods without a tag."""
     names = list(METHODS)
     rank = {method: names.index(base_name(method)) for method in frame["method"].unique()}
     return sorted(rank, key=lambda method: (rank[method], method))
 
 
 def base_name(method: str) -> str:
-    """Name without the tag: the longest name of the registry that it starts with."""
+    """Name of a method without its tag: the longest name of the registry that begins the name."""
     return max((name for name in METHODS if method.startswith(name)), key=len)
 
 
@@ -56,7 +56,7 @@ def markdown(header: list[str], lines: list[list[str]]) -> str:
 
 
 def spread(values: pd.Series) -> str:
-    """Mean ± standard deviation; the mean alone of a single value."""
+    """Mean ± standard deviation; for a single value, only the mean."""
     values = values.dropna()
     if len(values) == 0:
         return "-"
@@ -83,9 +83,9 @@ def per_set(frame: pd.DataFrame) -> str:
 
 
 def over_sets(frame: pd.DataFrame) -> str:
-    """Means over the sets, per seed first: the spread is that of the mean between seeds, not between sets.
+    """Means over data sets, for each seed; the spread is the spread of these means over seeds, not over data sets.
 
-    Only seeds that a method has run on all of its sets are used, and the number of sets is shown.
+    Only seeds that a method has run on all of its data sets are used. The table shows the number of data sets.
     """
     scores = shown_scores(frame)
     n_sets = frame["set"].nunique()
@@ -130,9 +130,10 @@ def ranks(frame: pd.DataFrame) -> str:
 
 
 def gaps(frame: pd.DataFrame) -> str:
-    """How far each of our methods is above (+) or below (-) the best peer of its group, set by set.
+    """Distance of each of our methods above (+) or below (-) the best peer of its group, by data set.
 
-    The best peer of a set is taken after the fact, which favours the peers: no single peer reaches it on all sets.
+    The best peer of each data set is chosen by its scores. This choice favours the peers, because no single peer is the
+    best on all data sets.
     """
     ours = [method for method in in_order(frame) if METHODS[base_name(method)].ours]
     parts = []

@@ -1,15 +1,15 @@
-"""Random clustering tasks from labelled data, so that a rule can be judged on tasks nobody tuned it on; see README.md.
+"""Random clustering tasks from labelled data, to judge a rule on tasks that were not used for tuning; see README.md.
 
     python -m benchmarks.tasks embed --data DIR --keep FOLDER [--per-set 6] [--seed 0] [--sets ...] [--part 1/2]
     python -m benchmarks.tasks full --data DIR --out tasks.jsonl [--methods siamese_k siamese_auto 'pca*']
     python -m benchmarks.tasks report tasks.jsonl > tasks.md
 
 A task is a random subset of the types of a data set, in random proportions and thinned to a random depth. ``embed``
-keeps what a rule for cutting the embedding needs: our embedding after pretraining, the components that the model
-partitions, and the labels of the peers. ``full`` runs whole methods. ``report`` averages over the tasks of a set first
-and over sets then; its intervals are those of the sets, since the next user brings another data set. Known types are
-used for drawing, for scoring, and for the number of types. All work is done in one process: set ``OMP_NUM_THREADS=1``
-to hold it to one core.
+keeps the data that a rule for cutting the embedding needs: our embedding after pretraining, the components that the
+model partitions, and the labels of the peers. ``full`` runs whole methods. ``report`` averages over the tasks of a data
+set, then over data sets. Its intervals are over data sets, because a new user has another data set. Known types are
+used for drawing, for scoring, and for the number of types. All work is done in one process. Set ``OMP_NUM_THREADS=1``
+to use one core only.
 """
 
 import argparse
@@ -42,13 +42,13 @@ BATCH = "batch"
 MIN_TYPES = 3
 MIN_CELLS_OF_TYPE = 3
 CONCENTRATION = 2.0
-"""Of the Dirichlet distribution of the types' proportions."""
+"""Concentration of the Dirichlet distribution of the types' proportions."""
 CELLS = (500, 4000)
 MIN_CELLS = 60
-"""Cells of a task whose types have fewer than 500."""
+"""Least number of cells of a task whose types have fewer than 500 cells in all."""
 LOWEST_SHARE = 0.25
 MIN_MEDIAN = 200.0
-"""Median counts per cell that thinning leaves at least."""
+"""Least median of counts per cell after thinning."""
 PEERS = ("pca_kmeans", "pca_ward", "pca_leiden_k", "pca_leiden_1")
 SCORES = {"ari": "ARI", "nmi": "NMI", "f1_macro": "F1"}
 N_RESAMPLES = 2000
@@ -59,7 +59,7 @@ N_RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Cells:
-    """What was drawn: ``adata`` has no labels, and its batches only if they are told."""
+    """Cells of a task: ``adata`` has no labels, and has batches only if the methods are told the batches."""
 
     adata: AnnData
     truth: NDArray[np.str_]
@@ -74,7 +74,7 @@ class Cells:
 
     @property
     def batch(self) -> NDArray[np.int64]:
-        """Code of every cell's batch, 0 for all if batches are not told."""
+        """Code of every cell's batch; 0 for all cells if the methods are not told the batches."""
         if not self.told:
             return np.zeros(self.adata.n_obs, dtype=np.int64)
         return np.unique(self.adata.obs[BATCH].astype(str), return_inverse=True)[1].astype(np.int64)
@@ -82,7 +82,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Task:
-    """A data set, the number of a task among those of the set, and the seed of the benchmark: these fix the draw."""
+    """One task, which is fixed by the data set, the number of the task and the seed of the benchmark."""
 
     path: Path
     number: int
@@ -114,7 +114,7 @@ def draw_tasks(files: list[Path], n_tasks: int, seed: int) -> list[Task]:
 
     Returns
     -------
-    Tasks in the order in which they are run: a task of each data set, then a second one of each.
+    Tasks in the order in which they are run: the first task of each data set, then the second task of each data set.
     """
     return [Task(files[at % len(files)], at // len(files), seed) for at in range(n_tasks)]
 
@@ -129,7 +129,7 @@ def draw(adata: AnnData, name: str, number: int, seed: int) -> Cells:
     name
         Name of the data set.
     number
-        Number of the task. Odd ones are told the batch, where cells of more than one batch are drawn.
+        Number of the task. In tasks with an odd number, the batches are told if cells of several batches are drawn.
     seed
         Seed of the benchmark.
     """
@@ -153,17 +153,18 @@ def draw(adata: AnnData, name: str, number: int, seed: int) -> Cells:
 
 
 def task_rng(name: str, number: int, seed: int) -> np.random.Generator:
-    """Generator of one task, which no other task shares."""
+    """Random generator of one task; every task has a different generator."""
     return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big"), number])
 
 
 def draw_sizes(available: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Cells to take of each type: 0 for types that are left out.
 
-    The number of chosen types is uniform. Where their cells are fewer than 60, types are added. A task has 500 to 4,000
-    cells, log-uniform, if the chosen types have that many; else as many as the proportions allow, but at least 60, and
-    at least half of the cells of the chosen types. Where the proportions ask for more cells of a type than exist, all
-    are taken, and the other types make up the number.
+    The number of chosen types is uniform. If the chosen types have fewer than 60 cells, types are added. If the chosen
+    types have at least 500 cells, the number of cells is log-uniform between 500 and 4,000. Otherwise a task has as
+    many cells as the proportions allow, but at least 60 cells, and at least half of the cells of the chosen types. If
+    the proportions need more cells of a type than exist, all cells of this type are taken, and the other types get more
+    cells.
     """
     usable = rng.permutation(np.flatnonzero(available >= MIN_CELLS_OF_TYPE))
     if len(usable) < 2:
@@ -183,7 +184,7 @@ def draw_sizes(available: NDArray[np.int64], rng: np.random.Generator) -> NDArra
 
 
 def allot(proportions: NDArray[np.float64], available: NDArray[np.int64], n_cells: int) -> NDArray[np.int64]:
-    """Share out ``n_cells`` in these proportions, at least 3 and at most all cells of a type, ``n_cells`` in all."""
+    """Distribute ``n_cells`` over types in these proportions, with at least 3 and at most all cells of each type."""
     low, high = 0.0, float((available / proportions).max())
     for _ in range(100):
         middle = (low + high) / 2
@@ -204,7 +205,8 @@ def thin(counts: Any, rng: np.random.Generator) -> tuple[Any, float]:
 
     Returns
     -------
-    Thinned counts (CSR) and the probability. It is high enough for a median of about 200 counts per cell, or 1.
+    Thinned counts (CSR) and the probability. The probability is high enough for a median of about 200 counts per cell,
+    or 1.
     """
     from scipy import sparse
 
@@ -233,7 +235,7 @@ def _clock(seconds: dict[str, float], step: str) -> Iterator[None]:
 
 
 def embed(cells: Cells, seed: int) -> dict[str, Any]:
-    """What ``embed`` keeps of a task."""
+    """Compute the arrays that ``embed`` keeps of a task."""
     from benchmarks.n_clusters import embed_and_decode
     from benchmarks.preprocessing import principal_components
 
@@ -263,7 +265,7 @@ def embed(cells: Cells, seed: int) -> dict[str, Any]:
 
 
 def keep(task: Task, path: Path) -> None:
-    """Write the embedding of a task; a file of that name is whole."""
+    """Write the embedding of a task; the file gets its name only when it is complete."""
     found = {**embed(task.draw(), task.number), "seed": task.seed}
     unfinished = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
@@ -274,7 +276,7 @@ def keep(task: Task, path: Path) -> None:
 
 
 def embed_all(tasks: list[Task], folder: Path) -> int:
-    """Write what is missing; the number of tasks that failed."""
+    """Write the missing embeddings; return the number of tasks that failed."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
@@ -296,7 +298,7 @@ def _check_seed(path: Path, seed: int) -> None:
 
 
 def _run(jobs: Iterator[tuple[str, Callable[[], None]]]) -> int:
-    """Run jobs one by one and go on after a failure; the number of jobs that failed."""
+    """Run jobs one by one and go on after a failure; return the number of jobs that failed."""
     n_jobs = failed = 0
     for title, job in jobs:
         n_jobs += 1
@@ -317,7 +319,7 @@ def _run(jobs: Iterator[tuple[str, Callable[[], None]]]) -> int:
 
 
 def run_family(task: Task, family: str, names: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield a row of results per method; methods of a family share its embedding, and each is charged for it."""
+    """Yield a row of results per method; the time of a method includes the time of the shared embedding."""
     from benchmarks.scoring import score_labels
     from benchmarks.worker import _plain
 
@@ -353,7 +355,7 @@ def run_family(task: Task, family: str, names: list[str]) -> Iterator[dict[str, 
 
 
 def run_all(tasks: list[Task], names: list[str], out: Path) -> int:
-    """Append a line for every task and method that has none; the number of runs that failed."""
+    """Append a line for every task and method that is missing; return the number of runs that failed."""
     out.parent.mkdir(parents=True, exist_ok=True)
     done = {(row["set"], row["number"], row["seed"], row["method"]) for row in read_results(out)}
 
@@ -407,14 +409,14 @@ def means_table(frame: pd.DataFrame) -> str:
 
 
 def pairs_table(frame: pd.DataFrame) -> str:
-    """Markdown table of paired differences, ours less peer, with 95 % intervals over data sets."""
+    """Markdown table of paired differences, our method minus a peer, with 95 % intervals over data sets."""
     names = [name for name in METHODS if name in set(frame["method"])]
     ours, peers = ([name for name in names if METHODS[name].ours == kind] for kind in (True, False))
     return differences_table(frame, ours, peers)
 
 
 def differences_table(frame: pd.DataFrame, ours: list[str], peers: list[str]) -> str:
-    """Markdown table of paired differences of these rows of ``"method"``, with 95 % intervals over data sets."""
+    """Markdown table of paired differences between these methods, with 95 % intervals over data sets."""
     lines = []
     for own, peer in itertools.product(ours, peers):
         line = [f"{own} - {peer}"]
@@ -441,7 +443,7 @@ def n_clusters_table(frame: pd.DataFrame) -> str:
 
 
 def with_numbers(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same rows; those of ``benchmarks.run``, which are whole data sets, as the only task of their set."""
+    """Add the number 0 to rows of ``benchmarks.run``, whose only task is the whole data set."""
     return frame if "number" in frame else frame.assign(number=0)
 
 
@@ -489,7 +491,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is missing, or report; 1 if something failed, 2 if nothing can be run."""
+    """Run everything that is missing, or print the report; 1 if something failed, 2 if nothing can be run."""
     args = parse(arguments)
     warnings.filterwarnings("ignore")
     if args.command == "report":
@@ -514,7 +516,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop_at_once(number: int, _: Any) -> None:
-    """End the process: training that is interrupted keeps its weights so far, which must not become a result."""
+    """End the process at once, because an interrupted training would report a result of unfinished weights."""
     os._exit(128 + number)
 
 

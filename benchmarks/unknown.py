@@ -1,11 +1,12 @@
-"""How many cells of a type that the reference lacks are left unassigned, and how many ordinary cells.
+"""Shares of unassigned cells: of a type that the reference lacks, and of the other cells (ordinary cells).
 
     python -m benchmarks.unknown --data DIR --out unknown.jsonl [--types 2] [--sets ...]
     python -m benchmarks.unknown --report unknown.jsonl
 
-One type at a time is withheld, drawn among types with 2 to 40 % of the cells. The reference are 80 % of the other
-cells; the query are the rest of them and the withheld type. Labels choose what is withheld and score the result. A row
-has, for every limit of the out-of-reference score, the share of the withheld type and of the ordinary cells above it.
+One type at a time is withheld, drawn among types with 2 to 40 % of the cells. The reference is 80 % of the other cells.
+The query is the withheld type and the remaining 20 % of the other cells. Labels are used to choose the withheld type
+and to score the result. A row has, for every limit of the out-of-reference score, the share of the withheld type and
+the share of the ordinary cells above the limit.
 """
 
 import zlib
@@ -31,7 +32,7 @@ def withheld_types(types: pd.Series, name: str, n_types: int) -> list[str]:
 
 
 def run(adata: Any, withheld: str, seed: int) -> dict[str, Any]:
-    """Map a withheld type, and ordinary cells, to a model of the others."""
+    """Map a withheld type, and ordinary cells, to a model of the reference."""
     import scvi
     from sklearn.metrics import roc_auc_score
 
@@ -79,7 +80,7 @@ def report(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run what is missing in the results file, or report."""
+    """Run everything that is missing in the results file, or print the report."""
     parser = study_parser(__doc__)
     parser.add_argument("--types", type=int, default=2, help="types withheld of every data set, one at a time")
     args = parsed_study(parser, argv)

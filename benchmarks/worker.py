@@ -1,4 +1,4 @@
-"""One family on one data set with one seed, in a process of its own: started by ``benchmarks.run``.
+"""One family on one data set with one seed, in a separate process that ``benchmarks.run`` starts.
 
 Reads a job as JSON from the command line and writes one line ``ROW {...}`` per method when all are done.
 """
@@ -11,36 +11,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measure import PeakMemory
 from benchmarks.methods import FAMILIES, METHODS, Options
 
 MARK = "ROW "
 
 
-class PeakMemory:
-    """Highest resident memory of this process since :meth:`restart`, where the system can tell (Linux), else ever."""
-
-    def restart(self) -> None:
-        """Forget the peak so far, so that each method of a family is charged for its own memory only."""
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            pass
-
-    def gigabytes(self) -> float:
-        """The peak in GiB."""
-        try:
-            lines = Path("/proc/self/status").read_text().splitlines()
-            kilobytes = next(line.split()[1] for line in lines if line.startswith("VmHWM"))
-            return int(kilobytes) / (1 << 20)
-        except (OSError, StopIteration):
-            import resource
-
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            return peak / (1 << 30 if sys.platform == "darwin" else 1 << 20)
-
-
 def run_family(job: dict[str, Any]) -> Any:
-    """Yield one row per method. Labels leave the data before any method sees it."""
+    """Yield one row per method. The labels are deleted from the data before any method reads the data."""
     import anndata as ad
 
     family = FAMILIES[job["family"]]
@@ -76,7 +54,7 @@ def run_family(job: dict[str, Any]) -> Any:
         seconds = shared_seconds + time.perf_counter() - start
         results.append((method, found, seconds, max(shared_peak, memory.gigabytes())))
 
-    # Scored once all is measured: what the scores import and hold would count as memory of the methods that follow.
+    # Scores are computed after all measurements, because their imports would count as memory of later methods.
     from benchmarks.scoring import score_labels
 
     if job["keep"]:
@@ -98,7 +76,7 @@ def run_family(job: dict[str, Any]) -> Any:
 
 
 def _keep(job: dict[str, Any], method: str, found: Any, values: Any, **known: Any) -> None:
-    """Write the result of a run for scripts that compare runs, in the order of the cells in the file."""
+    """Write the clusters and the embedding of a run, in the order of the cells in the file, to compare runs later."""
     import numpy as np
 
     folder = Path(job["keep"])
@@ -116,13 +94,13 @@ def _score_embedding(values: Any, truth: Any, scib: bool) -> dict[str, Any]:
 
 
 def _limit_torch(threads: int) -> None:
-    """The environment limits the rest; torch counts for itself, and is not imported for families that do without."""
+    """Limit the threads of torch, which the environment does not limit, if the family has imported torch."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: a score that does not exist is null."""
+    """Replace NaN by None, because JSON has no NaN."""
     if isinstance(value, float):
         return None if math.isnan(value) else value
     return value

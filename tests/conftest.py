@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tensors in tests are tiny: a second thread only costs, and very much so on a busy machine."""
+    """Use one thread: tensors in tests are tiny, so a second thread only costs time, most of all on a busy machine."""
     import torch
 
     torch.set_num_threads(1)
@@ -24,7 +24,7 @@ def one_thread() -> None:
 
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    """Every test starts from the same state of every random generator, in whatever order tests run."""
+    """Start every test from the same state of all random generators, whatever the order of the tests."""
     import scvi
 
     before = scvi.settings.seed
@@ -45,7 +45,7 @@ def closed_figures() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """Folder of the labelled development data; tests that need it are skipped where it is absent."""
+    """Folder of the labelled development data; tests that need this folder are skipped if it is absent."""
     folder = Path(os.environ.get("SCSIAMESECLU_DATA", REPOSITORY.parent / "shared" / "data"))
     if not any(folder.glob("*.h5ad")):
         pytest.skip(f"no development data in {folder}; set SCSIAMESECLU_DATA to the folder that holds it")
@@ -54,13 +54,13 @@ def data_dir() -> Path:
 
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run Python code in a process of its own, in the test's folder; nothing it started outlives it, or two minutes."""
+    """Run Python code in a separate process, in the folder of the test, for at most two minutes."""
 
     def run(code: str, *args: str, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
         script, output = tmp_path / "script.py", tmp_path / "output.txt"
         script.write_text(code)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-        # Output goes to a file: a pipe that a grandchild keeps open would be waited for.
+        # The output goes to a file, because reading a pipe would wait for grandchildren that keep the pipe open.
         with output.open("w") as out:
             process = subprocess.Popen(
                 [sys.executable, str(script), *args],

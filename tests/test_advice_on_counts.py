@@ -1,4 +1,4 @@
-"""Wherever values that are no counts come in, the warning says where counts are and what to type."""
+"""Every warning about values that are not counts says where counts are found, and what to type."""
 
 import mudata
 import numpy as np
@@ -51,8 +51,8 @@ MEETS = {
     "predict": lambda adata, model: model.predict(adata),
     "load_query_data": lambda adata, model: SCSiameseClu.load_query_data(adata, model),
 }
-IN_RAW = "Whole numbers are in raw (adata.raw.to_adata() has them in X)."
-NOWHERE = "No layer holds whole numbers, nor does raw"
+IN_RAW = "Whole numbers are in raw (adata.raw.to_adata() has these numbers in X)."
+NOWHERE = "Neither the layers nor raw hold whole numbers"
 
 
 def warning_of(call):
@@ -60,7 +60,7 @@ def warning_of(call):
     with pytest.warns(UserWarning, match="Expected raw integer counts") as caught:
         call()
     (message,) = {str(each.message) for each in caught if "raw integer counts" in str(each.message)}
-    assert not any("raw` attribute" in str(each.message) for each in caught)  # nothing about how we look for them
+    assert not any("raw` attribute" in str(each.message) for each in caught)  # the search for counts gives no warnings
     return message
 
 

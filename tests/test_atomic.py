@@ -1,4 +1,4 @@
-"""What is on disk is the whole old or the whole new result, whenever the process that writes ends."""
+"""The disk holds the whole old or the whole new result, whenever the writing process ends."""
 
 import errno
 import json
@@ -68,14 +68,14 @@ def test_killed_at_every_step_the_old_or_the_new_entries_are_whole(tmp_path, bef
         if folder.exists():
             seen.append(read_state(folder))
             assert not before or (folder / "foreign.txt").read_text() == "kept"
-            write_state(folder, "next")  # nobody holds a lock, nothing is in the way
+            write_state(folder, "next")  # no lock and no leftover prevents this
             assert read_state(folder) == "next"
             left = {path.name for path in folder.iterdir()}
             assert left == {"a.txt", "b.txt", "deep"} | ({"foreign.txt"} if before else set())
         step += 1
     assert step > 10
     assert set(seen) == {before, "new"}
-    assert seen == sorted(seen, key=lambda state: state == "new")  # decided once
+    assert seen == sorted(seen, key=lambda state: state == "new")  # once new, never old again
 
 
 def test_killed_at_every_step_removed_files_are_gone_with_the_new_entries(tmp_path):
@@ -131,11 +131,11 @@ def test_a_child_that_fails_is_told_from_one_that_was_killed(tmp_path):
 def test_a_failing_write_leaves_the_old_and_no_traces(tmp_path):
     write_state(tmp_path / "out", "old")
     for error in (OSError(errno.ENOSPC, "No space left on device"), RuntimeError("unexpected pos 64 vs 0")):
-        with pytest.raises(OSError, match="found it full. What was there before is kept"):
+        with pytest.raises(OSError, match="found the disk full. The earlier files are kept"):
             with replaced_entries(tmp_path / "out") as new:
                 (new / "a.txt").write_text("new")
                 raise error
-        with pytest.raises(OSError, match="found it full"), replaced_file(tmp_path / "out" / "a.txt") as partial:
+        with pytest.raises(OSError, match="found the disk full"), replaced_file(tmp_path / "out" / "a.txt") as partial:
             partial.write_text("new")
             raise error
     with pytest.raises(ZeroDivisionError), replaced_entries(tmp_path / "fresh"):
@@ -163,7 +163,7 @@ def test_links_and_kinds_of_entries(tmp_path):
 def test_one_writer_at_a_time(tmp_path, monkeypatch):
     folder = tmp_path / "out"
     with replaced_entries(folder) as new:
-        with pytest.raises(RuntimeError, match="nobody else writes to"), replaced_entries(folder, wait=0.0):
+        with pytest.raises(RuntimeError, match="no other process writes to"), replaced_entries(folder, wait=0.0):
             pass
         finish(folder)  # a reader neither waits nor removes what is being written
         assert new.is_dir()
@@ -191,7 +191,7 @@ def test_one_writer_at_a_time(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def two():
-    """Two trained models by their number of cells."""
+    """Two trained models, by their numbers of cells."""
     models = {n_obs: made(n_obs) for n_obs in SIZES}
     for model in models.values():
         train(model, max_epochs=2)
@@ -226,7 +226,7 @@ def check_model(folder, two, with_data):
 
 
 def kill_repeatedly(check, n_kills, longest, prepare, *args):
-    """Kill processes that write at random moments; the checks that did not hold afterwards."""
+    """Kill writing processes at random moments; return the checks that failed afterwards."""
     moments, lost = random.Random(0), []
     for _ in range(n_kills):
         killed_after(moments.uniform(0.0, longest), prepare, *args)
@@ -264,7 +264,7 @@ def test_killed_while_mapping(two, files, tmp_path, n_kills):
 
 @often
 def test_killed_while_writing_checkpoints(tmp_path, n_kills):
-    """The file holds the weights of one of the epochs of a training that nobody killed."""
+    """The file holds the weights of an epoch of a training that was not killed."""
     path, max_epochs, weights = tmp_path / "run.ckpt", 2, {}
 
     class Note(pl.Callback):
@@ -309,7 +309,7 @@ def test_killed_while_writing_the_results_of_a_fit(two, stored, files, tmp_path,
 def test_a_folder_that_a_killed_save_left_can_be_saved_to(two, stored, tmp_path):
     step, saved_again = 0, 0
     while killed_at_step(step, saved, stored[50], tmp_path / str(step)):
-        finish(tmp_path / str(step))  # files that count already go to their places
+        finish(tmp_path / str(step))  # complete files are moved to their places
         if not content(tmp_path / str(step)):
             two[50].save(tmp_path / str(step))
             saved_again += 1
@@ -339,7 +339,7 @@ def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing
 
     with monkeypatch.context() as patch:
         patch.setattr(failing, full)
-        with pytest.raises(OSError, match="found it full"):
+        with pytest.raises(OSError, match="found the disk full"):
             two[60].save(folder, overwrite=True, save_anndata=True)
     assert check_model(folder, two, True) == 50
     assert {path.name for path in folder.iterdir()} == MODEL_FILES | {"adata.h5ad"}
@@ -347,7 +347,7 @@ def test_a_disk_that_is_full_keeps_the_model(two, tmp_path, monkeypatch, failing
 
 @pytest.fixture
 def no_umap(monkeypatch):
-    """An empty picture, which takes no time."""
+    """Draw an empty picture, which takes no time."""
     monkeypatch.setattr("scsiameseclu.pl.embedding", lambda *args, **kwargs: plt.figure())
 
 
@@ -364,8 +364,8 @@ def test_a_disk_that_is_full_is_one_line_on_the_command_line(tmp_path, monkeypat
     monkeypatch.setattr("anndata.AnnData.write_h5ad", full)
     capsys.readouterr()
     assert cli.main([*argv, "--overwrite", "--seed", "1"]) == 1
-    assert "make room and write again" in capsys.readouterr().err
+    assert "Free some space and write again" in capsys.readouterr().err
     assert (tmp_path / "out" / "metrics.json").read_text() == before
-    with replaced_entries(tmp_path / "out"):  # as another fit would
+    with replaced_entries(tmp_path / "out"):  # as another call of fit does
         assert cli.main([*argv, "--overwrite"]) == 1
-    assert "nobody else writes to" in capsys.readouterr().err
+    assert "no other process writes to" in capsys.readouterr().err

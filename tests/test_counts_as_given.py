@@ -1,4 +1,4 @@
-"""Counts in any form: the user's data stay as they were, byte for byte; results are those of the sorted matrix."""
+"""Counts in any form stay the same, byte for byte, and give the same results as the sorted matrix."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def cells(seed=0, n_obs=120):
 
 
 def shuffled(matrix, index_dtype=np.int32):
-    """The entries of each row in random order."""
+    """Put the entries of each row in random order."""
     matrix, rng = sparse.csr_matrix(matrix), np.random.default_rng(1)
     order = np.concatenate(
         [rng.permutation(np.arange(*pair)) for pair in zip(matrix.indptr, matrix.indptr[1:], strict=False)]
@@ -49,7 +49,7 @@ def shuffled(matrix, index_dtype=np.int32):
 
 
 def in_parts(matrix, dtype=None):
-    """Every entry stored as single molecules, in random order."""
+    """Store every entry as several parts of 1, in random order."""
     matrix = sparse.csr_matrix(matrix)
     times = matrix.data.astype(int)
     rows = np.repeat(np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)), times)
@@ -68,7 +68,7 @@ def shuffled_within(matrix):
 
 
 def with_zeros(matrix):
-    """Explicit zeros between the entries, unsorted."""
+    """Add explicit zeros between the entries, in random order."""
     dense = matrix.toarray() + 1
     full = shuffled(sparse.csr_matrix(dense))
     full.data -= 1
@@ -111,7 +111,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Training will be faster when spa
 
 
 def mark(matrix):
-    """Bytes, types and shapes of a matrix: what must not change."""
+    """Bytes, types and shapes of a matrix, which must not change."""
     arrays = [matrix.data, matrix.indices, matrix.indptr] if sparse.issparse(matrix) else [np.asarray(matrix)]
     return type(matrix), [
         (str(array.dtype), array.shape, hashlib.sha1(array.tobytes()).hexdigest()) for array in arrays
@@ -119,7 +119,7 @@ def mark(matrix):
 
 
 class Unchanged:
-    """Context in which a matrix must stay what it is."""
+    """Context manager that checks that a matrix does not change."""
 
     def __init__(self, *matrices):
         self.matrices, self.before = matrices, [mark(each) for each in matrices]
@@ -272,7 +272,7 @@ def test_set_up_and_fit(form, layer, reference):
         model.predict(), model.get_normalized_expression(gene_list=["gene3"]), model.get_out_of_reference_score()
         model.write_to_adata()
     kept = adata.X if layer is None else adata.layers[layer]
-    kept = canonical_copy(kept)  # scipy's toarray overflows where the parts are of one byte
+    kept = canonical_copy(kept)  # scipy's toarray overflows if the parts have one byte
     np.testing.assert_array_equal(kept.toarray() if sparse.issparse(kept) else kept, cells().X.toarray())
     close(model.get_latent_representation(), reference.get_latent_representation())
     assert (model.predict() == reference.predict()).mean() > 0.98
@@ -339,7 +339,7 @@ def test_graph_of_scanpy_and_sparse_representation(form):
     sc.pp.neighbors(adata, 8, use_rep="X_pca")
     adata.obsm["sparse"] = FORMS[form](sparse.csr_matrix(np.abs(adata.obsm["X_pca"]).round()))
     if form not in ("dense", "unsorted csc"):
-        # A graph of scanpy with the entries of a row in another order is the same graph.
+        # A graph of scanpy is the same graph if the entries of a row are in another order.
         weights = adata.obsp["connectivities"]
         adata.obsp["connectivities"] = two_index_types(weights) if "types" in form else shuffled(weights)
     with Unchanged(adata.obsp["connectivities"], adata.obsm["sparse"]):
@@ -408,7 +408,8 @@ def test_command_line(form, tmp_path):
 def test_order_of_genes_changes_nothing(how, reference):
     adata, order = cells(), np.random.default_rng(3).permutation(50)
     if how == "concatenated":
-        # anndata gives the second file the genes of the first in place, unsorted.
+        # anndata moves the genes of the second file to the order of the first file in place, which leaves them
+        # unsorted.
         permuted = anndata.concat([adata[:60, order].copy(), adata[60:, order[::-1]].copy()])
     else:
         permuted = adata[:, order].copy()
@@ -460,7 +461,7 @@ def test_unsorted_blocks_are_not_copied_without_need():
 
 
 def three_hundred(dtype):
-    """One entry stored as 300 parts of a narrow type, and a column of explicit zeros."""
+    """One entry stored as 300 parts of a narrow integer type, and a column of explicit zeros."""
     matrix = sparse.csr_matrix((4, 3), dtype=dtype)
     matrix.data = np.tile(np.append(np.ones(300), 0).astype(dtype), 4)
     matrix.indices = np.tile(np.append(np.ones(300), 0).astype(np.int32), 4)
@@ -539,7 +540,7 @@ def test_preprocessing_leaves_a_file_alone(dense, tmp_path):
     adata.X = adata.X.toarray() if dense else adata.X
     adata.write_h5ad(tmp_path / "cells.h5ad")
     stored = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r+")
-    with pytest.raises(NotImplementedError, match=r"in memory, found a backed one; call adata.to_memory\(\) first"):
+    with pytest.raises(NotImplementedError, match=r"in memory, found a backed AnnData; call adata.to_memory\(\) first"):
         ssc.pp.preprocess(stored, 20)
     stored.file.close()
     kept = anndata.read_h5ad(tmp_path / "cells.h5ad").X

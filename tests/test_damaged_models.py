@@ -1,4 +1,4 @@
-"""Damage anywhere in the folder of a saved model is found and named, by ``load`` and by ``scsiameseclu info``."""
+"""``load`` and ``scsiameseclu info`` detect and name damage anywhere in the folder of a saved model."""
 
 import random
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
 
 
 def damaged(content, draw):
-    """The content with one random bit flipped, or one random page set to zero."""
+    """Flip one random bit of the content, or set one random page to zero."""
     while True:
         found = bytearray(content)
         position = draw.randrange(len(content))
@@ -35,7 +35,7 @@ def damaged(content, draw):
         else:
             start = position - position % PAGE
             found[start : start + PAGE] = bytes(len(found[start : start + PAGE]))
-        if found != content:  # a page may be empty already
+        if found != content:  # a page may be zero already
             return bytes(found)
 
 

@@ -1,4 +1,4 @@
-"""Nested values come back from a file as they were, and whatever is wrong with a file is found and named."""
+"""Nested values are the same after writing and reading, and damage of a file is detected and named."""
 
 import json
 import math
@@ -134,7 +134,7 @@ def test_plain_forms_of_subclasses_and_layouts_come_back(tmp_path):
     assert found["big"].dtype == np.float64 and np.array_equal(found["big"], grid)
     assert type(found["map"]) is dict and found["map"] == {"x": {"y": 1}}
     assert torch.equal(found["one"], shared) and torch.equal(found["two"], shared[1:])
-    found["t"][0, 0] = 7.0  # arrays can be written to
+    found["t"][0, 0] = 7.0  # arrays are writable
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_plain_forms_of_subclasses_and_layouts_come_back(tmp_path):
 def test_other_types_are_refused_by_name(tmp_path, value):
     with pytest.raises(TypeError, match="deep/here/0"):
         write_state(tmp_path, {"deep": {"here": [value]}})
-    with pytest.raises(TypeError, match=r"registry/x.* in one of these types"):
+    with pytest.raises(TypeError, match=r"registry/x.* to one of these types"):
         check_storable({"x": value}, "registry")
     assert not any(tmp_path.iterdir())
 
@@ -193,7 +193,7 @@ def read_all(folder):
 
 
 def refused(folder, name):
-    """Reading the folder ends in one line that names the file and what to do."""
+    """Reading the folder raises an error of one line that names the file and says what to do."""
     with pytest.raises(ValueError, match="copy the whole folder") as caught:
         read_all(folder)
     assert str(folder / name) in str(caught.value) or name == MANIFEST
@@ -255,7 +255,7 @@ def test_a_newer_format_says_who_wrote_it_and_what_to_do(folder, monkeypatch):
         patch.setattr(_file_format, "package_version", lambda name="scsiameseclu": "9.8")
         write_state(folder, {"unknown": [1]})
     with pytest.raises(
-        ValueError, match=r"found format 7 .* scsiameseclu 9\.8; .* Install that version or a newer one"
+        ValueError, match=r"found format 7 .* scsiameseclu 9\.8\. .* Install scsiameseclu 9\.8 or newer"
     ):
         Manifest.read(folder)
 
@@ -284,7 +284,7 @@ def test_a_newer_format_says_who_wrote_it_and_what_to_do(folder, monkeypatch):
     ids=repr,
 )
 def test_values_of_the_wrong_shape_are_one_error(folder, values):
-    """Digests say nothing about files that somebody wrote on purpose."""
+    """Digests do not protect against files that were changed on purpose."""
     reseal(folder, json.dumps(values).encode())
     refused(folder, VALUES)
 

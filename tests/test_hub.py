@@ -29,12 +29,12 @@ def test_card_describes_the_model(folder):
     for fact in ("A small model.", "simulated", "80 cells, 30 genes, 1 batch(es)", "3 clusters", '"n_latent": 4'):
         assert fact in text
     assert "model_cls_name:SCSiameseClu" in text
-    assert "80 single cells of it" in text
+    assert "data of 80 single cells" in text
 
 
 def test_card_of_a_model_without_single_cells(model, tmp_path):
     model.save(tmp_path / "model", landmarks=0)
-    assert "holds 0 single cells" in hub.model_card(tmp_path / "model", "mit")
+    assert "data of 0 single cells" in hub.model_card(tmp_path / "model", "mit")
 
 
 def test_no_model(tmp_path):

@@ -1,4 +1,4 @@
-"""Every plot and tool says what it takes: cells or a model, and the keys there are where one is missing."""
+"""Errors of plots and tools name the expected input, cells or a model, and list the keys if a key is missing."""
 
 import inspect
 

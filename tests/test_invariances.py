@@ -1,4 +1,4 @@
-"""The order of cells and genes, and how the counts are stored and read, do not change the result."""
+"""The order of cells and genes, and the storage of the counts, do not change the result."""
 
 import numpy as np
 import pandas as pd
@@ -111,7 +111,7 @@ def test_size_of_batches_and_workers(model, query, expected):
 
 
 def test_genes_of_new_cells(model, query, expected):
-    """In another order, and with further ones: a gene without counts, and one that the model does not know."""
+    """New cells may have genes in another order, genes without counts, and genes that the model does not know."""
     further = AnnData(
         sparse.csr_matrix(np.tile([0.0, 3.0], (query.n_obs, 1)).astype(query.X.dtype)),
         obs=query.obs,
@@ -147,7 +147,7 @@ def test_same_seed_same_bits(model):
 
 @pytest.mark.parametrize("form", ["float64", "int32", "csc"])
 def test_form_of_the_data(model, form):
-    """Dense counts are added up in another order, which is rounding: see the tests of counts as given."""
+    """Dense counts differ by rounding only, because they are added up in another order; see test_counts_as_given."""
     assert same(trained(FORMS[form](cells())), model)
 
 
@@ -161,7 +161,7 @@ def test_workers_of_the_training(model):
 
 
 def test_a_gene_without_counts_changes_nothing_before_training(model):
-    """Starting weights are drawn for every gene, so that those of a training differ as with another seed."""
+    """Training differs as with another seed, because starting weights are drawn for every gene."""
     adata = cells()
     silent = AnnData(
         sparse.csr_matrix((adata.n_obs, 1), dtype=adata.X.dtype), obs=adata.obs, var=pd.DataFrame(index=["silent"])
@@ -170,7 +170,7 @@ def test_a_gene_without_counts_changes_nothing_before_training(model):
     SCSiameseClu.setup_anndata(wider, batch_key="batch", n_neighbors=6)
     untrained = SCSiameseClu(wider, n_clusters=3, n_embedding_genes=40)
     found, expected = (each.adata_manager.blocks.tables for each in (untrained, model))
-    # Axes of about equal length may change places, which distances do not.
+    # Axes of about equal length may change places. Distances do not change.
     apart = [pdist(tables[SIAMESE_KEYS.GRAPH_REP]) for tables in (found, expected)]
     assert np.allclose(*apart, atol=1e-3)
     assert (found[SIAMESE_KEYS.NEIGHBOR_INDEX] == expected[SIAMESE_KEYS.NEIGHBOR_INDEX]).mean() > 0.99
@@ -180,7 +180,7 @@ def test_a_gene_without_counts_changes_nothing_before_training(model):
 
 
 def test_order_of_the_cells(model):
-    """The graph follows the cells. A training sees them in other batches: the same clusters, not the same numbers."""
+    """The graph follows the order of the cells. Training has other mini-batches, so only the clusters are the same."""
     adata = cells()
     order = np.random.default_rng(0).permutation(adata.n_obs)
     back = np.argsort(order)

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -42,7 +43,7 @@ def test_latent_correlation_weight_acts_on_redundant_dimensions_only():
     column = random(50, 1)
     redundant = column.repeat(1, 3)
     assert losses.latent_correlation_loss(redundant, redundant, 0.0).item() == pytest.approx(0.0, abs=1e-6)
-    # each of the 3 dimensions equals the 2 others: 6 entries of 1, over D = 3
+    # Each of the 3 dimensions equals the other 2 dimensions: 6 entries of 1, divided by D = 3.
     assert losses.latent_correlation_loss(redundant, redundant, 0.1).item() == pytest.approx(0.2, rel=1e-4)
 
 
@@ -69,10 +70,10 @@ def test_collapsed_embeddings_have_finite_gradients():
 def test_cell_correlation_by_hand():
     u = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     assert losses.cell_correlation_loss(u, u).item() == pytest.approx(0.0, abs=1e-6)
-    # cells 0 and 2 point the same way: of the 6 pairs, (0, 2) and (2, 0) have cosine 1
+    # Cells 0 and 2 have the same direction: of the 6 pairs, (0, 2) and (2, 0) have cosine 1.
     u = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])
     assert losses.cell_correlation_loss(u, u).item() == pytest.approx(2 / 6, rel=1e-5)
-    # cell 0 turns round: cosine -1 with itself
+    # Cell 0 has the opposite direction in the second view: cosine -1 with itself.
     v = torch.tensor([[-2.0, 0.0], [0.0, 3.0]])
     assert losses.cell_correlation_loss(v, v.abs()).item() == pytest.approx(4 / 2, rel=1e-5)
 
@@ -81,11 +82,11 @@ def test_neighbours_are_not_pushed_apart():
     u = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]], requires_grad=True)
     neighbours = losses.batch_neighbor_mask(torch.tensor([10, 11, 12]), torch.tensor([[12], [11], [12]]))
     assert losses.cell_correlation_loss(u, u, neighbours).item() == pytest.approx(0.0, abs=1e-6)
-    everyone = torch.ones(3, 3, dtype=torch.bool)
+    all_pairs = torch.ones(3, 3, dtype=torch.bool)
     v = random(3, 2).float()
     unit_u, unit_v = torch.nn.functional.normalize(u), torch.nn.functional.normalize(v)
     expected = (1 - (unit_u * unit_v).sum(1)).square().mean().item()
-    assert losses.cell_correlation_loss(u, v, everyone).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.cell_correlation_loss(u, v, all_pairs).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_unrelated_pair_counts_in_full():
@@ -180,7 +181,7 @@ def test_clustering_kl_by_hand():
 
 @pytest.mark.parametrize("function", [losses.clustering_kl, losses.propagation_loss])
 def test_divergences_are_means_over_cells(function):
-    """Of one cell it is that cell's, of many their mean, of none 0."""
+    """The divergence of one cell is the value of the cell, of several cells the mean, and of no cell 0."""
     p, log_q = random(6, 4).softmax(1), random(6, 4, seed=1).log_softmax(1)
     single = [function(p[[row]], log_q[[row]]).item() for row in range(6)]
     assert min(single) > 0
@@ -281,6 +282,21 @@ def test_negative_binomial_gradient_agrees_with_finite_differences(shape, log_th
     assert torch.autograd.gradcheck(lambda r, t: losses.negative_binomial_nll(x, r, t), (rate, theta))
 
 
+@pytest.mark.parametrize("log_theta", [-15.0, -3.0, 0.0, 2.25, 2.35, 6.0, 15.0])
+def test_negative_binomial_of_counts_in_the_table_and_beyond(log_theta):
+    """Values are those of scvi-tools, and gradients those of automatic differentiation."""
+    counts = [*range(1, 21), 0.0, 0.5, 1.5, 15.5, 16.5, 300.0]
+    x = torch.tensor(counts, dtype=torch.float64).repeat(2, 1)
+    log_rate = torch.randn(x.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    log_dispersion = torch.full((len(counts),), log_theta, dtype=torch.float64, requires_grad=True)
+    nll = losses.negative_binomial_nll(x, log_rate, log_dispersion)
+    expected = -NegativeBinomial(mu=log_rate.exp(), theta=log_dispersion.exp()).log_prob(x)
+    torch.testing.assert_close(nll, expected, rtol=1e-6, atol=1e-6)
+    found = torch.autograd.grad(nll.sum(), [log_rate, log_dispersion])
+    for one, other in zip(found, torch.autograd.grad(expected.sum(), [log_rate, log_dispersion]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(40,), (30, 40)], ids=["per gene", "per count"])
 def test_negative_binomial_is_the_same_where_all_counts_are_looked_at(shape, monkeypatch):
     x = torch.poisson(torch.rand(30, 40, dtype=torch.float64) * 3)
@@ -293,6 +309,21 @@ def test_negative_binomial_is_the_same_where_all_counts_are_looked_at(shape, mon
         found.append([nll, *torch.autograd.grad((nll * weights).sum(), leaves)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtypes", list(itertools.product([torch.float32, torch.float64], repeat=3)))
+def test_negative_binomial_takes_arguments_of_different_dtypes(dtypes):
+    """The result has the most precise dtype, and every gradient the dtype of its argument."""
+    counts, rates, thetas = torch.tensor([[0.0, 1.0, 5.0], [2.0, 0.0, 0.0]]), torch.randn(2, 3), torch.arange(-1.0, 2.0)
+    values = zip((counts, rates, thetas), dtypes, strict=True)
+    x, log_rate, log_theta = (value.to(dtype) for value, dtype in values)
+    log_rate.requires_grad_(), log_theta.requires_grad_()
+    nll = losses.negative_binomial_nll(x, log_rate, log_theta)
+    nll.sum().backward()
+    expected = NegativeBinomial(mu=rates.double().exp(), theta=thetas.double().exp()).log_prob(counts.double())
+    torch.testing.assert_close(nll.double(), -expected, rtol=1e-4, atol=1e-5)
+    assert nll.dtype == max(dtypes, key=lambda dtype: torch.finfo(dtype).bits)
+    assert (log_rate.grad.dtype, log_theta.grad.dtype) == dtypes[1:]
 
 
 def test_negative_binomial_takes_tensors_in_any_order_of_memory():
@@ -314,7 +345,7 @@ def test_poisson_agrees_with_torch():
 
 
 def test_gradient_does_not_depend_on_the_threads():
-    """So many counts that torch adds up in parallel, in whatever order the threads arrive, where it is free to."""
+    """There are so many counts here that torch could add them up in parallel, in the random order of the threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
@@ -338,7 +369,7 @@ def test_neighbor_mask_of_partners():
 @pytest.mark.parametrize("log_theta", [-90.0, -25.0, 0.0, 2.3, 2.4, 9.0, 17.0, 30.0, 90.0])
 @pytest.mark.parametrize("count", [0.0, 1.0, 50.0, 1e4])
 def test_negative_binomial_at_extreme_dispersion(log_theta, count):
-    """Single precision agrees with double precision of scvi-tools where that one is exact, and is never negative."""
+    """Single precision agrees with scvi-tools in double precision where the latter is exact, and is never negative."""
     x = torch.tensor([[count]])
     log_rate = torch.tensor([[count + 0.5]]).log().requires_grad_()
     dispersion = torch.tensor([log_theta], requires_grad=True)

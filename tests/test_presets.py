@@ -39,7 +39,7 @@ def test_paper_views_are_of_the_same_cell(monkeypatch):
 
 
 def second_blocks(monkeypatch, adata, options):
-    """Cluster for one epoch: the batches of training, and the neighbours that the second view of each was given."""
+    """Train for one clustering epoch; return the mini-batches and the neighbours that each second view reads."""
     seen = []
     original = SiameseModule._get_inference_input
 

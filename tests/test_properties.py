@@ -1,4 +1,4 @@
-"""Parts of the package on numbers of any kind: finite results that keep their rules, or a ValueError with a reason."""
+"""Functions on any numbers give finite results that keep their rules, or a ValueError with a reason."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def points(draw, min_cells=1, max_cells=50):
 
 @st.composite
 def labels(draw, n_cells):
-    """Groups of cells, some of them perhaps empty, of one cell, or all there is."""
+    """Groups of cells; a group may be empty, have one cell, or have all cells."""
     return np.asarray(draw(st.lists(st.integers(0, 5), min_size=n_cells, max_size=n_cells)))
 
 
@@ -59,7 +59,7 @@ def labels(draw, n_cells):
 def test_graph(cells, k, n_batches):
     n_obs = len(cells)
     batch = None if n_batches is None else np.arange(n_obs) % n_batches
-    graph = knn(cells, k, batch=batch)  # whose constructor checks bounds, padding, order, weights
+    graph = knn(cells, k, batch=batch)  # the constructor checks bounds, padding, order, weights
     assert graph.indices.shape == (n_obs, k)
     assert (graph.is_edge.sum(axis=1) == min(k, n_obs - 1)).all() or (n_batches or 1) > 1
     if n_obs > 1:
@@ -269,7 +269,7 @@ def test_calibration(cells, n_bins):
 
 @st.composite
 def count_matrices(draw):
-    """Counts up to a million with empty cells and genes, in any form, and the same dense."""
+    """Counts up to a million with empty cells and genes, in any form, and the same counts as a dense array."""
     shape = draw(st.integers(1, 20)), draw(st.integers(1, 12))
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     dense = rng.poisson(0.5, shape) * rng.choice([1, 1, 1000, 10**6], shape)

@@ -1,4 +1,4 @@
-"""Whole runs on data of any kind: finite results that can be saved and loaded, or an error that says why not."""
+"""Whole runs on any data give finite results that can be saved and loaded, or an error with a reason."""
 
 import json
 
@@ -35,7 +35,7 @@ KINDS = (
 
 
 def cells(kind, n_obs, n_vars, n_batches, seed):
-    """Cells of a kind that real data have now and then."""
+    """Cells with a property that occurs in real data."""
     rng = np.random.default_rng(seed)
     types, batch = np.arange(n_obs) % 2, rng.integers(0, n_batches, n_obs)
     rates = rng.gamma(1.0, 2.0, (2, n_vars))
@@ -69,7 +69,7 @@ def data(draw):
 
 
 def check_results(adata, model, key="siamese_clu"):
-    """What was written is finite, complete and what the model says."""
+    """The written results are finite, complete and equal to the results of the model."""
     latent, probs = adata.obsm["X_siamese_clu"], adata.obsm[f"{key}_probs"]
     assert np.isfinite(latent).all() and np.isfinite(probs).all()
     assert latent.shape[0] == probs.shape[0] == adata.n_obs
@@ -112,7 +112,7 @@ def test_one_call(tmp_path_factory, adata, n_clusters, with_batches, n_top_genes
 
 @pytest.fixture
 def no_umap(monkeypatch):
-    """An empty picture, which takes no time."""
+    """Draw an empty picture, which takes no time."""
     monkeypatch.setattr("scsiameseclu.pl.embedding", lambda *args, **kwargs: plt.figure())
 
 
@@ -147,7 +147,7 @@ def test_command_line(tmp_path_factory, capsys, no_umap, adata, n_clusters, with
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_with_batches_and_variable_genes(kind):
-    """The kinds that were seen to end in errors of other packages."""
+    """These kinds of data led to errors of other packages before."""
     adata = cells(kind, 60, 20, 2, seed=0)
     try:
         model = cluster(

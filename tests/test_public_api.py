@@ -1,6 +1,6 @@
-"""Names, arguments and defaults of everything public are those of ``public_api.txt``.
+"""Names, arguments and defaults of all public objects are listed in ``public_api.txt``.
 
-After an intended change, write that file anew, and say in the changelog what changed:
+After an intended change, write this file anew, and describe the change in the changelog:
 
     python tests/test_public_api.py
 """
@@ -19,10 +19,10 @@ PACKAGE = "scsiameseclu"
 
 
 def described(name: str, found: Any) -> Iterator[str]:
-    """Lines for one public object: its arguments and, for a class, those of its public methods."""
+    """Lines for one public object: its arguments and, for a class, the arguments of its public methods."""
     if inspect.isclass(found):
         yield f"{name}{arguments(found)}"
-        # What is inherited from other packages differs from one of their releases to the next.
+        # Members that are inherited from other packages differ between releases of these packages.
         own = [base for base in inspect.getmro(found) if base.__module__.split(".")[0] == PACKAGE]
         for member in sorted({member for base in own for member in vars(base) if not member.startswith("_")}):
             value = inspect.getattr_static(found, member)
@@ -35,10 +35,10 @@ def described(name: str, found: Any) -> Iterator[str]:
 
 
 def arguments(found: Any) -> str:
-    """Arguments with defaults, as in a call; annotations are left out, since each Python writes them in its own way."""
+    """Arguments with defaults, as in a call, without annotations, which differ between versions of Python."""
     try:
         signature = inspect.signature(found)
-    except ValueError:  # a class that takes none
+    except ValueError:  # a class without arguments
         return "()"
     parameters = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
     parameters = [
@@ -48,7 +48,7 @@ def arguments(found: Any) -> str:
 
 
 class Default:
-    """A default value that is written without places in memory."""
+    """A default value that is written without addresses in memory."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -66,7 +66,7 @@ def command_line() -> Iterator[str]:
 
 
 def public_api() -> str:
-    """Everything public, one object a line."""
+    """All public objects, one object a line."""
     package = importlib.import_module(PACKAGE)
     lines = []
     for name in package.__all__:

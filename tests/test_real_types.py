@@ -1,4 +1,4 @@
-"""Types that a person expects apart, on real data with the defaults; labels are read after training, to check."""
+"""Types that should be separate clusters, on real data with the defaults; labels are used only for this check."""
 
 import anndata as ad
 import numpy as np
@@ -14,7 +14,7 @@ SILENT = {"accelerator": "cpu", "enable_progress_bar": False}
 
 
 def check_apart(clusters, types):
-    """Types of blood that a person expects apart have a cluster each, made mostly of them."""
+    """Each of these blood types has a separate cluster that consists mostly of this type."""
     shares = pd.crosstab(clusters, types, normalize="index")
     main = pd.crosstab(types, clusters).idxmax(axis=1)
     apart = ["NK", "CD8 T", "B", "CD14+ Mono", "FCGR3A+ Mono", "DC", "Platelet"]
@@ -24,7 +24,7 @@ def check_apart(clusters, types):
 
 @pytest.fixture
 def fitted(data_dir):
-    """Clusters and types of the cells of a labelled set that have a type."""
+    """Clusters and types of the labelled cells of a data set."""
 
     def fit(name, n_clusters):
         adata = ad.read_h5ad(data_dir / f"{name}.h5ad")

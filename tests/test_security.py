@@ -1,4 +1,4 @@
-"""No entrance of the package runs code that is in a file."""
+"""No function of the package runs code from a file."""
 
 import json
 import os
@@ -23,7 +23,7 @@ STORED = Path(__file__).parent / "fixtures" / "stored_model"
 
 
 class Payload:
-    """An object whose pickle, when it is run, makes a folder."""
+    """An object whose pickle makes a folder when the pickle is run."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -52,7 +52,7 @@ def mark(tmp_path):
 
 @pytest.fixture
 def malicious(model, tmp_path, mark):
-    """Folder of a model in the format of scvi-tools, with a payload among the attributes."""
+    """Folder of a model in the format of scvi-tools, with malicious code among the attributes."""
     folder = tmp_path / "malicious"
     model.save(folder, also_scvi_tools=True, save_anndata=True)
     stored = torch.load(folder / "model.pt", weights_only=False)
@@ -156,7 +156,7 @@ def test_the_hub_refuses(model, malicious, mark, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"found no manifest\.json"):
         pull_hub_model("malicious")
     metadata = json.loads((good / "_scvi_required_metadata.json").read_text())
-    metadata |= {"model_parent_module": "scvi.model", "model_cls_name": "SCVI"}  # whose load runs model.pt
+    metadata |= {"model_parent_module": "scvi.model", "model_cls_name": "SCVI"}  # the load of this class runs model.pt
     (good / "_scvi_required_metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(ValueError, match=r"found scvi\.model\.SCVI"):
         pull_hub_model("good")
@@ -179,7 +179,7 @@ def test_resuming_refuses(model, tmp_path, mark):
     with pytest.raises(ValueError, match="which was not run"):
         train(ckpt_path=path)
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="or only a part of one"):
+    with pytest.raises(ValueError, match="or an incomplete archive"):
         train(ckpt_path=path)
     with zipfile.ZipFile(path.with_suffix(".old"), "w") as archive:
         archive.writestr("a/data.pkl", b"no pickle")
@@ -192,7 +192,7 @@ def test_resuming_refuses(model, tmp_path, mark):
 
 
 def test_coming_back_to_the_best_epoch_reads_no_pickle(tmp_path, monkeypatch):
-    """scvi-tools' callback would look for ``model.pt`` and run it."""
+    """The callback of scvi-tools would look for ``model.pt`` and run its code."""
     monkeypatch.setattr("scvi.train._callbacks._load_saved_files", None)
     adata = cells()
     SCSiameseClu.setup_anndata(adata, n_neighbors=4)
@@ -204,7 +204,7 @@ def test_coming_back_to_the_best_epoch_reads_no_pickle(tmp_path, monkeypatch):
 
 
 def test_attributes_and_setups_of_other_names_are_refused(model, tmp_path):
-    """What a file may set on a model, and call on its class, is fixed, for classes derived from this one, too."""
+    """A file may set only certain attributes and call only certain methods, also of derived classes."""
     from scsiameseclu._file_format import Manifest, read_state, write_state
 
     for change in (
@@ -235,7 +235,7 @@ def test_damage_that_torch_does_not_see_is_found(tmp_path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert torch.load(path, weights_only=True)["weights"].any()  # other numbers, without a word
+    assert torch.load(path, weights_only=True)["weights"].any()  # wrong numbers without an error
     with pytest.raises(ValueError, match="found other bytes in its part"):
         read_torch_file(path)
 

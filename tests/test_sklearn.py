@@ -1,4 +1,4 @@
-"""The estimator keeps the conventions of scikit-learn, and gives the results of the model."""
+"""The estimator follows the conventions of scikit-learn, and gives the results of the model."""
 
 import copy
 import pickle
@@ -23,7 +23,7 @@ FAST = {"n_neighbors": 5, "n_latent": 4, "n_hidden": 8, "max_epochs": 2, "accele
 
 
 class OnCounts(SiameseCluster):
-    """The estimator with a tag that lets the checks make whole numbers of at least 0 of their data."""
+    """The estimator on data that are converted to whole numbers of at least 0, because the checks use any numbers."""
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -31,7 +31,7 @@ class OnCounts(SiameseCluster):
         return tags
 
 
-# The page on scikit-learn of the documentation names the same exceptions.
+# The documentation page on scikit-learn lists the same exceptions.
 EXCEPTIONS = {
     "check_clustering": "standardises its data, so that they are negative and no whole numbers",
     "check_estimator_sparse_array": "takes an estimator with predict_proba for a classifier",
@@ -66,7 +66,8 @@ def test_results_are_those_of_the_model(fitted, adata):
         model_kwargs={"n_latent": 4, "n_hidden": 8},
         train_kwargs={"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False},
     )
-    # The names of the genes are other ones, and starting weights follow them: compare what does not depend on them.
+    # The gene names differ, and starting weights depend on the names. Only values that do not depend on them are
+    # compared.
     assert sorted(fitted.genes_) == sorted(adata.var_names.get_indexer(model.adata.var_names))
     assert np.array_equal(fitted.labels_, fitted.model_.predict().astype(int))
     assert np.allclose(fitted.transform(adata.X), fitted.model_.get_latent_representation(), atol=1e-5)

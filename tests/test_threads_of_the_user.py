@@ -1,4 +1,4 @@
-"""Whoever limits the threads of a process keeps the limit, and finds the process as it was."""
+"""Limits on the threads of a process hold, and the process is not changed."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# numba starts its threads on its first parallel code, and sets the OpenMP pool of the calling thread to their number.
+# numba starts its threads at its first parallel code, and sets the OpenMP pool of the calling thread to this number.
 RUN = """
 import json, sys, types
 import lightning, numba, numba.np.ufunc.omppool, scanpy as sc, scvi, torch
@@ -37,7 +37,7 @@ class Look(lightning.Callback):
     on_train_batch_start = look
 
 sys.modules["pynndescent"] = types.SimpleNamespace(NNDescent=Search)
-_knn.EXACT_LIMIT = 10
+_knn.EXACT_LIMIT = _knn.INVERTED_LIMIT = 10
 adata = ssc.datasets.synthetic(n_obs=300, n_vars=50, n_types=3)
 if scanpy_first:
     sc.pp.normalize_total(adata.copy())

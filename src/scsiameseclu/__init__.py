@@ -1,7 +1,7 @@
-"""Clusters of single cells from raw counts, as an scvi-tools model.
+"""Cluster single cells from raw counts with an scvi-tools model.
 
-Submodules and the model are imported on first use, so that the command line answers at once and plotting or scoring
-does not wait for torch.
+Submodules and the model are imported on first use. So the command line answers at once, and plotting or scoring does
+not import torch.
 """
 
 from importlib import import_module

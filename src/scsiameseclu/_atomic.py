@@ -1,9 +1,12 @@
-"""Results on disk that are there as a whole, whenever the process that writes them ends.
+"""Write files so that a process that is killed never leaves incomplete results.
 
-A file is written under another name beside its place, brought to the disk, and renamed. Several files that belong
-together are written into a hidden folder in the folder they are for. Renaming that hidden folder decides: before, the
-old results count; from then on the new ones, which are then moved to their places. Whoever comes after a process that
-was killed in between finishes what it had decided (:func:`finish`) and removes what it had not.
+A single file is first written under a temporary name in the same folder. The temporary file is flushed to the disk and
+then renamed, which replaces the old file in one step.
+
+Several files that belong together are first written into a hidden folder inside the output folder. The hidden folder is
+renamed when all files are complete. Before this renaming, the old results are valid. After the renaming, the new
+results are valid, and each file is moved to its place. If a process is killed in between, the next process that uses
+the output folder calls :func:`finish`: complete results are moved to their places, incomplete results are deleted.
 """
 
 from __future__ import annotations
@@ -27,11 +30,11 @@ WAIT = 30.0
 """Seconds to wait for another process that writes to the same place."""
 
 _PREFIX = ".scsiameseclu"
-_PARTIAL = f"{_PREFIX}.partial"  # new results that are not complete
-_COMPLETE = f"{_PREFIX}.complete"  # new results that count, not all of them in their places
-_OLD = f"{_PREFIX}.old"  # folders that new ones replaced
+_PARTIAL = f"{_PREFIX}.partial"  # folder of new results that are not complete
+_COMPLETE = f"{_PREFIX}.complete"  # folder of complete new results that still have to be moved to their places
+_OLD = f"{_PREFIX}.old"  # folder of replaced folders, deleted at the end
 _LOCK = f"{_PREFIX}.lock"
-_GONE = f"{_PREFIX}.gone"  # within the new results: names of old ones to remove
+_GONE = f"{_PREFIX}.gone"  # file inside the folder of new results: names of old files to delete
 _OURS = {_PARTIAL, _COMPLETE, _OLD, _LOCK}
 
 logger = logging.getLogger(__name__)
@@ -39,29 +42,29 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write a file that replaces the one at ``path`` at the end of the block, in one step, unless the block fails.
+    """Replace the file at ``path`` in one step at the end of a ``with`` block. If the block fails, the old file stays.
 
     Parameters
     ----------
     path
-        Place of the file; its folder is made.
+        Path of the file. Missing parent folders are created.
 
     Yields
     ------
-    Path to write to.
+    Temporary path to write the new file to.
 
     Raises
     ------
     OSError
-        If the disk is full; what was there before is kept.
+        If the disk is full. The old file is kept.
     RuntimeError
-        If another process goes on writing to this place.
+        If another process still writes to this path after :data:`WAIT` seconds.
     """
-    target = Path(os.path.realpath(path))  # a link stays one
+    target = Path(os.path.realpath(path))  # a symbolic link stays a link: the file that the link points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
     with locked(target.with_name(f".{target.name}.lock"), WAIT):
-        partial.unlink(missing_ok=True)  # of a process that was killed
+        partial.unlink(missing_ok=True)  # left by a process that was killed
         try:
             with _explained(target):
                 yield partial
@@ -75,29 +78,29 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT, gone: Sequence[str] = ()) -> Iterator[Path]:
-    """Replace files and folders of the same names in ``folder``, all together, unless the block fails.
+    """Replace several files and folders in ``folder`` together at the end of a ``with`` block.
 
-    What else there is in ``folder`` stays as it is.
+    If the block fails, nothing is replaced. Files of ``folder`` with other names are not touched.
 
     Parameters
     ----------
     folder
-        Folder for the results; it is made.
+        Folder for the results. A missing folder is created.
     wait
         Seconds to wait for another process that writes to this folder.
     gone
-        Names of files in ``folder`` that are removed if they are not replaced.
+        Names of old files in ``folder`` that are deleted if the block writes no new file of the same name.
 
     Yields
     ------
-    An empty folder to write to.
+    An empty temporary folder to write the new files and folders to.
 
     Raises
     ------
     OSError
-        If the disk is full; what was there before is kept.
+        If the disk is full. The old results are kept.
     RuntimeError
-        If another process goes on writing to this folder.
+        If another process still writes to this folder after ``wait`` seconds.
     """
     target = Path(folder)
     made = not target.exists()
@@ -117,32 +120,42 @@ def replaced_entries(folder: str | os.PathLike[str], wait: float = WAIT, gone: S
                 shutil.rmtree(partial, ignore_errors=True)
     finally:
         if made:
-            with suppress(OSError):  # there are results in it
+            with suppress(OSError):  # a folder that holds results cannot be removed, and stays
                 target.rmdir()
 
 
 def finish(folder: str | os.PathLike[str]) -> None:
-    """Finish or remove what a process that was killed has left in ``folder``, before the folder is read.
+    """Move complete results of a killed process to their places, and delete its incomplete results.
 
-    A folder without such leftovers, or one that a process is writing to, is not changed.
+    Call this function before reading results from ``folder``. The folder is not changed if there are no leftovers, or
+    if another process is still writing to the folder.
+
+    Raises
+    ------
+    RuntimeError
+        If another process still moves complete results after :data:`WAIT` seconds.
     """
     target = Path(folder)
     if (target / _COMPLETE).exists():
         with locked(target / _LOCK, WAIT):
             _tidy(target)
-        logger.info("Finished what an interrupted process had begun to replace in %s.", target)
+        logger.info("Moved the complete results of an interrupted process to their places in %s.", target)
     elif any((target / name).exists() for name in _OURS):
-        with suppress(OSError, RuntimeError), locked(target / _LOCK, 0.0):  # in use, or not ours to clean
+        # Ignored errors: another process uses the folder, or the user may not write to the folder.
+        with suppress(OSError, RuntimeError), locked(target / _LOCK, 0.0):
             _tidy(target)
 
 
 def content(folder: Path) -> set[str]:
-    """Names in a folder, without names that replacing leaves for a while; empty if there is no such folder."""
+    """Names of the files and folders in a folder, without the temporary ones of this module.
+
+    The set is empty if the folder does not exist.
+    """
     return {path.name for path in folder.iterdir()} - _OURS if folder.is_dir() else set()
 
 
 def _commit(target: Path, gone: Sequence[str]) -> None:
-    """Bring the new results to the disk, let them count, and move them to their places."""
+    """Flush the new results to the disk, mark them as complete, and move them to their places."""
     partial = target / _PARTIAL
     if gone:
         (partial / _GONE).write_text("\n".join(gone), encoding="utf-8")
@@ -160,7 +173,7 @@ def _commit(target: Path, gone: Sequence[str]) -> None:
 
 
 def _move(target: Path) -> None:
-    """Move results that count to their places; may be broken off and repeated at any point."""
+    """Move complete results to their places. The move may be interrupted at any point and repeated later."""
     complete, old, gone = target / _COMPLETE, target / _OLD, target / _COMPLETE / _GONE
     if gone.exists():
         for name in gone.read_text(encoding="utf-8").splitlines():
@@ -168,7 +181,8 @@ def _move(target: Path) -> None:
         gone.unlink()
     for source in sorted(complete.iterdir()):
         place = target / source.name
-        if os.path.lexists(place) and (source.is_dir() or place.is_dir()):  # a folder cannot be renamed onto another
+        # A folder cannot be renamed to the name of an existing folder, so the old folder is moved away first.
+        if os.path.lexists(place) and (source.is_dir() or place.is_dir()):
             old.mkdir(exist_ok=True)
             shutil.rmtree(old / source.name, ignore_errors=True)
             os.rename(place, old / source.name)
@@ -178,7 +192,7 @@ def _move(target: Path) -> None:
 
 
 def _tidy(target: Path) -> None:
-    """Finish or remove what a killed process has left; only while holding the lock."""
+    """Move complete results of a killed process and delete incomplete results. The caller must hold the lock."""
     if (target / _COMPLETE).exists():
         _move(target)
     for name in (_PARTIAL, _OLD):
@@ -186,15 +200,15 @@ def _tidy(target: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file, or the list of the entries of a folder, to the disk."""
+    """Flush a file, or the list of files of a folder, to the disk."""
     windows = sys.platform == "win32"
-    if windows and path.is_dir():  # cannot be opened there
+    if windows and path.is_dir():  # Windows cannot open folders
         return
     descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot do it for folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot flush folders
             raise
     finally:
         os.close(descriptor)
@@ -202,7 +216,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _explained(target: Path) -> Iterator[None]:
-    """Say in plain words that the disk is full: writers of files report it in their own ways."""
+    """Raise one clear error when the disk is full, because every library reports a full disk in another way."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -211,27 +225,29 @@ def _explained(target: Path) -> Iterator[None]:
         if number not in (errno.ENOSPC, errno.EDQUOT) and not any(sign in text for sign in signs):
             raise
         raise OSError(
-            f"Expected room on the disk to write {str(target)!r}, found it full. What was there before is kept; make "
-            "room and write again."
+            f"Expected free space on the disk to write {str(target)!r}, found the disk full. The earlier files are "
+            "kept. Free some space and write again."
         ) from error
 
 
 @contextmanager
 def locked(path: Path, wait: float) -> Iterator[None]:
-    """Hold a lock that ends with the process, however that ends; the file is removed with it.
+    """Hold a lock on the file ``path`` during a ``with`` block, and delete the file at the end.
+
+    The operating system releases the lock when the process ends, even if the process is killed.
 
     Raises
     ------
     RuntimeError
-        If another process still holds it after ``wait`` seconds.
+        If another process still holds the lock after ``wait`` seconds.
     """
     until = time.monotonic() + wait
     descriptor = _acquire(path)
     while descriptor is None:
         if time.monotonic() >= until:
             raise RuntimeError(
-                f"Expected that nobody else writes to {str(path.parent)!r}, found another process that does. Wait "
-                "until it has ended, or name another place."
+                f"Expected that no other process writes to {str(path.parent)!r}, found one that does. Wait until the "
+                "other process has ended, or choose another folder."
             )
         time.sleep(0.05)
         descriptor = _acquire(path)
@@ -244,19 +260,19 @@ def locked(path: Path, wait: float) -> Iterator[None]:
 
 
 def _acquire(path: Path) -> int | None:
-    """Open and lock a file, made if necessary; None if another process has it."""
+    """Create a file if necessary, and lock it. Return its descriptor, or None if another process holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     held = False
     try:
         _lock(descriptor)
-        # The one before may have removed the file after it was opened here.
+        # The process that held the lock before may have deleted the file after this process opened it.
         held = path.exists() and os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         held = False
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
             logger.warning(
-                "The file system of %s has no locks: let only one process at a time write there.", path.parent
+                "The file system of %s does not support locks: let only one process at a time write there.", path.parent
             )
             held = True
         elif error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):

@@ -1,4 +1,4 @@
-"""Results of a command: the files it writes, and the text it shows."""
+"""Results of a command of the command line: the files that it writes, and the text that it shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def write_results(adata: AnnData, arguments: argparse.Namespace, new: Path) -> dict[str, Any]:
-    """Write labels, embedding and a picture to the folder ``new``; return what is to be said of them."""
+    """Write labels, embedding and a picture to the folder ``new``; return numbers for ``metrics.json``."""
     import numpy as np
     import pandas as pd
 
@@ -25,7 +25,7 @@ def write_results(adata: AnnData, arguments: argparse.Namespace, new: Path) -> d
 
     key = arguments.key_added
     labels, confidence = adata.obs[key], adata.obs[confidence_key(key)]
-    numbers = adata.obsm[probs_key(key)].argmax(axis=1)
+    codes = adata.obsm[probs_key(key)].argmax(axis=1)
     metrics = {
         "n_cells": adata.n_obs,
         "n_genes": adata.n_vars,
@@ -36,9 +36,9 @@ def write_results(adata: AnnData, arguments: argparse.Namespace, new: Path) -> d
     table = pd.DataFrame({"cluster": labels, "confidence": confidence})
     if out_of_reference_key(key) in adata.obs:  # cells mapped to a model
         table["out_of_reference"] = adata.obs[out_of_reference_key(key)]
-        numbers[(labels == UNASSIGNED).to_numpy()] = -1
+        codes[(labels == UNASSIGNED).to_numpy()] = -1
     table.to_csv(new / "pred.csv", index_label="cell")
-    np.save(new / "pred.npy", numbers)
+    np.save(new / "pred.npy", codes)
     np.save(new / "embedding.npy", adata.obsm[latent_key(key)])
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
     pl.embedding(adata, colors, key=key, save=new / "umap.png", return_fig=True)
@@ -48,7 +48,7 @@ def write_results(adata: AnnData, arguments: argparse.Namespace, new: Path) -> d
 
 
 def _score(truth: pd.Series, labels: pd.Series) -> dict[str, float]:
-    """Agreement with the known types, over the cells that have one."""
+    """Agreement of the clusters with the known types, over the cells whose type is known."""
     from scsiameseclu.metrics import clustering_metrics
 
     known = truth.notna().to_numpy()
@@ -57,7 +57,7 @@ def _score(truth: pd.Series, labels: pd.Series) -> dict[str, float]:
 
 
 def summary(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str, Any], written: Sequence[str]) -> str:
-    """A table of the clusters, the scores if there are any, and the paths of what was written."""
+    """A table of the clusters, the scores if there are any, and the paths of the written files."""
     lines = [_cluster_table(adata, arguments.key_added, arguments.labels_key), ""]
     lines.append(f"{metrics['n_cells']} cells, {metrics['n_clusters']} clusters, {metrics['seconds']:.1f} s in all")
     if "n_unassigned" in metrics:
@@ -71,7 +71,7 @@ def summary(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str,
 
 
 def _mapping_summary(arguments: argparse.Namespace, metrics: Mapping[str, Any]) -> list[str]:
-    """How many genes of the model there were, and which cells were left unassigned."""
+    """How many genes of the model the query has, and how many cells were left unassigned."""
     limits = [f"out-of-reference score above {arguments.max_out_of_reference:g}"]
     if arguments.min_confidence is not None:
         limits.append(f"confidence of the cluster below {arguments.min_confidence:g}")

@@ -1,6 +1,6 @@
-"""What the commands of the command line do; each returns the text to show.
+"""The commands of the command line; each returns the text to show.
 
-Heavy imports stay inside functions, so that ``--help`` answers at once and bad paths are refused before anything is
+Heavy imports stay inside functions. So ``--help`` answers at once, and wrong paths are refused before anything is
 loaded.
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from scsiameseclu.model import SCSiameseClu
 
 PROGRAM = "scsiameseclu"
-# What unusable files and arguments raise in this package and in those that read files for it.
+# Exceptions that unusable files and arguments raise, in this package and in the packages that read files.
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 _DEMO_DATA = "pbmc3k, bundled with this package"
@@ -44,7 +44,10 @@ logger = logging.getLogger(__name__)
 
 
 def demo(arguments: argparse.Namespace) -> str:
-    """``fit`` on the bundled data, scored against its labels; replaces an earlier demo in the same folder."""
+    """Run ``fit`` on the bundled data and score the clusters against the known types.
+
+    The results of an earlier demo in the same folder are replaced.
+    """
     arguments.labels_key, arguments.batch_key, arguments.layer, arguments.use_rep = "cell_type", None, None, None
     finish(arguments.out)
     arguments.overwrite = arguments.overwrite or _is_demo(arguments.out)
@@ -102,7 +105,10 @@ def predict(arguments: argparse.Namespace) -> str:
 
 
 def _predict_store(arguments: argparse.Namespace) -> str:
-    """Map a zarr store of any size to a zarr store, chunk by chunk; goes on where a process was killed."""
+    """Map a zarr store of any size to a new zarr store, chunk by chunk.
+
+    After an interruption, the same command continues with the next chunk.
+    """
     for option, given in (("--labels-key", arguments.labels_key is not None), ("--report", arguments.report)):
         if given:
             raise ValueError(f"Expected an .h5ad file with {option}, found a zarr store: leave the option out.")
@@ -120,7 +126,7 @@ def _predict_store(arguments: argparse.Namespace) -> str:
 
 
 def info(arguments: argparse.Namespace) -> str:
-    """Describe a saved model, once every file of it is what was saved: data, which nothing here reads, too."""
+    """Describe a saved model, after comparing the digest of each of its files, saved data included."""
     folder = _model_folder(arguments.model)
     _quieten(arguments)
     from scsiameseclu._file_format import Manifest
@@ -192,7 +198,7 @@ def _write(
     facts: dict[str, Any],
     names: Sequence[str],
 ) -> str:
-    """Write the results, the report if asked for, and last the numbers, with the time of the whole command."""
+    """Write the results and the report, if ``--report`` is given. Write ``metrics.json`` last, with the total time."""
     facts |= write_results(adata, arguments, new)
     if arguments.report:
         key, labels_key = arguments.key_added, arguments.labels_key
@@ -203,19 +209,19 @@ def _write(
 
 
 def _check_file(path: Path) -> None:
-    for folder in (path.parent, path.parent.parent):  # a model is one of the results in the folder above
+    for folder in (path.parent, path.parent.parent):  # `fit` writes the model into a folder inside the output folder
         finish(folder)
     if not path.is_file():
         raise FileNotFoundError(f"Expected a file at {path}, found none.")
 
 
 def _model_folder(folder: Path) -> Path:
-    """The folder that holds the model: the one given, or ``model`` in it, where ``fit`` writes.
+    """The folder that holds the model: ``folder``, or its subfolder ``model``, to which ``fit`` writes the model.
 
-    A model of scvi-tools is refused when it is loaded, with what to do about it.
+    A folder with a ``model.pt`` of scvi-tools is accepted here. Loading refuses such a model with a helpful error.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"Expected the folder of a model, found no folder {folder}.")
+        raise FileNotFoundError(f"Expected the folder of a saved model, found no folder {folder}.")
     inner = folder / "model"
     finish(folder)
     if not any((folder / name).is_file() for name in _MODEL_FILES) and inner.is_dir():
@@ -235,8 +241,8 @@ def _read(path: Path) -> AnnData:
     if not adata.obs_names.is_unique:
         twice = adata.obs_names[adata.obs_names.duplicated()].unique()
         logger.warning(
-            "Names of cells occur more than once (%d, such as %r). Results are in the order of the file: match them by "
-            "row, not by name.",
+            "%d names of cells occur more than once, such as %r. The results are in the order of the file: match "
+            "results to cells by row, not by name.",
             len(twice),
             twice[0],
         )
@@ -254,19 +260,22 @@ def _load(folder: Path, accelerator: str = "cpu") -> SCSiameseClu:
 
 
 def _as_option(layer: str | None) -> str:
-    """The option that has a layer read, or ``X`` (``None``)."""
+    """Option with which the user chooses a layer, or ``X`` (``None``)."""
     return "no --layer" if layer is None else f"--layer {shlex.quote(layer)}"
 
 
 def _check_matrix(adata: AnnData, layer: str | None, force: bool, remedy: Callable[[str | None], str]) -> None:
-    """Refuse values that are no counts, and genes that share a name, unless ``force``; names are then made unique."""
+    """Refuse values that are not counts, and gene names that occur twice.
+
+    With ``force``, any values are accepted, and repeated gene names are numbered.
+    """
     from scsiameseclu.pp import check_counts
     from scsiameseclu.pp._counts import get_counts, repeated_genes, where_counts_are
 
     if force:
         adata.var_names_make_unique()
         return
-    if repeated := repeated_genes(adata.var_names, "Name them apart, or add --force to number them."):
+    if repeated := repeated_genes(adata.var_names, "Make the gene names unique, or add --force to number them."):
         raise ValueError(repeated)
 
     def advice() -> str:
@@ -276,7 +285,7 @@ def _check_matrix(adata: AnnData, layer: str | None, force: bool, remedy: Callab
 
 
 def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:
-    """The known types must be there, and must not be overwritten by the clusters they will be compared with."""
+    """Check that the column of known types exists, and that the results do not overwrite any column of the user."""
     key = arguments.labels_key
     check_key(arguments.key_added, "--key-added")
     if key is not None and key not in adata.obs:
@@ -290,11 +299,15 @@ def _check_labels(adata: AnnData, arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _output(arguments: argparse.Namespace, names: Sequence[str]) -> Iterator[Path]:
-    """Folder for new results, which come to the output folder together at the end; refused before any work is done."""
+    """Temporary folder for the new results, which are moved to the output folder together at the end.
+
+    Earlier results in the output folder are an error, unless ``--overwrite`` is given. The error is raised before any
+    work is done.
+    """
     out = arguments.out
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"Expected --out to be a folder, found the file {out}.")
-    # The report of an earlier run would stay beside the results of a new one.
+    # A run without --report deletes the report of an earlier run, which would describe old results.
     with replaced_entries(out, wait=0.0, gone=[name for name in names if name == _REPORT]) as new:
         present = [name for name in names if (out / name).exists()]
         if present and not arguments.overwrite:
@@ -311,7 +324,7 @@ def _check_accelerator(name: str) -> None:
 
 
 def _is_demo(out: Path) -> bool:
-    """Whether a folder holds an earlier demo, which may then be replaced."""
+    """Whether a folder holds the results of an earlier demo."""
     try:
         return bool(json.loads((out / _METRICS).read_text(encoding="utf-8"))["data"] == _DEMO_DATA)
     except (OSError, ValueError, KeyError, TypeError):
@@ -319,9 +332,9 @@ def _is_demo(out: Path) -> bool:
 
 
 def _quieten(arguments: argparse.Namespace) -> None:
-    """One line per message of ours; what other packages have to say only with ``--verbose``."""
+    """Show each log message of this package on one line. Show messages of other packages only with ``--verbose``."""
     logging.basicConfig(level=logging.WARNING, format=f"{PROGRAM}: %(message)s", stream=sys.stderr)
-    if not arguments.verbose:  # before the imports below, some of which warn
+    if not arguments.verbose:  # set before the imports below, because some of them warn
         for category in (DeprecationWarning, FutureWarning, PendingDeprecationWarning):
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("ignore", module=r"(anndata|lightning|numba|scanpy|sklearn|torch|umap)\b")
@@ -339,6 +352,6 @@ def _quieten(arguments: argparse.Namespace) -> None:
 
 def one_line(message: BaseException | str) -> str:
     """Text of an exception or a warning without line breaks."""
-    if isinstance(message, KeyError) and message.args:  # whose str() is quoted
+    if isinstance(message, KeyError) and message.args:  # str() of a KeyError puts quotes around the message
         return " ".join(str(message.args[0]).split())
     return " ".join(str(message).split()) or type(message).__name__

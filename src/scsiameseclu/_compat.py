@@ -1,4 +1,4 @@
-"""The only place that touches names scvi-tools keeps to itself."""
+"""The only file that uses private names of scvi-tools."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import rich.pretty  # noqa: F401 - scvi-tools shows a set-up with it and does not import it
+import rich.pretty  # noqa: F401 - scvi-tools uses rich.pretty to show a set-up, but does not import it
 from anndata import AnnData
 from scvi.data import AnnDataManager
 from scvi.data._constants import (
@@ -45,10 +45,10 @@ __all__ = [
 
 
 def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
-    """Drop the identity a copy shares with its original.
+    """Delete the scvi-tools identifier of an AnnData that is a copy of a registered AnnData.
 
-    A copy carries the original's identifier in ``uns``. Setting the copy up would then take the original's place in the
-    class-wide store, and the original would be refused as "a copy" afterwards.
+    A copy carries the identifier of the original in ``uns``. Setting up the copy would replace the original in the
+    class-wide store of scvi-tools, which would afterwards refuse the original as "a copy".
     """
     owner = cls._setup_adata_manager_store.get(adata.uns.get(_SCVI_UUID_KEY))
     if owner is not None and owner.adata is not adata:
@@ -56,24 +56,27 @@ def forget_borrowed_identity(cls: type[BaseModelClass], adata: AnnData) -> None:
 
 
 def is_registered(model: BaseModelClass, adata: AnnData) -> bool:
-    """Whether a model has met these very data. Unlike the look-up of scvi-tools, this one does not register copies."""
+    """Whether this very AnnData object is registered with a model.
+
+    Unlike the look-up of scvi-tools, this function does not register copies.
+    """
     managers = type(model)._per_instance_manager_store.get(model.id, {})
     manager = managers.get(adata.uns.get(_SCVI_UUID_KEY))
     return manager is not None and manager.adata is adata
 
 
 def forget(model: BaseModelClass, adata: AnnData) -> None:
-    """Let a model forget data that it has met."""
+    """Remove an AnnData from the registered data of a model."""
     type(model)._per_instance_manager_store.get(model.id, {}).pop(adata.uns.get(_SCVI_UUID_KEY), None)
 
 
 def field_state(registry: dict[str, Any], key: str) -> dict[str, Any]:
-    """State that a field left in a registry; empty if there is no such field."""
+    """State that a field stored in a registry. The dictionary is empty if there is no such field."""
     return registry[_FIELD_REGISTRIES_KEY].get(key, {}).get(_STATE_REGISTRY_KEY, {})
 
 
 def setup_call(registry: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and arguments of the set-up method that a registry comes from."""
+    """Name and arguments of the set-up method that created a registry."""
     return registry.get(_SETUP_METHOD_NAME, "setup_anndata"), dict(registry.get(_SETUP_ARGS_KEY) or {})
 
 
@@ -87,7 +90,7 @@ def freeze_as_query(module: BaseModuleClass, **options: bool) -> None:
 
 @contextmanager
 def no_word_on_genes() -> Iterator[None]:
-    """In this thread, and for a while, scvi-tools does not log how many genes of a model each query has."""
+    """Keep scvi-tools from logging, in the present thread, how many genes of the model a query has."""
     thread = get_ident()
 
     def is_other(record: logging.LogRecord) -> bool:
@@ -102,9 +105,9 @@ def no_word_on_genes() -> Iterator[None]:
 
 
 def pad_and_sort(adata: AnnData, names: pd.Index) -> AnnData:
-    """An AnnData with these genes in this order, missing ones 0.
+    """Return an AnnData with the genes ``names`` in this order. The counts of missing genes are 0.
 
-    Where no gene is missing, the AnnData that was given is changed and returned.
+    If no gene is missing, ``adata`` itself is changed and returned.
     """
     return _pad_and_sort_query_anndata(adata, names, inplace=False)
 
@@ -125,28 +128,34 @@ def batch_codes(registry: dict[str, Any], batches: list[Any]) -> list[int]:
 
 
 def stored_attributes(model: BaseModelClass) -> dict[str, Any]:
-    """Attributes of a model that are saved with it: their names end in ``_``."""
+    """Attributes of a model that are saved with the model. Their names end in ``_``."""
     return {name: value for name, value in model._get_user_attributes() if name.endswith("_")}
 
 
 def initialised(cls: type[BaseModelClass], adata: Any, registry: dict[str, Any], attributes: dict[str, Any]) -> Any:
-    """A model made from its saved attributes; ``adata`` None for one without data."""
+    """Create a model from its saved attributes. With ``adata=None``, the model has no data."""
     return _initialize_model(cls, adata, registry, attributes, None)
 
 
 def compare_expression(manager: AnnDataManager, expression: Callable[..., Any], **arguments: Any) -> pd.DataFrame:
-    """Differential expression of scvi-tools on samples of expression; writes to ``obs``."""
+    """Run the differential expression test of scvi-tools on samples of expression.
+
+    The function writes temporary columns to ``obs`` of the data.
+    """
     return _de_core(adata_manager=manager, model_fn=expression, representation_fn=None, **arguments)
 
 
 def pickled_types() -> list[Any]:
-    """What builds the values in a ``model.pt`` of scvi-tools: arrays of numpy, tables of pandas 2 and 3."""
+    """Classes and functions that build the values in a ``model.pt`` of scvi-tools.
+
+    The values are numpy arrays and the tables of pandas 2 and 3.
+    """
     internals = pd._libs
     manager = pd.DataFrame()._mgr
     new_index = pd.Index([0]).__reduce__()[0]
     named = {
-        "collections.defaultdict": _plain_dict,  # which the restricted unpickler does not fill
-        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # of numpy 1
+        "collections.defaultdict": _plain_dict,  # the restricted unpickler cannot fill a defaultdict
+        "numpy.core.multiarray._reconstruct": np.empty(0).__reduce__()[0],  # name in files written with numpy 1
         "pandas.DataFrame": pd.DataFrame,
         "pandas.core.frame.DataFrame": pd.DataFrame,
         "pandas.Index": pd.Index,

@@ -1,6 +1,7 @@
-"""Descriptions of arguments that several functions have, each written once.
+"""Descriptions of arguments that several functions share.
 
-A docstring names a description by ``%(name)s``, and :func:`with_shared_descriptions` puts the text there.
+A docstring contains ``%(name)s`` where the description called ``name`` belongs. :func:`with_shared_descriptions`
+inserts the text.
 """
 
 from collections.abc import Callable
@@ -16,46 +17,49 @@ _processor = DocstringProcessor(
     # cells that a model is applied to
     param_adata="""\
 adata
-    Cells to look at; those of the model by default. Other cells are set up as the model's were.""",
+    Cells to apply the model to. ``None``: the cells of the model. Other cells are set up with the set-up arguments of
+    the model.""",
     param_indices="""\
 indices
-    Rows, or a boolean mask; all by default.""",
+    Row numbers of cells, or a boolean mask over the cells. ``None``: all cells.""",
     param_batch_size="""\
 batch_size
-    Cells per batch; ``scvi.settings.batch_size`` by default.""",
+    Cells per mini-batch. ``None``: ``scvi.settings.batch_size``.""",
     param_batch_size_on_gpu="""\
 batch_size
-    Cells per batch; ``scvi.settings.batch_size`` by default, 8,192 or more on a GPU. The number does not change the
-    result.""",
+    Cells per mini-batch. ``None``: ``scvi.settings.batch_size``, and at least 8,192 on a GPU. The number does not
+    change the result.""",
     param_transform_batch="""\
 transform_batch
-    Batch category, or several to average over, that every cell is decoded as; its own by default.""",
+    Batch category that every cell is decoded with. With a list of categories, the results are averaged over these
+    batches. ``None``: each cell is decoded with its own batch.""",
     param_gene_list="""\
 gene_list
-    Genes to return; all by default.""",
+    Names of the genes to return. ``None``: all genes.""",
     param_return_numpy="""\
 return_numpy
     Return an array instead of a :class:`pandas.DataFrame`.""",
     # set-up
     param_n_neighbors="""\
 n_neighbors
-    Neighbours per cell.""",
+    Number of neighbours of each cell in the cell graph.""",
     param_setup_kwargs="""\
 **kwargs
-    Arguments scvi-tools passes on when a model is loaded or mapped to a query.""",
+    Arguments that scvi-tools passes when a model is loaded or a query is mapped to a model. Users do not need them.""",
     # saved models
     param_dir_path="""\
 dir_path
-    Folder of the model.""",
+    Folder of the saved model.""",
     param_prefix="""\
 prefix
-    What the names of the files begin with.""",
+    Text at the start of the names of the model's files.""",
     param_device="""\
 accelerator, device
-    As in scvi-tools.""",
+    Device to load the model to, as in :meth:`scvi.model.base.BaseModelClass.load`: for example ``"cpu"``, ``"gpu"`` or
+    ``"auto"``, and the number of the device.""",
     param_reference_model="""\
 reference_model
-    Trained model, or the folder it was saved in.""",
+    Trained model, or the folder of a saved model.""",
     # plots
     param_results="""\
 adata
@@ -65,19 +69,21 @@ key
     The ``key_added`` under which the results were written.""",
     param_ax="""\
 ax
-    Axes to draw into. ``None``: a new figure.""",
+    Axes to draw into. ``None``: the axes of a new figure.""",
     param_figsize="""\
 figsize
     Width and height of the figure, in inches.""",
     param_finish="""\
 show, save, return_fig
-    As in scanpy: show the figure (the default), the file to write it to, return the figure.""",
+    As in scanpy. ``show``: whether to show the figure (the default). ``save``: path of a file to write the figure to.
+    ``return_fig``: whether to return the figure.""",
     returns_panel="""\
-Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel.""",
+The figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given; otherwise ``None``. The figure has one
+panel.""",
 )
 
 
 def with_shared_descriptions(function: _Function) -> _Function:
-    """Put the descriptions that the docstring of a function names in their places."""
+    """Replace each ``%(name)s`` in the docstring of a function by the shared description of this name."""
     described: _Function = _processor.dedent(function)
     return described

@@ -1,7 +1,7 @@
-"""Files of a saved model: nested values in JSON, their arrays in safetensors, and a manifest with digests of both.
+"""Files of a saved model: nested values in JSON, arrays in safetensors, and a manifest with the digests of all files.
 
-Nothing in these files is code, and reading them runs none. The manifest makes a set of files of them: whatever is
-damaged, missing or from another model is found before anything is used.
+The files contain no code, and reading the files runs no code. The digests show whether a file is damaged, missing or
+from another model before any value of the file is used.
 """
 
 from __future__ import annotations
@@ -32,25 +32,27 @@ _PACKAGES = ("scsiameseclu", "scvi-tools", "torch")
 _TENSORS = {torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32}
 _TENSORS |= {torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _STRINGS, _DATES = re.compile(r"<U\d{1,6}"), re.compile(r"<[mM]8(\[\w+\])?")
-# What values of another shape than expected raise while they are put together.
+# Exceptions that are raised while values are decoded from a file with unexpected content.
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, RuntimeError, TypeError, ValueError)
 
 
 def write_state(folder: Path, state: Mapping[str, Any], prefix: str = "", beside: Sequence[str] = ()) -> None:
-    """Write nested values, and the manifest of the files.
+    """Write nested values to files, and write the manifest of these files.
 
     Parameters
     ----------
     folder
         Folder to write to.
     state
-        Dictionaries, lists and tuples of None, booleans, numbers, text, numpy scalars and arrays (of numbers, dates,
-        text, or objects that are storable themselves), indices of pandas and tensors. Subclasses of dictionaries and
-        arrays come back as plain ones, tensors on the CPU, everything else as it was.
+        Dictionaries, lists and tuples of storable values. Storable are None, booleans, numbers, text, numpy scalars,
+        numpy arrays (of numbers, dates, text, or storable objects), pandas indices and tensors. Reading returns
+        subclasses of dictionaries and arrays as plain dictionaries and arrays, and tensors on the CPU. All other values
+        are returned unchanged.
     prefix
-        Put before the names of the files.
+        Text that is put before the names of the files.
     beside
-        Names of further files in ``folder`` that belong to the model; the manifest holds their digests, too.
+        Names of further files in ``folder`` that belong to the model. The manifest also holds the digests of these
+        files.
 
     Raises
     ------
@@ -74,7 +76,14 @@ def write_state(folder: Path, state: Mapping[str, Any], prefix: str = "", beside
 
 
 def check_storable(state: Mapping[str, Any], name: str) -> None:
-    """Refuse values that :func:`write_state` could not write; ``name`` is what the error calls them.
+    """Check that :func:`write_state` can write all values.
+
+    Parameters
+    ----------
+    state
+        Values, as for :func:`write_state`.
+    name
+        Name of the values in the error message.
 
     Raises
     ------
@@ -86,16 +95,16 @@ def check_storable(state: Mapping[str, Any], name: str) -> None:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the files of a saved model must be.
+    """List of the files of a saved model, with the size and the digest that each file must have.
 
     Parameters
     ----------
     folder
         Folder of the model.
     prefix
-        What the names of the files begin with.
+        Text at the start of the names of the files.
     files
-        Size and digest of every file, by name.
+        Size in bytes (``"bytes"``) and digest (``"sha256"``) of every file, by the name of the file.
     written_by
         Version of this package that wrote the files.
     """
@@ -112,46 +121,46 @@ class Manifest:
         Raises
         ------
         OSError
-            If there is none, or it cannot be read.
+            If the manifest is missing or cannot be read.
         ValueError
-            If it is damaged, describes something else, or was written by a newer version.
+            If the manifest is damaged, is not a manifest of this package, or was written by a newer version.
         """
         path = folder / (prefix + MANIFEST)
         content = path.read_bytes()
         try:
             manifest = json.loads(content)
             if content != _sealed({key: value for key, value in manifest.items() if key != "sha256"}):
-                raise ValueError("its digest does not fit its content")
+                raise ValueError("the digest does not fit the content")
             if manifest["format"] != FORMAT:
-                raise ValueError(f"it is of the format {manifest['format']!r}")
+                raise ValueError(f"the format is {manifest['format']!r}")
             number, writer = int(manifest["version"]), manifest["written_by"]["scsiameseclu"]
             files = {
                 str(name): {"bytes": entry["bytes"], "sha256": entry["sha256"]}
                 for name, entry in manifest["files"].items()
             }
         except MALFORMED as error:
-            raise _damaged(path, f"another content ({reason(error)})") from error
+            raise _damaged(path, f"other content ({reason(error)})") from error
         if number > VERSION:
             raise ValueError(
                 f"Expected a model in format {VERSION} or older, found format {number} in {str(path)!r}, written by "
-                f"scsiameseclu {writer}; this is scsiameseclu {package_version()}. Install that version or a newer one "
-                "to load it."
+                f"scsiameseclu {writer}. The installed version is {package_version()}. Install scsiameseclu {writer} "
+                "or newer to load the model."
             )
         return cls(folder, prefix, files, str(writer))
 
     def lists(self, name: str) -> bool:
-        """Whether a file, named without the prefix, belongs to the model."""
+        """Whether the manifest lists a file. ``name`` is the file's name without the prefix."""
         return self.prefix + name in self.files
 
     def content(self, name: str) -> bytes:
-        """Content of a file, named without the prefix, which is what was saved.
+        """Read a file, after comparing its digest with the manifest. ``name`` is the file's name without the prefix.
 
         Raises
         ------
         OSError
             If the file cannot be read.
         ValueError
-            If it is missing, damaged or from another model.
+            If the file is missing, damaged or from another model.
         """
         path, entry = self._expected(name)
         try:
@@ -162,7 +171,10 @@ class Manifest:
         return content
 
     def check(self, name: str) -> Path:
-        """Path of a file, named without the prefix, which is what was saved; for files too large to hold.
+        """Compare the digest of a file with the manifest, and return the path of the file.
+
+        Unlike :meth:`content`, this method does not load the file into memory. ``name`` is the file's name without the
+        prefix.
 
         Raises
         ------
@@ -177,7 +189,7 @@ class Manifest:
         return path
 
     def check_all(self) -> None:
-        """Compare every file with what was saved.
+        """Compare the digests of all files with the manifest.
 
         Raises
         ------
@@ -190,33 +202,33 @@ class Manifest:
     def _expected(self, name: str) -> tuple[Path, dict[str, Any]]:
         path = self.folder / (self.prefix + name)
         if not self.lists(name):
-            raise _damaged(self.folder / (self.prefix + MANIFEST), f"nothing in it about {path.name!r}")
+            raise _damaged(self.folder / (self.prefix + MANIFEST), f"no entry for {path.name!r}")
         return path, self.files[self.prefix + name]
 
 
 def read_state(manifest: Manifest) -> dict[str, Any]:
-    """Read what :func:`write_state` wrote.
+    """Read the values that :func:`write_state` wrote.
 
     Raises
     ------
     OSError
         If a file cannot be read.
     ValueError
-        If a file is missing, damaged, from another model, or not of the right shape.
+        If a file is missing, damaged, from another model, or has unexpected content.
     """
     values, arrays = manifest.content(VALUES), manifest.content(ARRAYS)
     path = manifest.folder / (manifest.prefix + VALUES)
     try:
         state = _decode(json.loads(values), safetensors.torch.load(arrays))
         if not isinstance(state, dict):
-            raise TypeError(f"a {type(state).__name__} and no dictionary")
+            raise TypeError(f"a {type(state).__name__} instead of a dictionary")
     except (*MALFORMED, safetensors.SafetensorError) as error:
-        raise _damaged(path, f"values of another shape ({reason(error)})") from error
+        raise _damaged(path, f"unexpected values ({reason(error)})") from error
     return state
 
 
 def package_version(name: str = "scsiameseclu") -> str:
-    """Version of an installed package, ``"unknown"`` if it is not installed as one."""
+    """Version of an installed package; ``"unknown"`` if the package is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -227,7 +239,10 @@ def package_version(name: str = "scsiameseclu") -> str:
 
 
 def _sealed(manifest: dict[str, Any]) -> bytes:
-    """The one way to write a manifest, with a digest of itself: any other bytes were not written here."""
+    """Bytes of a manifest, which include a digest of the manifest itself.
+
+    A given manifest always has the same bytes, so any other bytes in the file mean that the file was changed.
+    """
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     return (json.dumps({**manifest, "sha256": digest}, sort_keys=True, indent=2) + "\n").encode()
 
@@ -250,7 +265,7 @@ def _compare(path: Path, expected: dict[str, Any], found: dict[str, Any]) -> Non
 def _damaged(path: Path, found: str) -> ValueError:
     return ValueError(
         f"Expected {str(path)!r} as it was saved with the model, found {found}. The file is damaged, incomplete or "
-        "from another model: copy the whole folder from where it came again, or save the model again."
+        "from another model: copy the whole folder from its source again, or save the model again."
     )
 
 
@@ -263,7 +278,7 @@ def reason(error: Exception) -> str:
 
 
 def _encode(value: Any, arrays: dict[str, torch.Tensor], where: str) -> Any:
-    """JSON of a value, with its arrays and tensors put into ``arrays`` under the path of the value."""
+    """Convert a value to JSON types. Arrays and tensors are put into ``arrays``, named by the path of the value."""
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
@@ -305,7 +320,7 @@ def _encode_array(array: NDArray[Any], arrays: dict[str, torch.Tensor], where: s
 
 def _stored(tensor: torch.Tensor, arrays: dict[str, torch.Tensor], where: str) -> str:
     name = where
-    while name in arrays:  # keys with a slash in them can make two paths look alike
+    while name in arrays:  # two paths can be equal if a key contains a slash
         name += "'"
     arrays[name] = tensor
     return name
@@ -314,8 +329,8 @@ def _stored(tensor: torch.Tensor, arrays: dict[str, torch.Tensor], where: str) -
 def _not_storable(value: Any, where: str) -> TypeError:
     kind = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
     return TypeError(
-        "Expected numbers, text, dates, arrays, tensors, and dictionaries, lists and tuples of these, to store with a "
-        f"model, found {kind} as {where!r}. Give the value in one of these types."
+        "Expected values that can be stored with a model (numbers, text, dates, arrays, tensors, and dictionaries, "
+        f"lists and tuples of such values), found {kind} as {where!r}. Convert the value to one of these types."
     )
 
 

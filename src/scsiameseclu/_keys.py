@@ -1,33 +1,35 @@
-"""Every name the package writes into an AnnData or an scvi-tools registry, in one place."""
+"""Every name that the package writes into an AnnData or into the registry of scvi-tools, and shared constants."""
 
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 DEFAULT_KEY: Final = "siamese_clu"
-"""Default ``key_added`` of everything that writes cluster labels."""
+"""Default ``key_added`` of all functions that write cluster labels."""
 
 GRAPH_VERSION: Final = 4
-"""Version of the neighbour-table convention; part of the fingerprint, so that old tables are never reused."""
+"""Version of the format of neighbour tables. The version is part of the fingerprint, so old tables are not reused."""
+
+TARGET_SUM: Final = 1e4
+"""Total counts of a cell after normalisation, before the logarithm. A cell of typical depth has about this total."""
 
 
 class _AnnDataKeys(NamedTuple):
-    """Slots of an AnnData written by ``write_to_adata`` and ``pp.neighbor_graph``."""
+    """Entries of an AnnData that ``write_to_adata`` and ``pp.neighbor_graph`` write."""
 
-    LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent): the embedding of results named by DEFAULT_KEY
-    GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): the space the neighbours were found in
+    LATENT: str = "X_siamese_clu"  # obsm, float32 (n_obs, n_latent): embedding of the results named DEFAULT_KEY
+    GRAPH_REP: str = "siamese_clu_graph_rep"  # obsm, float32 (n_obs, d): representation that neighbours are found in
     NEIGHBOR_INDEX: str = "siamese_clu_neighbor_index"  # obsm, int64 (n_obs, k)
     NEIGHBOR_WEIGHT: str = "siamese_clu_neighbor_weight"  # obsm, float32 (n_obs, k)
-    DIFFUSED_INDEX: str = (
-        "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k): personalised-PageRank neighbours, if asked for
-    )
-    DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k), if asked for
+    # Neighbours by personalised PageRank, only in a graph that was built with diffusion.
+    DIFFUSED_INDEX: str = "siamese_clu_diffused_index"  # obsm, int64 (n_obs, k)
+    DIFFUSED_WEIGHT: str = "siamese_clu_diffused_weight"  # obsm, float32 (n_obs, k)
     CONNECTIVITIES: str = "siamese_clu_connectivities"  # obsp, scanpy format
     DISTANCES: str = "siamese_clu_distances"  # obsp, scanpy format
     NEIGHBORS: str = "siamese_clu_neighbors"  # uns, scanpy format, plus the fingerprint
 
 
 class _RegistryKeys(NamedTuple):
-    """Name of our field in the registry of scvi-tools, and keys of a mini-batch."""
+    """Name of the cell-graph field in the registry of scvi-tools, and keys of the tensors of a mini-batch."""
 
     CELL_GRAPH: str = "siamese_cell_graph"
     GRAPH_REP: str = "siamese_graph_rep"
@@ -37,13 +39,15 @@ class _RegistryKeys(NamedTuple):
     DIFFUSED_WEIGHT: str = "siamese_diffused_weight"
     PROTEIN: str = "siamese_protein"
     PROTEIN_REP: str = "siamese_protein_rep"
-    # Added by the loader, not registered: the representation of each neighbour, (batch, k, d).
+    # The loader adds the representation of each neighbour, float32 (batch, k, d). These keys are not registered.
     NEIGHBOR_REP: str = "siamese_neighbor_rep"
     DIFFUSED_REP: str = "siamese_diffused_rep"
-    CELL_INDEX: str = "siamese_cell_index"  # int64 row numbers of the batch, (batch, 1)
-    # Added by the training plan: the same tensors of one neighbour of each cell, which is the second view.
+    # The loader adds the row numbers of the cells of the mini-batch, int64 (batch, 1).
+    CELL_INDEX: str = "siamese_cell_index"
+    # The training plan adds the tensors of one neighbour of each cell. This neighbour is the cell's second view.
     PARTNER: str = "siamese_partner"
-    # Added by the training plan: targets kept since the last refresh, float32 (batch, n_clusters), rows of 0 for none.
+    # The training plan adds the cluster targets of the last refresh, float32 (batch, n_clusters). A cell without a
+    # target has a row of zeros.
     CLUSTER_TARGET: str = "siamese_cluster_target"
 
 
@@ -55,7 +59,7 @@ GRAPH_TABLES: Final = (
     ADATA_KEYS.DIFFUSED_INDEX,
     ADATA_KEYS.DIFFUSED_WEIGHT,
 )
-"""Entries of ``obsm`` that keep the cell graph for models; of no use to anyone else."""
+"""Entries of ``obsm`` that store the cell graph for models. Exported files leave these entries out."""
 
 SIAMESE_KEYS: Final = _RegistryKeys()
 
@@ -63,14 +67,14 @@ NEIGHBOR_BLOCKS: Final = (
     (SIAMESE_KEYS.NEIGHBOR_INDEX, SIAMESE_KEYS.NEIGHBOR_REP),
     (SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_REP),
 )
-"""Index tables, and under which key a mini-batch has the representation of the neighbours they name.
+"""Pairs of keys: the index table of neighbours, and the representation of these neighbours in a mini-batch.
 
-Only a graph set up with diffusion has the second.
+Only a graph that is set up with diffusion has the second pair.
 """
 
 
 def latent_key(key: str) -> str:
-    """``obsm`` entry with the embedding that the clusters of ``key`` were made in."""
+    """``obsm`` entry with the embedding of the cells that belongs to the clusters ``key``."""
     return f"X_{key}"
 
 
@@ -85,21 +89,24 @@ def probs_key(key: str) -> str:
 
 
 def out_of_reference_key(key: str) -> str:
-    """``obs`` column that says how unlike the reference each mapped cell is."""
+    """``obs`` column with the out-of-reference score, which is high for mapped cells that are unlike the reference."""
     return f"{key}_out_of_reference"
 
 
 UNASSIGNED: Final = "unassigned"
-"""Category of cells and clusters that get no type."""
+"""Category of cells and clusters that no cluster or cell type is assigned to."""
 
 MAX_OUT_OF_REFERENCE: Final = 0.95
-"""Out-of-reference score above which cells are left unassigned by default: about 5 % of the cells of known types."""
+"""Cells with a higher out-of-reference score are left unassigned by default.
+
+About 5 % of the cells of types that the reference contains have a higher score.
+"""
 MANY_OUT_OF_REFERENCE: Final = 0.15
-"""Share of cells above that score that is worth a warning."""
+"""A warning is given if a larger share of the cells has a score above :data:`MAX_OUT_OF_REFERENCE`."""
 
 
 def type_key(key: str) -> str:
-    """``obs`` column, and ``uns`` entry, with the types that the clusters of ``key`` were named after."""
+    """``obs`` column, and ``uns`` entry, with the cell types that were assigned to the clusters of ``key``."""
     return f"{key}_type"
 
 
@@ -109,7 +116,7 @@ def markers_key(key: str) -> str:
 
 
 def predicted_key(labels_key: str) -> str:
-    """``obs`` column, and ``uns`` entry, with the types predicted from partly known labels."""
+    """``obs`` column, and ``uns`` entry, with the cell types predicted from partly known labels."""
     return f"{labels_key}_predicted"
 
 
@@ -119,43 +126,43 @@ def stability_key(key: str) -> str:
 
 
 def consensus_key(key: str) -> str:
-    """``obs`` column with the clusters that the runs agree on."""
+    """``obs`` column with the consensus clusters of runs with different seeds."""
     return f"{key}_consensus"
 
 
 def check_key(key: Any, argument: str = "key_added") -> None:
-    """Refuse names of results that files cannot hold.
+    """Check that results can be saved to files under the name ``key``.
 
     Raises
     ------
     TypeError
         If ``key`` is not text.
     ValueError
-        If it is empty, contains ``/``, or is kept for other purposes.
+        If ``key`` is empty, contains ``/``, or is a name that the file format reserves.
     """
     if not isinstance(key, str):
         raise TypeError(f"`{argument}`: expected text, found {key!r}.")
     if not key.strip() or "/" in key or "\0" in key or key in {".", "..", "_index", "__categories"}:
         raise ValueError(
             f"`{argument}`: expected a name that files can hold (not empty, without '/', none of '.', '..', '_index', "
-            f"'__categories'), found {key!r}. Take another one, such as {DEFAULT_KEY!r}."
+            f"'__categories'), found {key!r}. Choose another name, such as {DEFAULT_KEY!r}."
         )
 
 
 def check_key_added(data: Any, key: Any) -> None:
-    """Refuse a name under which results cannot be written, or would replace anything but earlier results.
+    """Check that results can be written under the name ``key``, and would only replace earlier results of this package.
 
     Parameters
     ----------
     data
         AnnData or MuData to write to.
     key
-        Name of the labels.
+        Name of the cluster labels.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`check_key`; ValueError also if something else has the name.
+        As :func:`check_key`. ValueError also if the user's own data already have one of the names.
     """
     check_key(key)
     record = data.uns.get(key)
@@ -166,7 +173,7 @@ def check_key_added(data: Any, key: Any) -> None:
     taken = [f"{slot}[{name!r}]" for slot, names in places.items() for name in names if name in getattr(data, slot)]
     if taken:
         raise ValueError(
-            "`key_added`: expected a name that is free, or that of earlier results of this package, found that "
-            f"{' and '.join(taken)} would be replaced by results named {key!r}. Take another name, or delete what is "
-            "there."
+            "`key_added`: expected a name that is free, or the name of earlier results of this package, found that "
+            f"results named {key!r} would replace {' and '.join(taken)}. Choose another name, or delete "
+            f"{' and '.join(taken)}."
         )

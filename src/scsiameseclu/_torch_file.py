@@ -1,4 +1,4 @@
-"""Reading files of torch, checkpoints and scvi-tools' ``model.pt``, without running code that they hold."""
+"""Read torch files (checkpoints and the ``model.pt`` of scvi-tools) without running code in these files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 def read_torch_file(path: str | os.PathLike[str], allowed: Sequence[Any] = ()) -> Any:
-    """Read tensors and plain values from a file written by :func:`torch.save`, onto the CPU.
+    """Read tensors and plain values from a file written by :func:`torch.save`. Tensors are loaded to the CPU.
 
-    A file of torch is a pickle, which can name any function to be called. The restricted unpickler of torch
-    (``weights_only=True``) calls the few functions that build tensors and plain values, and no other.
+    A torch file is a pickle, and reading a pickle can call any function. The restricted unpickler of torch
+    (``weights_only=True``) only calls the few functions that build tensors and plain values.
 
     Parameters
     ----------
     path
-        The file.
+        Path of the file.
     allowed
         Further classes and functions that may be called, as for :func:`torch.serialization.add_safe_globals`.
 
@@ -43,7 +43,7 @@ def read_torch_file(path: str | os.PathLike[str], allowed: Sequence[Any] = ()) -
     OSError
         If the file is missing or cannot be opened.
     ValueError
-        If the file is damaged, or names anything else to be called; nothing of that is run.
+        If the file is damaged, or contains calls of other functions. These functions are not called.
     """
     _check_archive(path)
     _warn_of_old_torch()
@@ -52,18 +52,18 @@ def read_torch_file(path: str | os.PathLike[str], allowed: Sequence[Any] = ()) -
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"Expected nothing but tensors and plain values in {str(path)!r}, found something else, which was not run "
-            f"({_reason(error)}). A file from an unknown source may be an attack: get it from its author again."
+            f"Expected nothing but tensors and plain values in {str(path)!r}, found other content, which was not run "
+            f"({_reason(error)}). A file from an unknown source may be an attack: get the file from its author again."
         ) from error
     except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
-        raise _damaged(path, f"one that torch cannot read ({_reason(error)})") from error
+        raise _damaged(path, f"a file that torch cannot read ({_reason(error)})") from error
 
 
 def _check_archive(path: str | os.PathLike[str]) -> None:
-    """Compare the content of the file with the checksums in it, which torch itself does not."""
+    """Compare the content of the file with the checksums that are stored in the file. Torch ignores the checksums."""
     with open(path, "rb") as file:
         if not zipfile.is_zipfile(file):
-            raise _damaged(path, "no archive of torch, or only a part of one")
+            raise _damaged(path, "no torch archive, or an incomplete archive")
         try:
             with zipfile.ZipFile(file) as archive:
                 damaged = archive.testzip()
@@ -75,13 +75,13 @@ def _check_archive(path: str | os.PathLike[str]) -> None:
 
 def _damaged(path: str | os.PathLike[str], found: str) -> ValueError:
     return ValueError(
-        f"Expected {str(path)!r} as torch wrote it, found {found}. Get the file from where it came again, or "
-        "write it anew."
+        f"Expected {str(path)!r} as torch wrote it, found {found}. Get the file from its source again, or write the "
+        "file again."
     )
 
 
 def _reason(error: Exception) -> str:
-    """What an error of torch says happened, without its advice to run the file nevertheless."""
+    """Reason in an error message of torch, without the advice of torch to load the file without restrictions."""
     text = str(error)
     if called := re.search(r"GLOBAL (\S+)", text):
         return f"a call of {called[1]}"
@@ -91,7 +91,10 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _only(allowed: Sequence[Any]) -> Iterator[None]:
-    """Allow the given classes and functions, and none that other packages have allowed for their own files."""
+    """Allow only the given classes and functions during a ``with`` block.
+
+    Classes and functions that other packages have allowed are forbidden during the block.
+    """
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(list(allowed))
@@ -106,8 +109,8 @@ def _only(allowed: Sequence[Any]) -> Iterator[None]:
 def _warn_of_old_torch() -> None:
     if TorchVersion(torch.__version__) < SAFE_TORCH:
         logger.warning(
-            "torch %s reads files with a flaw that a crafted file can use (CVE-2026-24747); install torch %s or newer "
-            "before reading checkpoints or model.pt files of others.",
+            "torch %s has a security flaw that a crafted file can use (CVE-2026-24747). Install torch %s or newer "
+            "before reading checkpoints or model.pt files from other people.",
             torch.__version__,
             SAFE_TORCH,
         )

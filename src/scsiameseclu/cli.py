@@ -1,7 +1,7 @@
 """The command line: ``scsiameseclu demo | fit | predict | info``.
 
-Results go to standard output, progress and warnings to standard error. Bad input ends with one line and exit code 1, a
-bad command line with exit code 2.
+The summary of the results goes to standard output. Progress and warnings go to standard error. Bad input ends the
+program with one line of text and exit code 1. A wrong command line ends the program with exit code 2.
 """
 
 from __future__ import annotations
@@ -34,8 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns
     -------
-    Exit code: 0, 1 after bad input, 130 when interrupted. A bad command line raises ``SystemExit(2)``, as argparse
-    does.
+    int
+        Exit code: 0 after success, 1 after bad input, 130 after an interruption.
+
+    Raises
+    ------
+    SystemExit
+        With exit code 2 if the command line is wrong, and with exit code 0 after ``--help`` and ``--version``.
     """
     arguments = _parser().parse_args(argv)
     arguments.started = time.perf_counter()
@@ -90,7 +95,7 @@ def _share(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Parser with all commands and their options."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM, description="Cluster single cells from raw counts; apply a trained model to other cells."
     )
@@ -124,19 +129,22 @@ def _parser() -> argparse.ArgumentParser:
         type=_at_least(0),
         default=2000,
         metavar="N",
-        help="highly variable genes, 0: all (%(default)s)",
+        help="number of highly variable genes to train on, 0: all genes (%(default)s)",
     )
     training.add_argument(
         "--n-neighbors", type=_at_least(1), default=15, metavar="K", help="neighbours in the cell graph (%(default)s)"
     )
     training.add_argument(
-        "--gene-likelihood", choices=("zinb", "nb", "poisson"), default="nb", help="of the counts (%(default)s)"
+        "--gene-likelihood",
+        choices=("zinb", "nb", "poisson"),
+        default="nb",
+        help="distribution of the counts (%(default)s)",
     )
     reading = argparse.ArgumentParser(add_help=False)
     reading.add_argument(
         "--force",
         action="store_true",
-        help="go on with values that are no counts, gene names that occur twice, or a query with hardly a gene of "
+        help="accept values that are not counts, gene names that occur twice, and a query that lacks most genes of "
         "the model",
     )
     scoring = argparse.ArgumentParser(add_help=False)
@@ -163,7 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "input",
         type=Path,
         metavar="QUERY.h5ad",
-        help="cells with raw counts; or a zarr store, mapped to DIR/mapped.zarr",
+        help="cells with raw counts; a zarr store is mapped to DIR/mapped.zarr",
     )
     predict.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder written by fit")
     predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
@@ -172,17 +180,19 @@ def _parser() -> argparse.ArgumentParser:
         type=_share,
         default=MAX_OUT_OF_REFERENCE,
         metavar="SCORE",
-        help="leave cells with a higher out-of-reference score unassigned, 1: none (%(default)s)",
+        help="leave cells with a higher out-of-reference score unassigned, 1: no limit (%(default)s)",
     )
     predict.add_argument(
         "--min-confidence",
         type=_share,
         metavar="P",
-        help="leave cells whose cluster has a lower probability unassigned (default: none)",
+        help="leave cells whose cluster has a lower probability unassigned (default: no limit)",
     )
     predict.set_defaults(run=_commands.predict)
 
-    info = commands.add_parser("info", parents=[common], help="check the files of a saved model, and describe it")
+    info = commands.add_parser(
+        "info", parents=[common], help="check the files of a saved model, and describe the model"
+    )
     info.add_argument("model", type=Path, metavar="DIR", help="folder written by fit, or by model.save")
     info.add_argument("--json", action="store_true", help="machine-readable output")
     info.set_defaults(run=_commands.info)

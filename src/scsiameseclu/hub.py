@@ -1,4 +1,4 @@
-"""Sharing a model: what :class:`scvi.hub.HubModel` needs beside the saved model."""
+"""Share models on the Hugging Face Hub through :class:`scvi.hub.HubModel`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["model_card", "prepare_hub_model", "pull_hub_model"]
 
 PARENT_MODULE = "scsiameseclu"
 
-_METADATA = "_scvi_required_metadata.json"  # the name that scvi-tools gives it
+_METADATA = "_scvi_required_metadata.json"  # name of the metadata file in scvi-tools
 
 _CARD = """\
 ---
@@ -37,8 +37,9 @@ tags:
 
 {description}
 
-Clusters of single cells from raw RNA counts: an embedding, {n_clusters} clusters with a confidence for every cell, and
-the mapping of new cells to these clusters, by the package `scsiameseclu` on scvi-tools.
+This model clusters single cells from raw RNA counts. The model gives an embedding of the cells and
+{n_clusters} clusters, with a confidence for every cell. The model also assigns new cells to these clusters. The model
+was trained with the package `scsiameseclu`, which builds on scvi-tools.
 
 ```python
 import scsiameseclu as ssc
@@ -47,16 +48,17 @@ model = ssc.SCSiameseClu.load_query_data(query, "folder of this repository")
 model.predict()
 ```
 
-`ssc.hub.pull_hub_model` downloads the folder. The model is made of `model.safetensors` and `model.json`, with their
-digests in `manifest.json`; loading it runs no code from these files.
+`ssc.hub.pull_hub_model` downloads the folder. The model consists of `model.safetensors` and `model.json`. The digests
+of both files are in `manifest.json`. Loading the model runs no code from these files.
 
 ## Training data
 
 {n_cells} cells, {n_genes} genes, {n_batches} batch(es). Source: {training_data}.
 
-The model holds {n_landmarks} single cells of it: of each the principal components (or other representation of the cell
-graph), the batch and the embedding, among which new cells look for neighbours. It holds no counts of single cells, and
-no weight of the network belongs to one. `model.save(..., landmarks=n)` writes fewer of them, or none.
+The files contain data of {n_landmarks} single cells of the training data (landmarks): the principal components (or
+another representation that the cell graph was built on), the batch and the embedding of each landmark. The neighbours
+of new cells are searched among the landmarks. The files contain no counts of single cells, and no weight of the network
+belongs to a single cell. `model.save(..., landmarks=n)` writes fewer landmarks, or none.
 
 ## Set-up
 
@@ -75,9 +77,9 @@ no weight of the network belongs to one. `model.save(..., landmarks=n)` writes f
 def model_card(
     folder: str | PathLike[str], license_info: str, description: str = "", training_data: str = "not stated"
 ) -> str:
-    """Write the text of a model card.
+    """Create the text of a model card.
 
-    The helper of scvi-tools (``HubModelCardHelper``) refuses models of other packages.
+    The function of scvi-tools for model cards (``HubModelCardHelper``) refuses models of other packages.
 
     Parameters
     ----------
@@ -88,11 +90,12 @@ def model_card(
     description
         What the model is for, in Markdown.
     training_data
-        Where the training data come from.
+        Source of the training data, in Markdown.
 
     Returns
     -------
-    Markdown with the header that the Hugging Face Hub expects.
+    str
+        Markdown with the header that the Hugging Face Hub expects.
 
     Raises
     ------
@@ -134,30 +137,31 @@ def prepare_hub_model(
     training_data_url: str | None = None,
     overwrite: bool = False,
 ) -> Any:
-    """Add metadata and a model card to the folder of a saved model, so that the model hub of scvi-tools can use it.
+    """Add metadata and a model card to the folder of a saved model, as the model hub of scvi-tools requires.
 
     Parameters
     ----------
     folder
-        Folder of a model saved with ``model.save(folder, save_anndata=True)``. Without the data, only
-        ``hub_model.load_model(adata=...)`` works, or a download from ``training_data_url``.
+        Folder of a model saved with ``model.save(folder, save_anndata=True)``. If the model was saved without its data,
+        the data must be given to ``hub_model.load_model(adata=...)``, or be available from ``training_data_url``.
     license_info, description, training_data
         See :func:`model_card`.
     training_data_url
-        Where the training data can be downloaded, if they are not in the folder.
+        Address to download the training data from, if the data are not in the folder.
     overwrite
-        Replace metadata and card that are there already.
+        Whether to replace existing metadata and an existing model card.
 
     Returns
     -------
-    :class:`scvi.hub.HubModel` of the folder; ``push_to_huggingface_hub`` uploads it.
+    :class:`scvi.hub.HubModel`
+        Hub model of the folder. Its method ``push_to_huggingface_hub`` uploads the folder.
 
     Raises
     ------
     ImportError
         If ``huggingface_hub`` is not installed.
     FileExistsError
-        If the folder has metadata or a card and ``overwrite`` is off.
+        If the folder already has metadata or a model card, and ``overwrite=False``.
     ValueError
         If the folder holds no model of this package.
     """
@@ -186,7 +190,7 @@ def prepare_hub_model(
         present = [each.name for each in new.iterdir() if (Path(folder) / each.name).exists()]
         if present and not overwrite:
             raise FileExistsError(
-                f"Expected no {' or '.join(present)} in {path!r}; add overwrite=True to replace them."
+                f"Expected no {' or '.join(present)} in {path!r}; add overwrite=True to replace these files."
             )
     return HubModel(path, metadata=metadata, model_card=card)
 
@@ -194,27 +198,29 @@ def prepare_hub_model(
 def pull_hub_model(
     repo_name: str, revision: str | None = None, pull_anndata: bool = True, cache_dir: str | None = None, **kwargs: Any
 ) -> Any:
-    """Download a model of this package from the Hugging Face Hub. No code in the files is run, now or on loading.
+    """Download a model of this package from the Hugging Face Hub.
 
-    The similar method of scvi-tools downloads ``model.pt``, which is a pickle, and loads it with whatever class the
-    repository names.
+    Neither downloading nor loading the model runs code from the files. The corresponding method of scvi-tools
+    (:meth:`scvi.hub.HubModel.pull_from_huggingface_hub`) is less safe: the method downloads ``model.pt``, which is a
+    pickle, and loads the file with the class that the repository names.
 
     Parameters
     ----------
     repo_name
         Repository, ``"owner/name"``.
     revision
-        Branch, tag or commit; the newest by default. A commit stays what it is.
+        Branch, tag or commit to download. ``None``: the newest version. Only a commit always names the same files.
     pull_anndata
-        Download the data as well, if they are there.
+        Whether to download the data as well, if the repository contains data.
     cache_dir
-        Folder for downloads; that of ``huggingface_hub`` by default.
+        Folder for downloads. ``None``: the default folder of ``huggingface_hub``.
     **kwargs
         Further arguments of :func:`huggingface_hub.snapshot_download`.
 
     Returns
     -------
-    :class:`scvi.hub.HubModel`; its ``load_model`` loads the model, ``SCSiameseClu.load(hub_model.local_dir)`` as well.
+    :class:`scvi.hub.HubModel`
+        Its method ``load_model`` loads the model. ``SCSiameseClu.load(hub_model.local_dir)`` also loads the model.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""Loss terms, each a pure function of tensors that returns a scalar tensor.
+"""Loss terms as pure functions of tensors.
 
-Names follow scSiameseClu (Xu et al., IJCAI 2025). Where the published code departs from the published formula, the
-formula is what is implemented, and the docstring says so.
+The names follow scSiameseClu (Xu et al., IJCAI 2025). Where the published code departs from the published formula, this
+module implements the formula, and the docstring says so.
 """
 
 import math
@@ -23,16 +23,17 @@ __all__ = [
     "propagation_loss",
 ]
 
-# Added to variances and squared norms: a collapsed dimension or an all-zero embedding then has a finite gradient.
+# These numbers are added to variances and squared norms. Collapsed dimensions and all-zero embeddings then have finite
+# gradients.
 _VARIANCE_EPS = 1e-6
 _NORM_EPS = 1e-8
 
 MAX_LOG_DISPERSION = 20.0
-"""Dispersions of counts are held between exp(-20) and exp(20)."""
+"""Largest absolute log dispersion: dispersions of counts are held between exp(-20) and exp(20)."""
 
 
 def latent_correlation_loss(u: Tensor, v: Tensor, off_diagonal_weight: float = 0.05) -> Tensor:
-    r"""Latent-level cross-correlation refinement: one dimension, one signal.
+    r"""Latent-level cross-correlation loss: make each dimension agree across views and differ from other dimensions.
 
     With :math:`\hat u, \hat v` standardised over the batch and :math:`R = \hat u^\top \hat v / B` (:math:`D \times D`),
 
@@ -43,12 +44,12 @@ def latent_correlation_loss(u: Tensor, v: Tensor, off_diagonal_weight: float = 0
     u, v
         Embeddings of the same cells (or of a cell and one of its neighbours) in the two views, shape ``(B, D)``.
     off_diagonal_weight
-        :math:`\lambda \ge 0`, the price of redundant dimensions.
+        :math:`\lambda \ge 0`, the weight of the penalty for redundant dimensions.
 
     Returns
     -------
     Tensor
-        Scalar ``>= 0``. For fewer than two cells a correlation does not exist: 0, with zero gradients.
+        Scalar ``>= 0``. For fewer than two cells, which have no correlation, the loss and its gradients are 0.
 
     Raises
     ------
@@ -57,8 +58,9 @@ def latent_correlation_loss(u: Tensor, v: Tensor, off_diagonal_weight: float = 0
 
     Notes
     -----
-    Source: paper, latent-level correlation; the form is Barlow Twins' (Zbontar et al., 2021). The published code
-    averages blocks of consecutive cells into a single row before correlating, which makes its gradient zero.
+    Source: paper, latent-level correlation. The formula is the loss of Barlow Twins (Zbontar et al., 2021). The
+    published code averages blocks of consecutive cells into a single row before it computes the correlation. The
+    gradient of the published code is therefore zero.
     """
     return latent_correlation_losses([u], [v], off_diagonal_weight).squeeze()
 
@@ -69,14 +71,14 @@ def latent_correlation_losses(first: Sequence[Tensor], second: Sequence[Tensor],
     Parameters
     ----------
     first, second
-        The same number of embeddings, shape ``(B, D)`` each.
+        Embeddings of the two views, shape ``(B, D)`` each.
     weight
-        Weight of the off-diagonal entries.
+        Weight of the off-diagonal entries of the correlation matrix.
 
     Returns
     -------
     Tensor
-        Shape ``(len(first), len(second))``. Fewer than two cells: 0, with zero gradients.
+        Shape ``(len(first), len(second))``. For fewer than two cells the losses and their gradients are 0.
 
     Raises
     ------
@@ -92,13 +94,13 @@ def latent_correlation_losses(first: Sequence[Tensor], second: Sequence[Tensor],
     u, v = _standardised(pair).split([len(first) * width, len(second) * width], dim=1)
     correlation = (u.T @ v / n_cells).view(len(first), width, len(second), width)
     diagonal = correlation.diagonal(dim1=1, dim2=3)
-    # On the diagonal (1 - R)^2 - weight * R^2, everywhere weight * R^2.
+    # The last line adds weight * R^2 over all entries. So the diagonal contributes (1 - R)^2 - weight * R^2 here.
     on_diagonal = ((1.0 - diagonal).square() - weight * diagonal.square()).sum(dim=2)
     return (on_diagonal + weight * correlation.square().sum(dim=(1, 3))) / width
 
 
 def cell_correlation_loss(u: Tensor, v: Tensor, positives: Tensor | None = None) -> Tensor:
-    r"""Cell-level cross-correlation refinement: a cell agrees with itself across views, not with unrelated cells.
+    r"""Cell-level cross-correlation loss: make a cell agree with itself across views and not with unrelated cells.
 
     With :math:`S_{ij} = \cos(u_i, v_j)` and :math:`\mathcal N` the pairs :math:`i \ne j` that are not ``positives``,
 
@@ -111,13 +113,13 @@ def cell_correlation_loss(u: Tensor, v: Tensor, positives: Tensor | None = None)
     u, v
         Embeddings of the same cells in the two views, shape ``(B, D)``.
     positives
-        Pairs of cells that may agree, boolean, shape ``(B, B)``, such as :func:`batch_neighbor_mask` gives: left out of
-        the second term. None: every other cell counts as unrelated, as in the paper.
+        Pairs of cells that may agree, boolean, shape ``(B, B)``, such as the result of :func:`batch_neighbor_mask`.
+        These pairs are left out of the second term. With None, every other cell counts as unrelated, as in the paper.
 
     Returns
     -------
     Tensor
-        Scalar ``>= 0``; without unrelated pairs only the first term is left, without cells 0.
+        Scalar ``>= 0``. Without unrelated pairs, only the first term is left. Without cells, the loss is 0.
 
     Raises
     ------
@@ -126,8 +128,8 @@ def cell_correlation_loss(u: Tensor, v: Tensor, positives: Tensor | None = None)
 
     Notes
     -----
-    Source: paper, cell-level correlation. The published identity target pushes apart all pairs, cells of one type
-    included; leaving out graph neighbours is a change.
+    Source: paper, cell-level correlation. The loss of the paper pushes every two different cells apart, also two cells
+    of one type. Leaving out graph neighbours (``positives``) is an addition of this package.
     """
     _check_pair(u, v)
     n_cells = u.shape[0]
@@ -155,23 +157,24 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor, columns: Tensor |
     index
         Row number of each cell of the batch, int64, shape ``(B,)`` or ``(B, 1)``.
     neighbor_index
-        Row numbers of the neighbours of each cell, int64, shape ``(B, k)``, in the same numbering; padding (the cell's
-        own row) has no effect.
+        Row numbers of the neighbours of each cell, int64, shape ``(B, k)``, in the same numbering as ``index``. Padding
+        with the cell's own row has no effect.
     columns
-        Row number of the cell in each column, int64, shape ``(B,)`` or ``(B, 1)``, where the columns are other cells
-        than in the rows: the partners that make up a second view.
+        Row number of the cell in each column, int64, shape ``(B,)`` or ``(B, 1)``. Needed only if the columns stand
+        for other cells than the rows, such as the partners in a second view.
 
     Returns
     -------
     Tensor
-        Boolean, shape ``(B, B)``. By default symmetric: True where one cell lists the other, or where a cell was drawn
-        twice, and False on the diagonal. With ``columns``: True where the cell of the row is, or lists, that of the
-        column.
+        Boolean, shape ``(B, B)``. Without ``columns`` the mask is symmetric. An entry is True if one of the two cells
+        lists the other as a neighbour, or if the batch holds the same cell twice. The diagonal is False. With
+        ``columns`` an entry is True if the row's cell lists the column's cell as a neighbour, or if the two are the
+        same cell.
 
     Raises
     ------
     ValueError
-        If the two tables do not have the same number of rows.
+        If ``index`` and ``neighbor_index`` do not have the same number of rows.
     """
     index = index.reshape(-1)
     n_cells = index.shape[0]
@@ -183,7 +186,8 @@ def batch_neighbor_mask(index: Tensor, neighbor_index: Tensor, columns: Tensor |
         )
     if n_cells == 0:
         return torch.zeros((0, 0), dtype=torch.bool, device=index.device)
-    # A look-up in the sorted row numbers: comparing every neighbour with every cell would need B * B * k memory.
+    # Neighbours are looked up in the sorted row numbers. Comparing every neighbour with every cell would need
+    # B * B * k memory.
     rows, position = listing.unique(return_inverse=True)
     found = torch.searchsorted(rows, neighbor_index.contiguous()).clamp(max=len(rows) - 1)
     found = torch.where(rows[found] == neighbor_index, found, len(rows))
@@ -220,8 +224,8 @@ def propagation_loss(z: Tensor, z_propagated: Tensor) -> Tensor:
 
     Notes
     -----
-    Source: paper, propagation regularisation. The published code adds the first divergence twice; this is the true,
-    symmetric one.
+    Source: paper, propagation regularisation. The published code adds the first divergence twice. This function adds
+    both divergences, as the formula says.
     """
     _check_pair(z, z_propagated)
     log_p, log_q = z.log_softmax(1), z_propagated.log_softmax(1)
@@ -238,14 +242,14 @@ def clustering_kl(p: Tensor, log_q: Tensor) -> Tensor:
     Parameters
     ----------
     p
-        Targets, shape ``(B, K)``, rows sum to 1; no gradient flows into them.
+        Targets, shape ``(B, K)``. Each row sums to 1. No gradient flows into the targets.
     log_q
         Log soft assignments, shape ``(B, K)``, such as ``logits.log_softmax(1)``.
 
     Returns
     -------
     Tensor
-        Scalar ``>= 0`` in nats; ``0 log 0`` counts as 0.
+        Scalar ``>= 0``, in nats. ``0 log 0`` counts as 0.
 
     Raises
     ------
@@ -254,12 +258,12 @@ def clustering_kl(p: Tensor, log_q: Tensor) -> Tensor:
 
     Notes
     -----
-    Source: paper, optimal-transport clustering. The published code passes Q instead of log Q, so that its value can be
+    Source: paper, optimal-transport clustering. The published code uses Q in place of log Q, so its loss can be
     negative.
     """
     _check_pair(p, log_q)
     p = p.detach()
-    # 0 * (-inf) would be NaN where a cluster is impossible under both.
+    # 0 * (-inf) would be NaN where both the target and the assignment of a cluster are 0.
     log_q = log_q.masked_fill(p == 0, 0.0)
     return (torch.special.xlogy(p, p) - p * log_q).sum() / max(p.shape[0], 1)
 
@@ -272,13 +276,13 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
         -\log p(x) = \theta \log(1 + \mu / \theta) - [x > 0] \Bigl(\log\Gamma(x + \theta) - \log\Gamma(\theta)
         - \log\Gamma(x + 1) + x \log \frac{\mu}{\mu + \theta}\Bigr)
 
-    Most counts are 0, and the gamma functions, the dearest part by far on a CPU, are there only evaluated where they
-    are not. On a GPU finding these places costs more than the functions.
+    Most counts are 0. On a CPU the gamma functions take most of the time, so they are evaluated only for counts that
+    are not 0. On a GPU they are evaluated for all counts, because finding the non-zero counts takes longer there.
 
-    From :math:`\theta = 10` on, :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta)` is the difference of two Stirling
-    series, in which the large terms cancel before they are rounded; :math:`\log\theta` is held within 20 of 0, where
-    the distribution is a Poisson distribution, or all but certainly 0, for any practical purpose. The result is then
-    finite and not negative in single precision, too.
+    For :math:`\theta \ge 10`, :math:`\log\Gamma(x + \theta) - \log\Gamma(\theta)` is computed as the difference of two
+    Stirling series, in which large terms cancel before rounding. :math:`\log\theta` is clamped to ``[-20, 20]``. Beyond
+    these bounds the distribution is practically a Poisson distribution, or practically always 0. Both measures keep the
+    result finite and non-negative in single precision.
 
     Parameters
     ----------
@@ -287,14 +291,17 @@ def negative_binomial_nll(x: Tensor, log_rate: Tensor, log_dispersion: Tensor) -
     log_rate
         :math:`\log \mu`, shape ``(B, G)``.
     log_dispersion
-        :math:`\log \theta`, shape ``(G,)`` or ``(B, G)``; the variance is :math:`\mu + \mu^2 / \theta`.
+        :math:`\log \theta`, shape ``(G,)`` or ``(B, G)``. The variance of the counts is :math:`\mu + \mu^2 / \theta`.
 
     Returns
     -------
     Tensor
-        Shape ``(B, G)``, in nats; the same as ``-scvi.distributions.NegativeBinomial(mu, theta=theta).log_prob(x)``.
+        Shape ``(B, G)``, in nats, of the most precise dtype among the arguments. The values equal
+        ``-scvi.distributions.NegativeBinomial(mu, theta=theta).log_prob(x)``.
     """
     log_theta = log_dispersion.clamp(-MAX_LOG_DISPERSION, MAX_LOG_DISPERSION)
+    log_rate = log_rate.to(torch.promote_types(x.dtype, log_rate.dtype))
+    log_theta = log_theta.to(torch.promote_types(log_rate.dtype, log_theta.dtype))
     return cast("Tensor", NegativeBinomialNLL.apply(x, log_rate, log_theta))
 
 
@@ -319,11 +326,12 @@ def poisson_nll(x: Tensor, log_rate: Tensor) -> Tensor:
 
 
 def _standardised(x: Tensor) -> Tensor:
-    """Columns of mean 0 and variance 1."""
+    """Standardise each column to mean 0 and variance 1."""
     return torch.nn.functional.batch_norm(x, None, None, training=True, eps=_VARIANCE_EPS)
 
 
 def _unit(x: Tensor) -> Tensor:
+    """Scale each row to length 1."""
     return x * (x.square().sum(1, keepdim=True) + _NORM_EPS).rsqrt()
 
 

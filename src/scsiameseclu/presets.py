@@ -1,4 +1,4 @@
-"""Settings other than the default, as keyword arguments of :func:`scsiameseclu.tl.cluster`."""
+"""Alternatives to the default settings, as keyword arguments of :func:`scsiameseclu.tl.cluster`."""
 
 from typing import Any
 
@@ -6,28 +6,40 @@ __all__ = ["paper"]
 
 
 def paper() -> dict[str, Any]:
-    """The published recipe, as literally as it can be taken without labels.
+    """Settings of the published method, as close as is possible without known cell types.
 
-    Both views show the same cell, corrupted by Gaussian noise only and with a tenth of the edges dropped. The second
-    view has the neighbours by personalised PageRank. Further: zero-inflated counts; cell-level correlation towards
-    the identity (neighbours are pushed apart like any other pair), latent-level correlation within a branch and none
-    between branches, propagation regulariser; Student-t kernel, targets from the fifth power of the assignment with
-    the sizes of the first partition; 20 latent dimensions, 10 neighbours, 1,000 genes; 200 epochs of pretraining and
-    50 of clustering at a learning rate of 1e-4. Loss weights are the ones the published settings use most often.
+    The settings differ from the default in the following points:
 
-    It departs from the published code where that cannot work or uses labels (see the method page): graph without
-    labels, divergences that are divergences, counts instead of principal components in the likelihood, mini-batches, a
-    fusion gate computed from the cell, the last epoch instead of the one with the best accuracy, labels from the head,
-    one setting for all data. The first partition is made on decoded expression, as by default.
+    * Views: both views show the same cell. The counts are corrupted by Gaussian noise only, and a tenth of the edges is
+      dropped. The second view uses the neighbours by personalised PageRank.
+    * Losses: the counts follow a zero-inflated negative binomial distribution. The cell-level correlation pushes
+      neighbours apart like any other pair of cells. The latent-level correlation compares the two views within each
+      encoder branch, and not between branches. The propagation regulariser is on. The weights of the losses are the
+      most frequent ones in the published settings.
+    * Clusters: the head has a Student-t kernel. The targets are the fifth power of the assignment, balanced to the
+      cluster sizes of the first partition.
+    * Sizes: 20 latent dimensions, 10 neighbours, 1,000 genes, 200 epochs of pretraining and 50 epochs of clustering at
+      a learning rate of 1e-4.
+
+    The settings depart from the published code where the code cannot work or uses labels (see the method page):
+
+    * No label enters the graph, and the last epoch is kept instead of the epoch with the best accuracy.
+    * The divergences follow their mathematical definitions.
+    * The likelihood is that of the counts, not that of principal components.
+    * Training uses mini-batches, the weights of the fusion are computed from each cell, and the cluster labels come
+      from the cluster head.
+    * One setting is used for all data.
+
+    The first partition is found on decoded expression, as in the default settings.
 
     Returns
     -------
     dict
-        ``tl.cluster(adata, n_clusters, **paper())``. A new dictionary on each call.
+        Keyword arguments for ``tl.cluster(adata, n_clusters, **paper())``. Each call returns a new dictionary.
 
     Notes
     -----
-    Source: Xu et al., IJCAI 2025, and the settings published with it.
+    Source: Xu et al., IJCAI 2025, and the settings in the published code.
     """
     weights = {
         "reconstruction": 2.0,

@@ -1,4 +1,4 @@
-"""The model as a scikit-learn estimator: cells by genes in, clusters and embedding out."""
+"""The model as a scikit-learn estimator, which takes a matrix of cells by genes."""
 
 from __future__ import annotations
 
@@ -29,41 +29,44 @@ __all__ = ["SiameseCluster"]
 class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
     """Cluster cells from a matrix of raw counts, as a scikit-learn estimator.
 
-    A thin layer over :func:`scsiameseclu.tl.cluster`: for pipelines, cross-validation and whatever else takes an
-    estimator. Batches, proteins, files and plots need the model itself, which is there after fitting (``model_``).
+    The estimator calls :func:`scsiameseclu.tl.cluster`. Use the estimator in scikit-learn pipelines and in
+    cross-validation. Use the model itself (the attribute ``model_``, after fitting) for batches, proteins, saved models
+    and plots.
 
     Parameters
     ----------
     n_clusters
-        Number of clusters, at least 1; ``"auto"`` estimates it without labels and may answer 1.
+        Number of clusters, at least 1. ``"auto"``: the number is estimated without labels, and may be 1.
     n_top_genes
         Number of highly variable genes to train on. ``None``: all genes.
     n_neighbors
-        Neighbours of every cell in the graph.
+        Number of neighbours of each cell in the cell graph.
     n_latent, n_hidden
-        Width of the embedding and of the hidden layers.
+        Number of dimensions of the embedding, and number of units of the hidden layers.
     max_epochs
-        Epochs of the training. ``None``: as many as suit the number of cells.
+        Number of training epochs. ``None``: the number is chosen by the number of cells.
     accelerator
-        ``"auto"``, ``"cpu"``, ``"gpu"`` or another one of Lightning.
+        ``"auto"``, ``"cpu"``, ``"gpu"`` or another accelerator of Lightning.
     random_state
-        Seed, at least 0. ``None``: ``scvi.settings.seed``, and without that another result every time.
+        Seed, at least 0. ``None``: ``scvi.settings.seed``. If this seed is also ``None``, every fit gives another
+        result.
 
     Attributes
     ----------
     labels_
-        Cluster of each cell of the fit, int64 ``(n_samples,)``; 0 is the largest cluster.
+        Cluster of each cell of the fit, int64 ``(n_samples,)``. Cluster 0 is the largest cluster.
     model_
         The trained :class:`~scsiameseclu.SCSiameseClu`.
     genes_
-        Columns that the model was trained on, int64.
+        Numbers of the columns (genes) that the model was trained on, int64 ``(n_genes,)``.
     n_features_in_, feature_names_in_
-        Number of genes seen in the fit, and their names if the counts came as a data frame.
+        Number of genes in the fit, and names of the genes if the counts were a data frame.
 
     Notes
     -----
-    Genes are the columns, in the order of the fit. Counts are whole numbers of at least 0: anything else is refused. A
-    pickle, a deep copy, and an estimator sent to another process hold the model without the cells it was fitted on.
+    Columns are genes. New cells need the same columns in the same order as the cells of the fit. Counts must be whole
+    numbers of at least 0. A pickle of the estimator, a deep copy, and an estimator that is sent to another process
+    contain the model without the cells of the fit.
 
     Examples
     --------
@@ -101,11 +104,12 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         X
             Raw counts, dense or sparse, ``(n_samples, n_features)``: one row per cell, one column per gene.
         y
-            Not used, not even if given.
+            Ignored.
 
         Returns
         -------
-        The estimator.
+        SiameseCluster
+            The estimator itself.
 
         Raises
         ------
@@ -137,20 +141,61 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         Parameters
         ----------
         X
-            Raw counts, ``(n_samples, n_features)``.
+            Raw counts, dense or sparse, ``(n_samples, n_features)``, with the columns of the fit.
 
         Returns
         -------
-        Clusters, int64 ``(n_samples,)``.
+        numpy.ndarray
+            Cluster of each cell, int64 ``(n_samples,)``.
+
+        Raises
+        ------
+        ValueError
+            If the counts are not whole numbers of at least 0, or the number or the names of the columns differ from the
+            fit.
+        sklearn.exceptions.NotFittedError
+            If :meth:`fit` was not called before.
         """
         return _codes(self._model().predict(self._known_genes(X)))
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Probability of every cluster, float32 ``(n_samples, n_clusters)``, for counts as in :meth:`predict`."""
+        """Compute the probability of every cluster for each cell.
+
+        Parameters
+        ----------
+        X
+            Raw counts, as for :meth:`predict`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Probabilities, float32 ``(n_samples, n_clusters)``. Each row sums to 1.
+
+        Raises
+        ------
+        ValueError, sklearn.exceptions.NotFittedError
+            As :meth:`predict`.
+        """
         return self._model().predict(self._known_genes(X), soft=True).to_numpy()
 
     def transform(self, X: Any) -> NDArray[np.float32]:
-        """Embedding of cells, float32 ``(n_samples, n_latent)``, for counts as in :meth:`predict`."""
+        """Compute the embedding of cells.
+
+        Parameters
+        ----------
+        X
+            Raw counts, as for :meth:`predict`.
+
+        Returns
+        -------
+        numpy.ndarray
+            Embedding, float32 ``(n_samples, n_latent)``.
+
+        Raises
+        ------
+        ValueError, sklearn.exceptions.NotFittedError
+            As :meth:`predict`.
+        """
         return self._model().get_latent_representation(self._known_genes(X))
 
     def _model(self) -> SCSiameseClu:
@@ -158,11 +203,11 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
         return self.model_
 
     def _known_genes(self, X: Any) -> AnnData:
-        """New cells with the genes of the model."""
+        """Cells with the genes that the model was trained on."""
         return self._cells(X, reset=False)[:, self.genes_].copy()
 
     def _cells(self, X: Any, *, reset: bool) -> AnnData:
-        """Checked counts; genes are named by their column, cells by their row."""
+        """Check the counts. Genes are named by their column number, and cells by their row number."""
         least = 2 if reset else 1
         sizes = {"ensure_min_samples": least, "ensure_min_features": least}
         X = validate_data(self, X, reset=reset, accept_sparse=("csr", "csc"), **sizes)
@@ -173,7 +218,7 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     @property
     def _n_features_out(self) -> int:
-        """Width of the embedding, which the names of the columns are made from."""
+        """Number of dimensions of the embedding, which scikit-learn uses to name the output columns."""
         return int(self.model_.module.n_latent)
 
     def __sklearn_tags__(self) -> Any:
@@ -198,7 +243,7 @@ def _codes(labels: pd.Series) -> NDArray[np.int64]:
 
 @contextmanager
 def _seed(random_state: int | None) -> Iterator[None]:
-    """Seed everything random for the block, and put the seed of scvi-tools back."""
+    """Set the seed of scvi-tools during a ``with`` block, and restore the previous seed afterwards."""
     if random_state is None:
         yield
         return
@@ -211,7 +256,7 @@ def _seed(random_state: int | None) -> Iterator[None]:
 
 
 def _saved(model: SCSiameseClu) -> dict[str, bytes]:
-    """Files of a saved model by name."""
+    """Save a model, and return the contents of its files by name."""
     with TemporaryDirectory() as folder:
         model.save(f"{folder}/model")
         root = Path(folder, "model")
@@ -219,7 +264,7 @@ def _saved(model: SCSiameseClu) -> dict[str, bytes]:
 
 
 def _loaded(files: dict[str, bytes]) -> SCSiameseClu:
-    """A model from its files."""
+    """Load a model from the contents of its files."""
     with TemporaryDirectory() as folder:
         for name, content in files.items():
             place = Path(folder, name)

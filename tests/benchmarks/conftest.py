@@ -1,4 +1,4 @@
-"""Benchmarks are part of the repository, not of the source distribution; where they are, tests can import them."""
+"""Skip these tests in the source distribution, which has no benchmarks; make benchmarks importable elsewhere."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The peers are able to cluster, results resume, and tables show what was measured."""
+"""The peers can cluster, interrupted benchmarks resume, and tables show the measured results."""
 
 import json
 import math
@@ -100,7 +100,7 @@ def test_distance_preserving_embedding_recovers_the_simulated_types(
 
 
 def test_skeleton_keeps_rare_groups_and_saves_them_from_kmeans() -> None:
-    """The example of the authors: one group of 5,000 points, four of 100."""
+    """The example of the authors: one group of 5,000 points, and four groups of 100 points."""
     rng = np.random.default_rng(0)
     centres = np.array([[0, 0], [5, 5], [-5, -5], [5, -5], [-5, 5]], dtype=float)
     truth = np.repeat(np.arange(5), [5000, 100, 100, 100, 100])
@@ -130,7 +130,8 @@ def test_peers_see_counts_and_nothing_else(cells: AnnData) -> None:
 
 
 def test_rare_recall_by_hand() -> None:
-    # 100 cells; "r" has 4 of which 3 are in their own cluster, "s" has 4 that all share a cluster with the large type.
+    # 100 cells: of the 4 cells of type "r", 3 are in a separate cluster; all 4 cells of type "s" are in the cluster of
+    # the large type.
     truth = np.array(["l"] * 92 + ["r"] * 4 + ["s"] * 4)
     labels = np.array([0] * 92 + [1, 1, 1, 0] + [0] * 4)
     assert scoring.rare_recall(truth, labels, below=0.05) == pytest.approx((3 / 4 + 0) / 2)
@@ -247,12 +248,12 @@ def test_table_shows_means_spreads_ranks_and_gaps() -> None:
     }
     assert "0.650 ± 0.071" in lines["one (150, 3)|siamese_k"]
     assert "0.700 ± 0.071" in lines["siamese_k|2 of 2"]
-    assert "siamese_k | 1.50 | 1.50" in text  # second on one, first on two
+    assert "siamese_k | 1.50 | 1.50" in text  # rank 2 on one data set, rank 1 on two data sets
     assert "pca_kmeans | 2.00" in text
     assert "-0.050 (pca_kmeans)" in lines["one|-0.050 (pca_kmeans)"]
     assert "**-0.050**" in text
     assert "+0.050 (pca_leiden_1)" in text
-    assert "rare" not in text  # no run has it
+    assert "rare" not in text  # no run has this score
 
 
 def test_table_of_one_run_has_no_spread() -> None:

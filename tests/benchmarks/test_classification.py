@@ -1,4 +1,4 @@
-"""The benchmark of classifiers hides the labels it says, and scores what it says."""
+"""The benchmark of classifiers hides the labels that it should hide, and scores the cells that it should score."""
 
 import json
 import sys

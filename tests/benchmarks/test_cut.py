@@ -1,4 +1,4 @@
-"""The comparison of rules for the cut: what is kept, what is skipped, which rule is taken, and who chooses."""
+"""The comparison of rules for the cut: kept results, skipped work, candidates of rules, and choice of rules."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def kept(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 
 def _row(name: str, number: str = "0", **scores: float) -> dict[str, Any]:
-    """A task with these candidates, whose scores are all the same; the judges rank them in reverse."""
+    """A task with these candidates, whose scores are all the same; the judges rank the candidates in reverse order."""
     ranks = list(range(len(scores), 0, -1))
     return {
         "set": name,
@@ -137,7 +137,8 @@ def test_the_set_left_out_does_not_choose() -> None:
         _row("three", "1", **{cut.FALLBACK: 1.0, "tree": 0.5}),
     ]
     taken, chosen = cut.leave_set_out(cut.as_frame(rows))
-    # k-means is far better on "three" and wins wherever that set may choose; on "three" itself the others choose.
+    # k-means is far better on "three" and wins wherever "three" takes part in the choice. For "three" itself, the other
+    # data sets make the choice.
     assert chosen == {"one": cut.FALLBACK, "three": "tree", "two": cut.FALLBACK}
     assert taken.groupby("set")["ari"].mean().to_dict() == pytest.approx({"one": 0.1, "two": 0.2, "three": 0.4})
     # Neither the peers nor the best by label can be chosen, however good they are.
@@ -155,7 +156,7 @@ def test_tables_average_over_sets_and_pair_by_task() -> None:
     text = cut.report(rows)
     lines = {line.split("|")[1].strip(): line for line in text.splitlines() if line.startswith("|")}
     assert "| 3 of 3 | 0.450 |" in lines[cut.FALLBACK]
-    # Where the tree did not reach the number, k-means stands in for it.
+    # If the tree did not reach the number of clusters, k-means takes its place.
     assert "| 2 of 3 | 0.675 |" in lines["tree"]
     assert "| 0.450 |" in lines[cut.DEFAULT]
     assert "-0.050 [-0.300, +0.200]" in lines["default - pca_kmeans"]

@@ -1,4 +1,4 @@
-"""The bound on telling the number of types: what is counted, and that nobody is taught by its own data set."""
+"""Rules for the number of types: their features, and that no learned rule is fitted to its own data set."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def _row(name: str, n_types: int, communities: float) -> dict:
 
 
 def test_learned_rules_see_other_data_sets_only() -> None:
-    """A set whose types are a tenth of its communities is told ten times too many by those taught on the others."""
+    """If one data set has a tenth of the usual types per community, the learned rules predict ten times too many."""
     rows = [_row(f"s{each}", each, each) for each in range(4, 14)] + [_row("odd", 1, 10)]
     told = number.learned(rows)
     assert all(found[-1] >= 7 for found in told.values())

@@ -1,4 +1,4 @@
-"""Parts of a profile add up, and are those of a training step."""
+"""Parts of a profile add up, and are the parts of a training step."""
 
 import re
 import subprocess
@@ -37,7 +37,7 @@ def test_failed_parts_are_timed_and_their_errors_passed_on():
 
 @pytest.mark.slow
 def test_profile_of_a_small_run():
-    # In a process of its own: it replaces methods of classes.
+    # The profile runs in a separate process, because it replaces methods of classes.
     command = [sys.executable, "-m", "benchmarks.profiling", "--cells", "300", "--genes", "60", "--epochs", "1"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
     parts = dict(re.findall(r"\| ([^|]+) \| ([\d.]+) \| [\d.]+% \|", printed))
@@ -56,7 +56,7 @@ def test_launches_are_counted_in_both_phases():
     before, after = found["before the first partition"], found["after it"]
     assert set(found) == {"before the first partition", "after it"}
     assert 100 < sum(before.values()) < sum(after.values()) < 700
-    assert before["addmm"] >= 4 and before["_fused_adamw_"] == 1  # products forward, one operation for all weights
+    assert before["addmm"] >= 4 and before["_fused_adamw_"] == 1  # forward products; one optimiser step
 
 
 def test_parts_for_a_gpu_are_left_out_where_there_is_none(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""The page on the benchmarks says what every script is for."""
+"""The README of the benchmarks describes every script."""
 
 import re
 from pathlib import Path

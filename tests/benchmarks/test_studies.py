@@ -1,4 +1,4 @@
-"""The studies beside the main benchmark judge what they say they judge."""
+"""The studies beside the main benchmark compute the scores that they describe."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Random tasks are drawn as promised, hide their labels, resume, and are averaged over data sets."""
+"""Random tasks are drawn as documented, hide their labels, resume, and are averaged over data sets."""
 
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def test_labels_stay_behind_and_half_of_the_tasks_tell_the_batch(cells: AnnData)
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Stand-ins for the slow parts, and what they were given."""
+    """Replace the slow parts, and record their arguments."""
     given: list[Any] = []
 
     def embed_and_decode(adata: AnnData, seed: int, batch_key: str | None = None) -> Any:
@@ -202,7 +202,7 @@ def test_whole_methods_resume_and_see_no_labels(folder: Path, tmp_path: Path, mo
 
 
 def test_report_averages_tasks_within_sets_first(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    # Differences are 0.1 on nine tasks of one set, and 0.3 and 0.5 on the single tasks of two others.
+    # Differences are 0.1 on nine tasks of one data set, and 0.3 and 0.5 on the single tasks of two other data sets.
     differences = {"a": [0.1] * 9, "b": [0.3], "c": [0.5]}
     rows = []
     for name, values in differences.items():
@@ -212,7 +212,7 @@ def test_report_averages_tasks_within_sets_first(capsys: pytest.CaptureFixture[s
             for method, score, k in (("siamese_auto", 0.4 + value, 12), ("pca_leiden_k", 0.4, 10)):
                 scores = dict.fromkeys(tasks.SCORES, score)
                 rows.append({**about, "method": method, "k_given": method != "siamese_auto", "n_clusters": k, **scores})
-    # A task that only one of the two has run does not count.
+    # A task that only one of the two methods has run does not count.
     rows.append({**rows[0], "number": 99, "ari": 0.0, "n_clusters": 20})
     frame = pd.DataFrame(rows)
     difference = tasks.paired(frame, "siamese_auto", "pca_leiden_k", "ari")

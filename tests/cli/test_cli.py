@@ -75,7 +75,7 @@ def test_report_shows_clusters_scores_and_paths(
 
 
 def test_missing_labels_are_no_type(cells: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Not in the table of the report either; only where no type is known there is nothing to score."""
+    """Missing labels are no type in the report either. Without any known type there is nothing to score."""
     obs = pd.DataFrame({"mine": pd.Categorical(["0"] * 4 + ["1"] * 2), "mine_confidence": 0.9})
     obs["type"] = pd.Categorical([None, None, None, "T", None, None])
     rows = _command_results._cluster_table(ad.AnnData(np.ones((6, 2)), obs=obs), "mine", "type").splitlines()
@@ -205,7 +205,7 @@ def test_cells_that_share_a_name_are_spoken_of_and_stay_in_order(
     options = ["--n-clusters", "2", *FAST] if command == "fit" else ["--model", str(fitted)]
     for name in ("named", "query"):
         assert main([command, str(tmp_path / f"{name}.h5ad"), "--out", str(tmp_path / name), *options]) == 0
-        assert caplog.text.count("more than once (1, such as 'same')") == (name == "query")
+        assert caplog.text.count("1 names of cells occur more than once, such as 'same'") == (name == "query")
     tables = [pd.read_csv(tmp_path / name / "pred.csv") for name in ("named", "query")]
     assert list(tables[1]["cell"]) == list(adata.obs_names)
     pd.testing.assert_frame_equal(tables[0].drop(columns="cell"), tables[1].drop(columns="cell"))
@@ -378,7 +378,7 @@ def test_help_everywhere(command: list[str], capsys: pytest.CaptureFixture[str])
 
 
 def test_command_line_itself_loads_nothing_heavy() -> None:
-    """Alone, without what the package imports for its users, so that help and bad command lines answer at once."""
+    """The command line loads few modules, so that help and wrong command lines answer at once."""
     code = """
 import sys, types
 package = types.ModuleType("scsiameseclu")
@@ -418,7 +418,7 @@ def test_a_report_on_mapped_cells(fitted: Path, tmp_path: Path, capsys: pytest.C
     share = (table["out_of_reference"] > 0.95).mean()
     assert "60 cells in 3 clusters" in page and "runner-up by labels" in page
     assert "cells out of reference" in page and f"{share:.1%} (score above 0.95)" in page
-    for picture in ("among those of the reference", "Out-of-reference scores", "Confidence of the cells"):
+    for picture in ("among cells of the reference", "Out-of-reference scores", "Confidence of the cells"):
         assert picture in page
     assert "scsiameseclu predict" in page
     assert main([*argv, "--overwrite"]) == 0

@@ -9,7 +9,8 @@ GENES = np.array([0, 2, 5])
 
 
 def shifted(seed=0, n=200):
-    """Counts of two types in two batches of other composition, the graph without the shift, the shift of batch 1."""
+    """Counts of two types in two batches of different composition, the graph without the shift, the shift of batch
+    1."""
     rng = np.random.default_rng(seed)
     batch = np.repeat([0, 1], n)
     types = rng.random(2 * n) < np.where(batch == 0, 0.8, 0.2)
@@ -35,7 +36,7 @@ def test_shift_is_found_in_spite_of_other_composition():
     np.testing.assert_allclose(between[1:], 0.0, atol=0.1)
     logs = np.log1p(counts.toarray() * 1e4 / 300.0)[:, GENES]
     means = logs[batch == 1].mean(axis=0) - logs[batch == 0].mean(axis=0)
-    assert np.abs(means[1:]).min() > 0.3  # what centring each batch would have taken for a shift
+    assert np.abs(means[1:]).min() > 0.3  # centring each batch would have found such a false shift
     np.testing.assert_allclose(offsets.mean(axis=1), 0.0, atol=1e-5)
 
 

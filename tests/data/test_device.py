@@ -1,4 +1,4 @@
-"""Data held on a device: the same batches, and the same model, as from the usual loader."""
+"""Data held on a device give the same batches and the same model as the usual loader."""
 
 import anndata
 import numpy as np
@@ -107,7 +107,7 @@ def test_data_are_held_by_themselves_only_on_a_gpu_with_room(monkeypatch):
     gpu = torch.device("cuda")
     assert not fits_on(CPU, manager)
     assert not fits_on(gpu, manager)
-    free[0] = 2 * size  # the counts alone
+    free[0] = 2 * size  # enough for the counts alone
     assert not fits_on(gpu, manager)
     free[0] = 1 << 30
     assert fits_on(gpu, manager)

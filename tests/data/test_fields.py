@@ -66,7 +66,7 @@ def manager(adata):
 
 @pytest.fixture
 def searches(monkeypatch):
-    """Notes every graph that is built."""
+    """Record every graph that is built."""
     found = []
     link = _blocks.link_cells
     monkeypatch.setattr(_blocks, "link_cells", lambda *args: found.append(1) or link(*args))
@@ -77,7 +77,7 @@ def test_tables_are_found_through_the_registry_and_not_written(adata, manager):
     for key, width in ((REP, 5), (INDEX, K), (WEIGHT, K)):
         assert manager.get_from_registry(key).shape == (90, width)
         assert key in manager.data_registry
-    assert SIAMESE_KEYS.CELL_GRAPH not in manager.data_registry  # data loaders must not look for it
+    assert SIAMESE_KEYS.CELL_GRAPH not in manager.data_registry  # data loaders must not load the graph
     assert manager.summary_stats["n_neighbors"] == K
     assert manager.summary_stats[f"n_{REP}"] == 5
     assert list(adata.obsm) == ["X_mine"] and not adata.obsp
@@ -98,7 +98,7 @@ def test_models_on_one_object_keep_their_tables(adata, manager, searches):
     del searches[:]
     for _ in range(2):
         for each, kept in zip((manager, *others), before, strict=True):
-            each.validate()  # what scvi-tools does when a model finds another manager's mark
+            each.validate()  # scvi-tools calls this when a model finds the mark of another manager
             assert each.is_current()
             assert tables(each) == kept
     assert not searches
@@ -129,7 +129,7 @@ def test_a_graph_that_was_written_is_used_again(adata, searches):
     manager = register(adata)
     assert not searches
     np.testing.assert_array_equal(tables(manager)[INDEX], adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX])
-    manager.write_graph()  # it is there already
+    manager.write_graph()  # the graph is there already
     register(adata, n_neighbors=9)
     adata.X = make_adata(seed=5).X
     changed = register(adata)
@@ -161,7 +161,7 @@ def test_a_graph_can_be_written_and_read_in_again(adata, tmp_path, searches):
     ids=["subset", "permuted", "concatenated", "query"],
 )
 def test_other_cells_find_their_neighbors_in_the_reference(adata, manager, derive):
-    manager.write_graph()  # tables of other cells must not be taken for those of these
+    manager.write_graph()  # tables of other cells must not be used for these cells
     target = derive(adata)
     moved = manager.transfer_fields(target)
     assert not moved.blocks.are_reference
@@ -188,7 +188,7 @@ def test_the_reference_given_without_its_graph_gets_the_same_again(adata, manage
 
 
 def test_own_set_up_of_a_query_does_not_leak_into_the_model(adata, manager):
-    """A query that was set up by itself has a current graph, but in the space of its own projection."""
+    """A query that was set up on its own has a current graph, but in the space of its own projection."""
     query = make_adata(seed=3)
     own = register(query)
     own.write_graph()
@@ -212,7 +212,7 @@ def test_a_small_reference_leaves_padding(adata):
 
 
 def swap_two_counts(adata):
-    """Both totals of the cell and of two genes stay: another cell has the opposite change."""
+    """Swap two counts and keep all totals of cells and genes, by the opposite change in another cell."""
     dense = adata.X.toarray()
     dense[3, [0, 1]] += [1, 0]
     dense[4, [0, 1]] += [0, 1]
@@ -295,7 +295,7 @@ def test_state_is_plain_and_the_same_after_a_transfer(adata, manager):
     assert set(map(type, state.values())) <= {int, bool, str, dict, list, type(None)}
     moved = state_of(manager.transfer_fields(adata[:40].copy()))
     assert moved.keys() == state.keys()
-    assert moved["gene_names"] == sorted(adata.var_names)  # in the order of their names, whatever that of the columns
+    assert moved["gene_names"] == sorted(adata.var_names)  # sorted by name, whatever the order of the columns
     deepcopy(state)
 
 
@@ -325,9 +325,9 @@ def test_foreign_graph(adata, caplog):
     query = make_adata(seed=4)
     with caplog.at_level(logging.WARNING, logger="scsiameseclu"):
         moved = manager.transfer_fields(query)
-    assert "lack" in caplog.text
+    assert "The given data have no such graph" in caplog.text
     assert (tables(moved)[WEIGHT] > 0).all()
-    # A graph of the query's own says nothing of neighbours in the reference.
+    # A graph between cells of the query has no neighbours in the reference.
     other = make_adata(seed=5)
     sc.pp.neighbors(other, n_neighbors=10, use_rep="X_mine")
     assert tables(manager.transfer_fields(other))[INDEX].min() >= 90

@@ -1,4 +1,4 @@
-"""Bundled marker genes: complete, clean, and of the organism that they say."""
+"""Bundled marker genes are complete, clean, and of the organism that they name."""
 
 import re
 

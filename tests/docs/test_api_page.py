@@ -1,4 +1,4 @@
-"""The API page names every public object, and nothing that does not exist."""
+"""The API page names every public object, and names no object that does not exist."""
 
 import importlib
 import re

@@ -1,4 +1,4 @@
-"""Every public function says what its arguments are."""
+"""Every public function describes its arguments."""
 
 import importlib
 import inspect
@@ -11,13 +11,13 @@ import pytest
 import scsiameseclu
 
 PACKAGE = "scsiameseclu"
-ROOMS = ("pp", "tl", "pl", "metrics", "hub", "sklearn", "datasets", "presets", "losses", "ot", "train", "module", "nn")
+PARTS = ("pp", "tl", "pl", "metrics", "hub", "sklearn", "datasets", "presets", "losses", "ot", "train", "module", "nn")
 
 
 def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """Public functions and methods of this package with the names users call them by."""
-    found = {room: importlib.import_module(f"{PACKAGE}.{room}") for room in ROOMS}
-    objects = [(f"{room}.{name}", getattr(module, name)) for room, module in found.items() for name in module.__all__]
+    """Yield the public functions and methods of this package, with the names that users call."""
+    found = {short: importlib.import_module(f"{PACKAGE}.{short}") for short in PARTS}
+    objects = [(f"{short}.{name}", getattr(module, name)) for short, module in found.items() for name in module.__all__]
     for name, value in [("SCSiameseClu", scsiameseclu.SCSiameseClu), *objects]:
         if inspect.isfunction(value):
             yield name, value
@@ -50,6 +50,6 @@ def test_descriptions_are_those_of_the_arguments(name: str) -> None:
 
 def test_the_same_argument_of_two_functions_reads_the_same() -> None:
     model = scsiameseclu.SCSiameseClu
-    line = "indices\n    Rows, or a boolean mask; all by default.\n"
+    line = "indices\n    Row numbers of cells, or a boolean mask over the cells. ``None``: all cells.\n"
     assert line in (inspect.getdoc(model.predict) or "")
     assert line in (inspect.getdoc(model.get_normalized_expression) or "")

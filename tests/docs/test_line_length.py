@@ -1,4 +1,4 @@
-"""No page has a line that an editor of 120 columns has to break."""
+"""No page has a line of more than 120 columns."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = 120
-ROOMS = ("docs", "benchmarks", "src", "tutorials", "tests", ".github")
-PAGES = sorted([*ROOT.glob("*.md"), *(page for room in ROOMS for page in (ROOT / room).rglob("*.md"))])
+FOLDERS = ("docs", "benchmarks", "src", "tutorials", "tests", ".github")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 
 
 def long_lines(text: str) -> list[int]:
-    """Numbers of the lines that are too long; rows of tables and single words, such as addresses, cannot be wrapped."""
+    """Numbers of the lines that are too long, without rows of tables and single words, which cannot be wrapped."""
     return [
         number
         for number, line in enumerate(text.splitlines(), start=1)

@@ -1,4 +1,4 @@
-"""What pages name exists: functions, methods, keyword arguments of plots, pictures, pages."""
+"""Functions, methods, arguments, pictures and pages that the documentation names exist."""
 
 import ast
 import inspect
@@ -34,7 +34,7 @@ def test_calls_on_a_page_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_arguments_on_a_page_exist(page: Path) -> None:
-    """Of every call in the Python blocks of a page, and in the tables of calls."""
+    """Check the arguments of every call in the Python blocks of a page and in the tables of calls."""
     text = page.read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     calls = [call for call in re.findall(r"`((?:ssc|model)\.[^`]*\))`", text) if "..." not in call]

@@ -22,7 +22,7 @@ REQUIRED = {
     "category": str,
 }
 OPTIONAL = {"tutorials_home": str, "publications": list, "contact": list, "logo": str, "test_command": str}
-# Those of the registry's closed list that this package uses.
+# Tags of the registry's closed list that this package uses.
 TAGS = {
     "scRNA-seq",
     "clustering",

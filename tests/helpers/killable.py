@@ -1,8 +1,8 @@
 """Processes that a test kills while they write.
 
-A process with threads must not be forked to run torch, numba or HDF5: a lock that another thread held stays locked in
-the child, or the child crashes. The children here are forked by a server that has imported the package and nothing
-else.
+A process with threads must not be forked to run torch, numba or HDF5. A lock that another thread holds would stay
+locked in the child, or the child would crash. The children are therefore forked by a server that has only imported the
+package.
 """
 
 import faulthandler
@@ -22,36 +22,36 @@ Write = Callable[[], Any]
 PRELOADED = ["pytest", "scanpy", "scsiameseclu.cli", "scsiameseclu.model", "scsiameseclu.tl", "matplotlib.pyplot"]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree"}
-"""Names of the audit events that are steps on the file system."""
+"""Names of the audit events that count as steps on the file system."""
 
 
 def killed_at_step(step: int, prepare: Callable[..., Write], *args: Any) -> bool:
-    """Write once in a child that is killed at its ``step``-th step on the file system; False if it took fewer steps."""
+    """Write in a child that is killed at its ``step``-th step on the file system; False if there were fewer steps."""
     return _status(_write_once, step, prepare, args) == -signal.SIGKILL
 
 
 def killed_after(seconds: float, prepare: Callable[..., Write], *args: Any) -> None:
-    """Write again and again in a child that is killed some seconds after it has written for the first time."""
+    """Write repeatedly in a child that is killed some seconds after its first writing."""
     if _status(_write_forever, seconds, prepare, args) == 0:
         raise AssertionError("Expected a child that writes until it is killed, found one that ended.")
 
 
 def _status(target: Callable[..., None], when: float, prepare: Callable[..., Write], args: tuple[Any, ...]) -> int:
-    """Exit status of a child: 0 or that of a kill."""
+    """Exit status of a child: 0, or the status of a killed process."""
     context = multiprocessing.get_context("forkserver")
     _start_server(context)
     ready, signals = context.Pipe(duplex=False)
     with tempfile.NamedTemporaryFile("r") as errors:
         child = context.Process(target=target, args=(signals, errors.name, when, prepare, args))
         child.start()
-        signals.close()  # this end of it, so that a child that ends is noticed
+        signals.close()  # close this end, so that the end of the child is noticed
         try:
             if target is _write_forever and ready.poll(120):
                 ready.recv()
                 time.sleep(when)
                 child.kill()
         except EOFError:
-            pass  # it ended before it was ready: its status tells
+            pass  # the child ended before it was ready, which its status shows
         child.join(120)
         if child.exitcode not in (0, -signal.SIGKILL):
             child.kill()
@@ -60,7 +60,7 @@ def _status(target: Callable[..., None], when: float, prepare: Callable[..., Wri
 
 
 def _start_server(context: Any) -> None:
-    """Start the server unless it runs; its children inherit its environment."""
+    """Start the server unless it runs already; its children inherit its environment."""
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)
     try:
@@ -88,14 +88,14 @@ def _write_once(signals: Connection, errors: str, step: float, prepare: Callable
 
 def _write_forever(signals: Connection, errors: str, _: float, prepare: Callable[..., Write], args: Any) -> None:
     write = _prepared(errors, prepare, args)
-    write()  # imports what it needs
+    write()  # the first writing imports the modules that it needs
     signals.send("ready")
     while True:
         write()
 
 
 def _prepared(errors: str, prepare: Callable[..., Write], args: tuple[Any, ...]) -> Write:
-    """Send what the child writes to standard error to a file, and make ready to write."""
+    """Redirect the standard error of the child to a file, and prepare the writing."""
     os.dup2(os.open(errors, os.O_WRONLY | os.O_APPEND), sys.stderr.fileno())
     faulthandler.enable()
     return prepare(*args)

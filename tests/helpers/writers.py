@@ -1,4 +1,4 @@
-"""What the children of :mod:`killable` write: each function loads its data and returns the function that writes."""
+"""Writers for the children of :mod:`killable`: each function loads its data and returns the function that writes."""
 
 import itertools
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from scsiameseclu.pp import write_mapped
 from scsiameseclu.train import ResumeCheckpoint
 
 SIZES = (50, 60)
-"""Numbers of cells of the two models, and the data, that replace one another."""
+"""Numbers of cells of the two models and data sets that replace each other."""
 
 
 def made(n_obs: int) -> SCSiameseClu:
-    """An untrained model, the same every time."""
+    """Make an untrained model; every call gives the same model."""
     scvi.settings.seed = n_obs
     adata = synthetic(n_obs=n_obs, n_vars=30, n_types=2, seed=n_obs)
     SCSiameseClu.setup_anndata(adata, n_neighbors=4)
@@ -34,7 +34,7 @@ def train(model: SCSiameseClu, **kwargs: Any) -> None:
 
 
 def write_state(folder: Path, name: str) -> None:
-    """Two files and a folder that say by whom they were written."""
+    """Write two files and a folder whose content names the writer."""
     with replaced_entries(folder) as new:
         (new / "a.txt").write_text(name)
         (new / "b.txt").write_text(name)
@@ -43,7 +43,7 @@ def write_state(folder: Path, name: str) -> None:
 
 
 def write_and_remove(folder: Path, text: str) -> None:
-    """One file, and old ones that it does not need any more are gone."""
+    """Write one file, and remove old files that are not needed any more."""
     with replaced_entries(folder, gone=["only old.txt", "a.txt", "absent"]) as new:
         (new / "a.txt").write_text(text)
 
@@ -54,28 +54,28 @@ def write_file(path: Path, text: str) -> None:
 
 
 def saved(stored: Path, folder: Path) -> Callable[[], None]:
-    """Save a model to a place where there is none."""
+    """Save a model to a folder that does not exist."""
     torch.set_num_threads(1)
     model = SCSiameseClu.load(stored, accelerator="cpu")
-    model.save(folder.with_name("before"), overwrite=True)  # imports what it needs
+    model.save(folder.with_name("before"), overwrite=True)  # the first save imports the modules that it needs
     return partial(model.save, folder)
 
 
 def overwritten(stored: dict[int, Path], folder: Path, with_data: bool) -> Callable[[], None]:
-    """Save two models to one place, in turn."""
+    """Save two models to one folder, in turn."""
     torch.set_num_threads(1)
     models = itertools.cycle([SCSiameseClu.load(path, accelerator="cpu") for path in stored.values()])
     return lambda: next(models).save(folder, overwrite=True, save_anndata=with_data)
 
 
 def mapped(files: dict[int, Path], folder: Path) -> Callable[[], None]:
-    """Write two data sets as mapped ones to one place, in turn."""
+    """Write two data sets as mapped files to one folder, in turn."""
     paths = itertools.cycle(files.values())
     return lambda: write_mapped(next(paths), folder, overwrite=True)
 
 
 def fitted(stored: dict[int, Path], files: dict[int, Path], folder: Path) -> Callable[[], None]:
-    """Fit two data sets to one place, in turn, without pictures and training, so that the kills meet the writing."""
+    """Fit two data sets to one folder, in turn, without pictures and training, so that kills happen during writing."""
     torch.set_num_threads(1)
     models = {n_obs: SCSiameseClu.load(path, accelerator="cpu") for n_obs, path in stored.items()}
 
@@ -97,7 +97,7 @@ def fitted(stored: dict[int, Path], files: dict[int, Path], folder: Path) -> Cal
 
 
 class Often(ResumeCheckpoint):
-    """Write each checkpoint many times, so that the kills meet the writing."""
+    """Write each checkpoint many times, so that kills happen during writing."""
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         for _ in range(50):
@@ -105,6 +105,6 @@ class Often(ResumeCheckpoint):
 
 
 def checkpoints(path: Path, max_epochs: int) -> Callable[[], None]:
-    """Train from the start, with checkpoints after every epoch."""
+    """Train from the start, with a checkpoint after every epoch."""
     torch.set_num_threads(1)
     return lambda: train(made(SIZES[0]), max_epochs=max_epochs, callbacks=[Often(path)])

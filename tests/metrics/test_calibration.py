@@ -7,7 +7,7 @@ from scsiameseclu.metrics import expected_calibration_error, reliability_curve
 
 def test_bins_by_hand():
     curve = reliability_curve([0.1, 0.3, 0.5, 0.7, 0.9, 1.0], [0, 1, 0, 1, 1, 1], n_bins=2)
-    # 0.5 belongs to the lower bin, which is closed above
+    # 0.5 belongs to the lower bin, because bins include their upper limit
     assert curve["n_cells"].tolist() == [3, 3]
     np.testing.assert_allclose(curve["confidence"], [0.3, 2.6 / 3])
     np.testing.assert_allclose(curve["accuracy"], [1 / 3, 1.0])
@@ -52,7 +52,7 @@ def test_honest_confidences_have_a_small_error():
 
 
 def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"one length, found shapes \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"the same length, found shapes \(2,\) and \(3,\)"):
         reliability_curve([0.1, 0.2], [1, 0, 1])
     with pytest.raises(ValueError, match=r"in \[0, 1\] without missing values, found 0.5 to 1.5"):
         reliability_curve([0.5, 1.5], [1, 0])

@@ -14,7 +14,7 @@ def test_renamed_perfect_clustering_scores_one():
 
 
 def test_more_clusters_than_labels_by_hand():
-    # cluster 0 -> A (3 of 4 cells), cluster 2 -> B (2 of 2), cluster 1 is left over
+    # cluster 0 -> A (3 of 4 cells), cluster 2 -> B (2 of 2 cells), cluster 1 is not matched
     scores = clustering_metrics(list("AAAABB"), [0, 0, 0, 1, 2, 2])
     assert scores["acc"] == pytest.approx(5 / 6)
     assert scores["f1_macro"] == pytest.approx((2 * 3 / (4 + 3) + 1) / 2)
@@ -22,7 +22,7 @@ def test_more_clusters_than_labels_by_hand():
 
 
 def test_labels_without_a_cluster_have_f1_zero():
-    # one cluster: it is matched to A (4 cells), B and C get nothing
+    # The single cluster is matched to A (4 cells). B and C have no cluster.
     scores = clustering_metrics(list("AAAABBCC"), [0] * 8)
     assert scores["acc"] == pytest.approx(0.5)
     assert scores["f1_macro"] == pytest.approx((2 * 4 / (4 + 8)) / 3)
@@ -127,7 +127,7 @@ def test_series_of_the_same_cells_in_another_order_are_refused():
     assert clustering_metrics(true, pred)["acc"] == 1.0
     with pytest.raises(ValueError, match="in the same order"):
         clustering_metrics(true, pred.iloc[::-1])
-    # unrelated indices say nothing about the order
+    # Index labels without any name in common are not in another order, so they are accepted.
     assert clustering_metrics(true, pred.reset_index(drop=True))["acc"] == 1.0
 
 

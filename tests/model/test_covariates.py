@@ -1,4 +1,4 @@
-"""Continuous covariates come on any scale."""
+"""Continuous covariates may have any scale."""
 
 import logging
 
@@ -40,22 +40,22 @@ def test_scale_and_origin_do_not_matter(values, tmp_path):
     as_plain.obs["cov"] = values[:20]
     expected = plain.get_latent_representation(as_plain)
     assert np.allclose(other.get_latent_representation(new.copy()), expected, atol=1e-3)
-    # The moments are those of the reference, also in a model that was loaded, and for a single cell.
+    # The moments are the moments of the reference, also in a loaded model, and for a single cell.
     other.save(tmp_path / "model")
     loaded = SCSiameseClu.load(tmp_path / "model", adata=False, accelerator="cpu")
     mapped = SCSiameseClu.load_query_data(new[:1].copy(), tmp_path / "model", accelerator="cpu")
     assert np.allclose(loaded.get_latent_representation(new.copy()), expected, atol=1e-3)
     assert np.allclose(mapped.get_latent_representation(), expected[:1], atol=1e-3)
-    # What stays in the AnnData is what scvi-tools models beside this one expect.
+    # The covariates in the AnnData stay unscaled, because scvi-tools models on the same AnnData expect raw covariates.
     assert np.allclose(np.asarray(other.adata.obsm["_scvi_extra_continuous_covs"]).ravel(), other.adata.obs["cov"])
 
 
 def test_models_saved_without_moments_see_values_as_they_are(values, tmp_path):
     model = made(values * 3.0)
-    model.module.covariate_scaler = CovariateScaler(1)  # as it was: no standardisation
+    model.module.covariate_scaler = CovariateScaler(1)  # as in earlier versions: no standardisation
     expected = model.get_latent_representation()
     model.save(tmp_path / "model", also_scvi_tools=True)
-    (tmp_path / "model" / "manifest.json").unlink()  # as models were saved then
+    (tmp_path / "model" / "manifest.json").unlink()  # earlier versions wrote no manifest
     stored = torch.load(tmp_path / "model" / "model.pt", weights_only=False)
     for name in ("covariate_scaler.mean", "covariate_scaler.sd"):
         del stored["model_state_dict"][name]
@@ -96,5 +96,5 @@ def test_lost_clusters_are_explained_by_what_is_there(values, monkeypatch, caplo
     SCSiameseClu.setup_anndata(adata, n_neighbors=5, continuous_covariate_keys=["cov"])
     with caplog.at_level(logging.WARNING, logger="scsiameseclu"):
         SCSiameseClu(adata, n_clusters=2, n_latent=4, n_hidden=8).train(plan_kwargs={"lr": lr}, **QUICK)
-    (message,) = [record.getMessage() for record in caplog.records if "lost theirs" in record.getMessage()]
+    (message,) = [record.getMessage() for record in caplog.records if "lost their cells" in record.getMessage()]
     assert cause in message

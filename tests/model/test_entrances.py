@@ -1,4 +1,4 @@
-"""Every way cells can come to a trained model checks the same things, and nothing that is not finite leaves it."""
+"""All functions that take cells to a trained model make the same checks, and return finite values only."""
 
 import mudata
 import numpy as np

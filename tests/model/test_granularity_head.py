@@ -1,4 +1,4 @@
-"""The head that is fitted to other clusters after training, and their names."""
+"""The clustering head is fitted to other clusters after training, and clusters keep their names."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.model._granularity import _free_number, _natural, refine
+from scsiameseclu.model._cluster_names import free_number, numbers_first
+from scsiameseclu.model._granularity import refine
 from scsiameseclu.nn import ClusterHead
 
 
@@ -18,7 +19,7 @@ def placed_head(centers):
 
 
 def halves(n_cells=200, angle=0.6):
-    """Cells around a circle, in two halves, and a head whose border is turned away from theirs."""
+    """Cells around a circle, in two halves, and a head whose border is turned against the border of the halves."""
     turn = torch.linspace(0, 2 * np.pi, n_cells + 1)[:-1]
     z = torch.stack([turn.cos(), turn.sin()], dim=1)
     head = placed_head([[np.cos(angle), np.sin(angle)], [-np.cos(angle), -np.sin(angle)]])
@@ -51,7 +52,7 @@ def test_cells_of_weight_zero_do_not_count():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_fitting_never_makes_it_worse(seed):
-    """Also where no head assigns the clusters: here they are random."""
+    """The clusters are random here, so that no head can assign them."""
     torch.manual_seed(seed)
     z, labels, weights = torch.randn(100, 3), torch.randint(0, 4, (100,)), torch.rand(100)
     head = placed_head(torch.randn(4, 3))
@@ -65,9 +66,9 @@ def test_fitting_never_makes_it_worse(seed):
 
 
 def test_names_for_new_clusters():
-    assert [_free_number(names) for names in ([], ["1"], ["0", "2", "T"], ["1", "0"])] == ["0", "0", "1", "2"]
-    # Numbers come first, in their order; other digits than these of ASCII are no numbers.
-    assert sorted(["b", "10", "2", "²", "a", "0"], key=_natural) == ["0", "2", "10", "a", "b", "²"]
+    assert [free_number(names) for names in ([], ["1"], ["0", "2", "T"], ["1", "0"])] == ["0", "0", "1", "2"]
+    # Numbers come first, in numerical order. Digits that are not ASCII are not numbers.
+    assert sorted(["b", "10", "2", "²", "a", "0"], key=numbers_first) == ["0", "2", "10", "a", "b", "²"]
 
 
 # -- clusters without cells ----------------------------------------------------------------------------------------
@@ -92,13 +93,13 @@ def test_clusters_without_cells_end(model_with_empty_clusters, change):
     hard, soft = model.predict(), model.predict(soft=True)
     assert list(hard.cat.categories) == list(soft.columns) == left_over
     assert model.n_clusters == len(left_over) == len(model.get_cluster_summary())
-    if change != "cut":  # the cells of a cluster that nothing was done to
+    if change != "cut":  # the cells of a cluster that was not changed
         assert ((hard.astype(str) == "2") == (before == "2")).mean() > 0.95
 
 
 @pytest.fixture
 def model_with_empty_clusters(monkeypatch, quick):
-    """Five clusters were asked for, the cells fall into three groups, and the last cluster has no cell."""
+    """Model with five clusters on cells of three groups; the last cluster has no cell."""
     adata = synthetic(n_obs=150, n_vars=50, n_types=3, seed=0)
     parts = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
     monkeypatch.setattr("scsiameseclu.train._first_partition.partition_cells", lambda *_: parts)

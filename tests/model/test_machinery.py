@@ -1,4 +1,4 @@
-"""The services of scvi-tools around a model: checkpoints, callbacks, stores, devices, loaders."""
+"""Features of scvi-tools that a model supports: checkpoints, callbacks, stores, devices, loaders."""
 
 import warnings
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ def logging_dir(tmp_path):
 
 
 class Recorder(pl.Callback):
-    """Notes the epochs in which the clustering phase was under way."""
+    """Record the epochs of the clustering phase."""
 
     def __init__(self):
         self.clustering = []
@@ -48,7 +48,7 @@ def test_checkpoints_are_of_the_clustering_phase_and_can_be_loaded(setup_adata, 
     assert 0 < len(saved) == len(recorder.clustering) < 4
     loaded = SCSiameseClu.load(checkpoint.best_model_path, adata=setup_adata, accelerator="cpu")
     assert loaded.n_clusters == model.n_clusters
-    # The best epoch is what training ended with (clusters may have been renumbered by size since).
+    # Training ends with the weights of the best epoch (clusters may have been renumbered by size).
     assert np.allclose(loaded.get_latent_representation(), model.get_latent_representation(), atol=1e-5)
     assert len(loaded.predict()) == 200
 

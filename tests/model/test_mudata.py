@@ -18,7 +18,7 @@ PROTEINS = [f"CD{i}" for i in range(1, 7)]
 
 
 def make_mdata(n_obs=120, seed=0, n_vars=40):
-    """Two types by RNA; the proteins split each of them in two, by which of two pairs of proteins is high."""
+    """Two types by RNA; the proteins split each type in two: one of two pairs of proteins is high."""
     rna = synthetic(n_obs=n_obs, n_vars=n_vars, n_types=2, n_batches=2, seed=seed)
     rng = np.random.default_rng(seed)
     half = rng.integers(0, 2, n_obs)
@@ -53,7 +53,7 @@ def model(quick, small):
 
 @pytest.fixture(scope="module")
 def reference(quick, small):
-    """Model of part of the cells of a simulation."""
+    """Model of some of the cells of a simulation."""
     return train(make_mdata(n_obs=180)[:120].copy(), quick, small)
 
 
@@ -144,7 +144,7 @@ def test_query_with_missing_and_shuffled_features(reference, held_out, quick):
         reference.predict(reduced.copy())
     ready = SCSiameseClu.prepare_query_mudata(reduced, reference, inplace=False)
     mapped = SCSiameseClu.load_query_data(ready, reference, accelerator="cpu")
-    # CD6 is the one left out: not measured in any cell of the query.
+    # CD6 was left out, so CD6 is not measured in any cell of the query.
     values = mapped.adata_manager.get_from_registry(SIAMESE_KEYS.PROTEIN)
     assert np.isnan(values[:, 5]).all()
     assert not np.isnan(values[:, :5]).any()
@@ -156,7 +156,7 @@ def test_query_with_missing_and_shuffled_features(reference, held_out, quick):
 def test_query_with_unknown_names_or_damaged_counts_is_refused(reference, held_out):
     query = held_out.copy()
     query["rna"].var_names = query["rna"].var_names + ".7"
-    with pytest.raises(ValueError, match="would match without the version suffix .* If they are the same genes"):
+    with pytest.raises(ValueError, match="would match without the version suffix .* If these are the same genes"):
         SCSiameseClu.load_query_data(query, reference, accelerator="cpu")
     rna = held_out["rna"][:, ::-1].copy()
     rna.X = sparse.csr_matrix(rna.X)
@@ -180,7 +180,7 @@ def test_a_cell_is_mapped_the_same_in_any_company(reference, held_out):
 
 
 def test_a_protein_that_is_0_means_the_same_in_any_company(reference, held_out):
-    """Cells in which a protein is 0, among themselves and next to others in which it is not; and few of them."""
+    """The query has only cells with 0 of a protein, or also other cells, or only a few cells with 0."""
     silent = held_out["protein"].X[:, 1] == 0
     held_out["protein"].X[:30, 1] = 0.0
     rows = np.flatnonzero(silent | (np.arange(60) < 30))
@@ -255,7 +255,7 @@ def test_query_without_proteins(reference, held_out):
     query["protein"].X = np.full_like(query["protein"].X, np.nan)
     mapped = SCSiameseClu.load_query_data(query, reference, accelerator="cpu").predict().to_numpy()
     types = query["rna"].obs["cell_type"].to_numpy()
-    # What the RNA tells is still told: every cluster of the RNA alone is of the type it is of with both.
+    # The RNA still separates the types: with proteins, every cluster of the RNA alone is still of one RNA type.
     type_of = pd.crosstab(both, types).idxmax(axis=1)
     assert (type_of.loc[mapped].to_numpy() == types).mean() > 0.9
 
@@ -378,7 +378,7 @@ def test_unusable_mudata(mdata):
     with pytest.raises(ValueError, match="another order"):
         SCSiameseClu.setup_mudata(mixed)
     fewer = MuData({"rna": mdata["rna"].copy(), "protein": mdata["protein"][:50].copy()})
-    with pytest.raises(ValueError, match="found others"):
+    with pytest.raises(ValueError, match="found other cells"):
         SCSiameseClu.setup_mudata(fewer)
     mdata["protein"].X[3, 2] = np.inf
     with pytest.raises(ValueError, match="CD3"):

@@ -1,4 +1,4 @@
-"""One cluster is a valid answer, everywhere."""
+"""One cluster is valid in all functions."""
 
 import numpy as np
 import pandas as pd

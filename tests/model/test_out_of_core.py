@@ -42,7 +42,7 @@ def test_same_model_from_disk_as_from_memory(path):
     first, second = (model.module.state_dict() for model in models)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert (models[0].predict() == models[1].predict()).all()
-    # The data set itself: rows in the order asked for, which scvi-tools would have sorted.
+    # The data set returns rows in the order of the request, whereas scvi-tools would sort them.
     batches = [model.adata_manager.create_torch_dataset()[ROWS] for model in models]
     assert batches[1][SIAMESE_KEYS.CELL_INDEX].ravel().tolist() == ROWS
     assert all(np.array_equal(batches[0][key], batches[1][key]) for key in batches[0])
@@ -60,8 +60,8 @@ def test_same_model_from_a_collection_as_from_memory(tmp_path):
     first, *others = (model.module.state_dict() for model in models)
     assert all(torch.equal(first[name], other[name]) for other in others for name in first)
     assert (tmp_path / "cells.zarr.mapped").is_dir()
-    # The copy serves a model loaded without data, too. The copy is projected in chunks, which rounds its products
-    # otherwise.
+    # A model that was loaded without data can read the copy, too. The copy is projected in chunks, which changes the
+    # rounding of the products.
     models[0].save(tmp_path / "model")
     loaded = SCSiameseClu.load(tmp_path / "model", adata=read_mapped(tmp_path / "cells.zarr.mapped"))
     assert np.allclose(loaded.get_latent_representation(), models[0].get_latent_representation(), atol=5e-6)
@@ -103,7 +103,7 @@ def test_stored_rows_are_read_once_and_in_order():
 
 
 def test_rows_that_cannot_be_read_in_order_are_refused(tmp_path):
-    """scvi-tools would sort the rows, and give every cell the result of another one."""
+    """scvi-tools would sort the rows, and give every cell the result of another cell."""
     adata = synthetic(n_obs=120, n_vars=40, n_types=3, seed=0)
     model = fitted(adata.copy())
     adata.X = sparse.csc_matrix(adata.X)

@@ -20,7 +20,7 @@ N_CELLS = 150
 
 
 def made(**options):
-    """Data with all genes, and a model of some of them, as ``tl.cluster`` leaves both."""
+    """Data with all genes, and a model of some of the genes, as ``tl.cluster`` makes them."""
     scvi.settings.seed = 0
     adata = synthetic(n_obs=N_CELLS, n_vars=80, n_types=3, n_batches=2, seed=0)
     rng = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def made(**options):
 
 
 def n_known(model):
-    """How many data sets the model has met."""
+    """Number of data sets that the model has registered."""
     return len(type(model)._per_instance_manager_store[model.id])
 
 
@@ -94,7 +94,7 @@ def test_the_data_of_tl_cluster_and_of_load_are_known_already(tmp_path):
 def test_a_copy_is_made_once_and_goes_with_its_original(clustered):
     adata, model = clustered
     gc.collect()
-    model.predict(adata)  # forgets the copies of other tests
+    model.predict(adata)  # removes the copies of other tests
     known, given = n_known(model), adata[:, ::-1].copy()
     for _ in range(3):
         model.predict(given)

@@ -27,7 +27,7 @@ def test_model_loaded_without_data(trained, saved):
         loaded.predict()
     copy = trained.adata.copy()
     assert np.allclose(loaded.predict(copy, soft=True), trained.predict(soft=True), atol=1e-5)
-    # The copy must not have taken the place of the original.
+    # The copy must not have replaced the original.
     SCSiameseClu(trained.adata, n_clusters=3)
 
 

@@ -132,7 +132,7 @@ def test_labels_are_not_needed_in_new_cells(adata, small, quick, tmp_path, label
         new.obs["cell_type"] = [None, "unseen", *adata.obs["cell_type"].astype(str)[2:]]
     loaded_new, query = new.copy(), new.copy()
     assert (model.predict(new).to_numpy() == expected).all()
-    # Once more, now that the set-up is only validated.
+    # The second call only validates the set-up.
     assert (model.predict(new).to_numpy() == expected).all()
     codes = new.obs["_scvi_labels"].to_numpy()
     assert (codes[:2] == -1).all()

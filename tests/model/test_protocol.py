@@ -1,4 +1,4 @@
-"""What the mixins rely on is there in the model."""
+"""The model has all attributes that the mixins need."""
 
 import ast
 from pathlib import Path

@@ -125,7 +125,7 @@ def test_genes_are_matched_by_name(trained, latent):
     )
     mapped = SCSiameseClu.load_query_data(more, trained, **CPU)
     assert np.abs(mapped.get_latent_representation() - latent[:60]).max() < 1e-3
-    assert more.n_vars == 82  # the caller's object is left alone
+    assert more.n_vars == 82  # the caller's object is not changed
     assert list(mapped.adata.var_names) == list(trained.adata.var_names)
 
 
@@ -287,7 +287,7 @@ def test_cells_can_be_left_unassigned(with_new_type):
         mapped.predict(min_confidence=2)
     with pytest.raises(ValueError, match="soft=False"):
         mapped.predict(soft=True, min_confidence=0.5)
-    with pytest.raises(ValueError, match="another name"):
+    with pytest.raises(ValueError, match="a name that no cluster has"):
         mapped.predict(min_confidence=0.5, unassigned_label="1")
 
 

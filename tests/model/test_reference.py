@@ -1,4 +1,4 @@
-"""What belongs to a trained model stays as it is: names, numbers, masses, embedding, seed, freeze."""
+"""Properties of a trained model do not change: names, numbers, masses, embedding, seed, frozen weights."""
 
 import sys
 
@@ -81,7 +81,7 @@ def test_further_training_keeps_the_names_of_the_clusters(quick):
     model = fit(adata, quick)
     before = model.predict()
     model.rename({"0": "zero"})
-    # Cells of the largest cluster are left out, so that the order by size is another one.
+    # Cells of the largest cluster are left out, so that the order by size changes.
     rows = np.flatnonzero((before != "0").to_numpy() | (np.arange(len(before)) % 5 == 0))
     rest = np.setdiff1d(np.arange(adata.n_obs), rows)
     model.train(max_epochs=5, batch_size=64, datasplitter_kwargs={"external_indexing": [rows, rest[:0], rest]}, **quick)
@@ -125,7 +125,7 @@ def test_a_saved_query_model_stays_frozen(reference, quick, tmp_path):
     frozen.save(tmp_path / "frozen")
     again = SCSiameseClu.load(tmp_path / "frozen", adata=query.copy(), **CPU)
     again.train(max_epochs=2, batch_size=32, **quick)
-    assert len(changed(start, again)) == 3  # a column each of the two encoders and the decoder
+    assert len(changed(start, again)) == 3  # one column each of the two encoders and the decoder
     assert np.allclose(again.predict(soft=True)[60:], expected[60:], atol=1e-4)
 
 
@@ -226,7 +226,7 @@ def test_setting_up_and_training_write_nothing_and_writing_does(quick):
 
 @pytest.fixture
 def read_rows(monkeypatch):
-    """Notes how many rows of counts are read, wherever that is done."""
+    """Record the number of rows of counts that are read anywhere."""
     found = []
     original = _counts.row_chunks
 
@@ -308,7 +308,7 @@ def test_landmarks_can_be_left_out_of_the_file(reference, tmp_path, n_kept):
             loaded.get_out_of_reference_score(query)
         with pytest.raises(RuntimeError, match="saved without"):
             own.cut(n_clusters=2)
-    own.save(tmp_path / "again")  # what was left out does not come back
+    own.save(tmp_path / "again")  # landmarks that were left out do not come back
     again = SCSiameseClu.load(tmp_path / "again", adata=False, **CPU)
     assert len(again.reference.landmarks) == len(again.reference.latent) == min(n_kept, 400)
     with pytest.raises(ValueError, match="at least 0, found -1"):

@@ -1,4 +1,4 @@
-"""The folder of a model: what is written, what is read, and what is wrong with it."""
+"""The folder of a model: written files, read files, and damaged files."""
 
 import random
 import shutil
@@ -123,7 +123,7 @@ def test_damaged_data_are_found(folder):
 
 
 def test_data_of_another_time_are_named(trained, folder, caplog):
-    trained.save(folder, overwrite=True)  # without the data, which stay
+    trained.save(folder, overwrite=True)  # without the data, which stay in the folder
     with caplog.at_level("WARNING", logger="scsiameseclu"):
         assert SCSiameseClu.load(folder, **CPU).adata.n_obs == 200
     assert "was not written together with the model" in caplog.text
@@ -131,7 +131,7 @@ def test_data_of_another_time_are_named(trained, folder, caplog):
     caplog.clear()
     with caplog.at_level("WARNING", logger="scsiameseclu"):
         assert SCSiameseClu.load(folder, **CPU).adata is None
-    assert "There are no data beside the model" in caplog.text
+    assert "No data are saved with the model" in caplog.text
 
 
 # -- what is wrong with the files -------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_nothing_to_load(tmp_path):
     refused(tmp_path / "nothing", r"found no manifest\.json")
     (tmp_path / "model.pt").write_bytes(b"not a model")
     refused(tmp_path, "is a pickle")
-    with pytest.raises(ValueError, match=r"model\.pt.* found no archive of torch"):
+    with pytest.raises(ValueError, match=r"model\.pt.* found no torch archive"):
         SCSiameseClu.load(tmp_path, allow_pickle=True, **CPU)
 
 
@@ -229,7 +229,7 @@ WRONG = [
 
 @pytest.mark.parametrize("change", WRONG, ids=lambda change: change.__name__)
 def test_files_with_other_content_are_one_error(folder, change):
-    """Whole files, written by somebody else."""
+    """The files are complete, but were written by another program."""
     state = read_state(Manifest.read(folder))
     change(state)
     write_state(folder, state)
@@ -259,7 +259,7 @@ def test_a_model_of_a_newer_format_names_its_writer(folder, monkeypatch):
         patch.setattr(_file_format, "VERSION", 2)
         patch.setattr(_file_format, "package_version", lambda name="scsiameseclu": "1.7")
         write_state(folder, state)
-    with pytest.raises(ValueError, match=r"format 2 .* written by scsiameseclu 1\.7; .* Install that version"):
+    with pytest.raises(ValueError, match=r"format 2 .* written by scsiameseclu 1\.7\. .* scsiameseclu 1\.7 or newer"):
         SCSiameseClu.load(folder, adata=False, **CPU)
 
 

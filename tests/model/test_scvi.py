@@ -1,4 +1,4 @@
-"""Beside scVI models, on one AnnData."""
+"""Models beside scVI models, on one AnnData."""
 
 import numpy as np
 import pytest
@@ -164,7 +164,7 @@ def test_models_that_cannot_be_built_on(scvi_model, data, tmp_path):
         SCSiameseClu.from_scvi_model(scvi.model.SCVI(adata))
     scvi_model.save(tmp_path / "scvi")
     bare = scvi.model.SCVI.load(tmp_path / "scvi", adata=False, accelerator="cpu")
-    with pytest.raises(ValueError, match="loaded without"):
+    with pytest.raises(ValueError, match="found a model without data"):
         SCSiameseClu.from_scvi_model(bare)
     with pytest.raises(TypeError, match="SCSiameseClu.*use_rep"):
         SCSiameseClu.setup_anndata(adata, layer="counts")

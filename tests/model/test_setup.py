@@ -171,7 +171,7 @@ def test_covariates_reach_the_network(adata, small, quick):
     assert model.module.expression_encoder.hidden.fc_layers[0][0].in_features == 86
     model.train(max_epochs=2, **quick)
     total = model.get_normalized_expression(library_size="latent", return_numpy=True).sum(axis=1)
-    # In units in which the median size factor equals the library: here the library itself.
+    # Size factors are scaled so that their median equals the library size; here they are the library sizes.
     assert np.allclose(total, adata.obs["sf"] * 100, rtol=1e-3)
 
 

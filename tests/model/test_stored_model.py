@@ -1,4 +1,4 @@
-"""A model saved by an earlier state of the package still loads and says what it said then."""
+"""A model saved by an earlier state of the package still loads and gives the same results as then."""
 
 from pathlib import Path
 

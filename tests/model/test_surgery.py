@@ -1,4 +1,4 @@
-"""Weights that belong to a category: where they go in the network of a query, and what a new category starts from."""
+"""Weights of categories: their place in the network of a query, and the starting weights of a new category."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ N_CONT = 2
 
 
 def make(n_batch, n_donors, seed=0, **options):
-    """A module with batches, donors (a further covariate) and two continuous covariates, no weight at its start."""
+    """A module with batches, donors (a further covariate) and two continuous covariates; no weight is at its start."""
     torch.manual_seed(seed)
     settings = {
         "n_batch": n_batch,
@@ -27,7 +27,7 @@ def make(n_batch, n_donors, seed=0, **options):
 
 
 def weights(module, part):
-    """First weight matrix of a part in pieces: what the part reads, continuous covariates, batches, donors."""
+    """First weight matrix of a part, in pieces: inputs of the part, continuous covariates, batches, donors."""
     layers = getattr(module, part)
     layers = layers if part == "decoder" else layers.hidden
     stack = layers.px_decoder if part == "decoder" else layers
@@ -58,7 +58,7 @@ def test_known_categories_keep_their_weights_and_new_ones_get_the_mean(part, n_b
 
 
 def test_a_covariate_of_one_category_gets_weights_of_zero():
-    """It had none: one category needs no weights, and the network said nothing about differences between categories."""
+    """One category has no weights in the reference, because the network learned no differences between categories."""
     reference, query = make(1, 3), make(3, 3, seed=1)
     place_covariates(query, reference)
     for part in PARTS:
@@ -76,7 +76,7 @@ def test_dispersions_and_offsets_of_new_batches():
     assert torch.equal(query.decoder.log_dispersion[:, :2], known)
     for column in query.decoder.log_dispersion[:, 2:].T:
         torch.testing.assert_close(column, known.mean(dim=1))
-    # What differs in a new batch is not known; offsets of known batches come with the buffers.
+    # The offset of a new batch is not known. Offsets of known batches are copied with the buffers.
     assert torch.equal(query.expression_scaler.offset[:, :2], before[:, :2])
     assert not query.expression_scaler.offset[:, 2:].any()
 

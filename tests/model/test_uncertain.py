@@ -1,4 +1,4 @@
-"""Selection of the cells that a model is not sure of."""
+"""Selection of the cells whose cluster is uncertain."""
 
 import numpy as np
 import pytest

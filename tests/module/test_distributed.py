@@ -1,4 +1,4 @@
-"""Results must not depend on the number of processes that share a batch."""
+"""Results do not depend on the number of processes that share a mini-batch."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ if world > 1:
 
 
 def run_together(folder, world):
-    """Run the script in ``world`` processes, none of which outlives two minutes; what the first one found."""
+    """Run the script in ``world`` processes, for at most two minutes; return the results of the first process."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
     out = folder / f"found{world}.pt"

@@ -1,4 +1,4 @@
-"""Options of the module reach the part of the network that they are about."""
+"""Options of the module reach the part of the network that they configure."""
 
 import pytest
 from torch import nn

@@ -54,7 +54,7 @@ def test_the_second_view_is_the_partner():
 
 @pytest.mark.parametrize("only", [None, "reconstruction", "latent_correlation", "propagation"])
 def test_all_that_embeds_gets_a_gradient_whatever_the_terms(only):
-    """Processes of a distributed run wait for each other's gradients of every weight."""
+    """Every weight needs a gradient, because processes of a distributed run wait for the gradients of all weights."""
     module = make_module(loss_weights={name: float(name == only) for name in TERMS}).train()
     module(make_batch())[2].loss.backward()
     for network in ("expression_encoder", "graph_encoder", "fusion"):
@@ -175,7 +175,7 @@ def test_a_batch_of_one_cell_has_a_finite_loss():
 def test_size_factors_replace_the_library():
     module, batch = make_module().eval(), make_batch()
     batch[REGISTRY_KEYS.SIZE_FACTOR_KEY] = torch.full((12, 1), 7.0)
-    # Size factors are 0.01 of the library on the median, so that 7 stands for 700 counts.
+    # The median size factor is 0.01 of the library size, so that a size factor of 7 means 700 counts.
     module.expression_scaler.target_sum.fill_(1e4 * 0.01)
     _, generative = module(batch, compute_loss=False)
     assert torch.allclose(generative["px"].get_normalized("mu").sum(dim=1), torch.full((12,), 700.0), rtol=1e-4)

@@ -1,8 +1,8 @@
-"""Which tensor goes where: every logged term against :mod:`scsiameseclu.losses`, with inputs that all differ.
+"""Every loss term reads the right tensors: comparison with :mod:`scsiameseclu.losses`, with inputs that all differ.
 
-The batch has two batches of cells, further covariates, size factors, proteins, more genes than embedding genes, a
-partner that shares nothing with its cell, and a diffused block that differs from the block of neighbours. Corruption
-is replaced by something that is not random, so that both views can be computed by hand.
+The mini-batch has cells of two batches, further covariates, size factors, proteins, more genes than embedding genes,
+partners without common neighbours with their cells, and a diffused block that differs from the block of neighbours.
+Corruption is replaced by a function without random numbers, so that both views can be computed by hand.
 """
 
 import math
@@ -37,14 +37,14 @@ BLOCKS = {
 
 
 class Corrupted(nn.Module):
-    """Stands in for the random corruption of expression."""
+    """Replacement for the random corruption of expression."""
 
     def forward(self, x):
         return 1.0 - 2.0 * x, torch.zeros_like(x, dtype=torch.bool)
 
 
 def make_cells(first_row, diffusion):
-    """Tensors of ten cells with row numbers from ``first_row``; cells of other row numbers share nothing with them."""
+    """Tensors of ten cells with row numbers from ``first_row``; cells of other row numbers have other values."""
     draw = torch.Generator().manual_seed(first_row)
     rows = first_row + torch.arange(N_CELLS)
     targets = torch.rand(N_CELLS, N_CLUSTERS, generator=draw).softmax(dim=1)
@@ -73,7 +73,7 @@ def make_cells(first_row, diffusion):
 
 
 def make_module(monkeypatch, **options):
-    """A module with no weight, buffer or setting at the value it starts from."""
+    """A module whose weights, buffers and settings all differ from their starting values."""
     torch.manual_seed(0)
     settings = {
         "n_latent": N_LATENT,
@@ -115,7 +115,7 @@ def covariates_of(module, cells):
 
 
 def embedded(module, cells, block, corrupted):
-    """One view of cells by hand: embeddings of both branches, their mixture, and the gate."""
+    """One view of cells, computed by hand: embeddings of both branches, their mixture, and the gate."""
     categories, cont = covariates_of(module, cells)
     counts = cells[REGISTRY_KEYS.X_KEY][:, EMBEDDING_GENES]
     expression = module.expression_scaler(counts, cells[REGISTRY_KEYS.SIZE_FACTOR_KEY], categories[0])
@@ -157,7 +157,8 @@ def likelihood_of_proteins(module, cells, z):
 
 
 def positive_pairs(cells, partners):
-    """Pairs that may agree, by definition: a cell with itself, with those it lists, and with those that list it."""
+    """Pairs that may agree, by definition: a cell with itself, with its neighbours, and with cells whose neighbour it
+    is."""
     rows, columns = (each[SIAMESE_KEYS.CELL_INDEX].flatten().tolist() for each in (cells, partners))
     neighbors = [set(listed) for listed in cells[SIAMESE_KEYS.NEIGHBOR_INDEX].tolist()]
     pairs = torch.zeros(N_CELLS, N_CELLS, dtype=torch.bool)
@@ -170,7 +171,7 @@ def positive_pairs(cells, partners):
 
 
 def divergence(module, cells, z):
-    """KL divergence from each cell's own target; the target of a cell without one is that of transport."""
+    """KL divergence from each cell's own target; a cell without a stored target gets a target from the duals."""
     head = module.head
     units = [nn.functional.normalize(each - head.origin, dim=1) for each in (z, head.centers)]
     logits = units[0] @ units[1].T / TEMPERATURE
@@ -186,7 +187,7 @@ def latent(u, v):
 
 
 def expected_terms(module, cells, partners, first, second, n_rows):
-    """Every term by hand; the likelihoods of single genes beside them."""
+    """Every loss term, computed by hand, and the likelihoods of single genes."""
     categories, cont = covariates_of(module, cells)
     nll, others_nll = likelihoods(module, cells, first["z"], n_rows)
     no_edges = torch.zeros(N_CELLS, N_NEIGHBORS)
@@ -239,7 +240,7 @@ def test_every_term_reads_what_it_should(monkeypatch, training, partner, diffusi
     for name, term in terms.items():
         torch.testing.assert_close(output.extra_metrics[name], term.detach(), rtol=1e-4, atol=1e-5, msg=name)
     torch.testing.assert_close(output.extra_metrics["gate"], first["gate"].mean().detach())
-    # The other genes train their part of the decoder; the validation loss judges the embedding, without them.
+    # The genes outside the embedding train their part of the decoder. The validation loss leaves these genes out.
     total = sum(WEIGHTS[name] * term for name, term in terms.items()) + (others_nll.mean() if training else 0.0)
     torch.testing.assert_close(output.loss, total, rtol=1e-4, atol=1e-5)
     per_cell = nll.sum(dim=1) + (others_nll.sum(dim=1).mean() if training else others_nll.sum(dim=1))
@@ -248,7 +249,7 @@ def test_every_term_reads_what_it_should(monkeypatch, training, partner, diffusi
 
 
 def test_inputs_can_be_told_apart(monkeypatch):
-    """What the test above rests on: a term with one view, block or target in the place of another differs."""
+    """The test above can fail: each term changes if a view, block or target is replaced by another one."""
     module = make_module(monkeypatch)
     cells, partners = make_cells(0, True), make_cells(5, True)
     views = [
@@ -271,7 +272,8 @@ def test_inputs_can_be_told_apart(monkeypatch):
 
 @pytest.mark.parametrize("term", ["neighbor_positives", *WEIGHTS])
 def test_an_option_switches_off_only_what_it_names(monkeypatch, term):
-    """Every other term stays as it is, and so does the likelihood of the other genes where there is a likelihood."""
+    """Every other term stays the same, and so does the likelihood of the genes outside the embedding, if there is
+    one."""
     cells = {**make_cells(0, True), SIAMESE_KEYS.PARTNER: make_cells(5, True)}
     usual = make_module(monkeypatch).train()(dict(cells))[2]
     option = {"neighbor_positives": False} if term == "neighbor_positives" else {"loss_weights": {**WEIGHTS, term: 0.0}}
@@ -298,7 +300,7 @@ def test_weights_left_out_are_the_defaults():
 
 
 def test_expression_is_decoded_as_of_the_first_batch(monkeypatch):
-    """The batch of a cell makes no difference, its other covariates do, and the first batch is what is decoded."""
+    """The batch of a cell makes no difference, but its other covariates do; the first batch is decoded."""
     module, cells = make_module(monkeypatch).eval(), make_cells(0, False)
     z = torch.randn(N_CELLS, N_LATENT)
     (batch, *others), cont = covariates_of(module, cells)
@@ -367,7 +369,7 @@ def test_the_total_count_is_the_library_without_size_factors(monkeypatch):
 
 
 def test_edges_and_genes_are_really_dropped_and_swapped(monkeypatch):
-    """With the corruption as it is: both views lose a share of the edges and get a share of another cell's genes."""
+    """With the real corruption, both views lose a share of the edges and get a share of the genes of other cells."""
     torch.manual_seed(0)
     expressions, edges = [], []
     module = SiameseModule(50, N_REP, N_CLUSTERS, edge_drop_rate=0.3, swap_rate=0.2, noise_sd=0.0, n_hidden=16).train()

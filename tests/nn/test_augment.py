@@ -10,7 +10,7 @@ def test_swapped_entries_come_from_another_cell_and_the_same_gene():
     assert torch.equal(corrupted[~swapped], x[~swapped])
     assert swapped.any()
     assert (corrupted[swapped] != x[swapped]).all()
-    # Column g holds g, g + 5, ...: the gene stays the gene.
+    # Column g holds only g, g + 5, ..., so a swapped value still belongs to the same gene.
     assert torch.equal(corrupted % 5, x % 5)
 
 

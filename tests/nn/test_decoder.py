@@ -87,8 +87,8 @@ def test_likelihood_is_that_of_the_distribution(likelihood):
     decoder = CountDecoder(3, 6, gene_likelihood=likelihood)
     decoder.log_dispersion.data.normal_()
     z, library, x = torch.randn(4, 3), torch.full((4, 1), 30.0), torch.poisson(torch.full((4, 6), 2.0))
-    nll, others = decoder.negative_log_likelihood(x, None, z, library)
-    assert others is None
+    nll, other_nll = decoder.negative_log_likelihood(x, None, z, library)
+    assert other_nll is None
     assert torch.allclose(nll, -decoder(z, library).log_prob(x), atol=1e-4)
 
 
@@ -100,10 +100,10 @@ def test_other_genes_are_decoded_but_do_not_shape_the_embedding(likelihood):
     z = torch.randn(8, 3, requires_grad=True)
     x = torch.poisson(torch.full((8, 6), 2.0))
     library = x.sum(dim=1, keepdim=True)
-    nll, others = decoder.negative_log_likelihood(x[:, [0, 2, 3, 5]], x[:, [1, 4]], z, library)
+    nll, other_nll = decoder.negative_log_likelihood(x[:, [0, 2, 3, 5]], x[:, [1, 4]], z, library)
     assert nll.shape == (8, 4)
-    assert others.shape == (8, 2)
-    others.sum().backward(retain_graph=True)
+    assert other_nll.shape == (8, 2)
+    other_nll.sum().backward(retain_graph=True)
     assert z.grad is None
     assert decoder.other_logits.weight.grad.abs().sum() > 0
     assert decoder.scale_logits.weight.grad is None
@@ -112,7 +112,7 @@ def test_other_genes_are_decoded_but_do_not_shape_the_embedding(likelihood):
 
 
 def test_embedding_genes_are_conditioned_on_their_total():
-    """Whatever the library, the expected counts of the embedding genes add up to what was observed of them."""
+    """Whatever the library size, the expected counts of the embedding genes add up to their observed total."""
     decoder = CountDecoder(3, 6, n_embedding_genes=4, gene_likelihood="poisson")
     x, z = torch.tensor([[3.0, 0.0, 1.0, 6.0]]), torch.randn(1, 3)
     rates = decoder.embedding_scale(z) * 10.0
@@ -126,8 +126,8 @@ def test_cells_without_counts_have_a_finite_gradient():
     for likelihood in ("zinb", "nb", "poisson"):
         decoder = CountDecoder(3, 6, n_embedding_genes=4, gene_likelihood=likelihood)
         z = torch.randn(2, 3, requires_grad=True)
-        nll, others = decoder.negative_log_likelihood(torch.zeros(2, 4), torch.zeros(2, 2), z, torch.zeros(2, 1))
-        (nll.sum() + others.sum()).backward()
+        nll, other_nll = decoder.negative_log_likelihood(torch.zeros(2, 4), torch.zeros(2, 2), z, torch.zeros(2, 1))
+        (nll.sum() + other_nll.sum()).backward()
         assert torch.isfinite(z.grad).all()
 
 

@@ -48,13 +48,13 @@ def test_plan_agrees_with_pot(cost, column_marginals, reg, dtype):
     result = sinkhorn(-cost / reg, column_marginals, n_iter=5000, tol=1e-9)
     assert result.converged
     assert result.plan.dtype == dtype
-    # the plan's entries are at most 1 / n: compare the rows on the scale of probabilities
+    # The entries of the plan are at most 1 / n, so the rows are compared on the scale of probabilities.
     difference = np.abs(result.plan.numpy() - pot_plan(cost, reg, column_marginals)) * N_CELLS
     assert difference.max() < 1e-5
 
 
 def test_float32_at_a_tiny_temperature_keeps_the_mass(cost, column_marginals):
-    """The kernel form loses 99.9 % of the mass here (see POT); the log form may not."""
+    """The kernel form loses 99.9 % of the mass here (see POT); the log form must keep the mass."""
     cost = cost.float()
     result = sinkhorn(-cost / 1e-3, column_marginals, n_iter=20_000, tol=1e-8)
     assert result.converged
@@ -128,7 +128,7 @@ def test_stopping_early_is_reported(cost, column_marginals):
     assert not result.converged
     assert result.n_iter == 2
     assert result.marginal_error > 1e-3
-    # rows hold whatever the columns do
+    # the row constraints always hold
     torch.testing.assert_close(result.plan.sum(1), torch.full((N_CELLS,), 1 / N_CELLS).double())
 
 

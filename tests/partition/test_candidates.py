@@ -1,4 +1,4 @@
-"""Every candidate against the method it is named after, on data in which the methods differ."""
+"""Every candidate agrees with the method in its name, on data on which the methods differ."""
 
 import sys
 
@@ -17,7 +17,7 @@ N_CLUSTERS, SEED = 4, 3
 
 @pytest.fixture(scope="module")
 def space():
-    """Overlapping groups of different shapes, other ones in each space."""
+    """Overlapping groups of different shapes, with different groups in the two spaces."""
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 6, 240)
     expression = rng.normal(size=(240, 18)) * np.linspace(3, 0.5, 18) + 1.5 * rng.normal(size=(6, 18))[truth]
@@ -31,7 +31,7 @@ def found(space):
 
 
 def same(one, other):
-    """Whether two partitions are the same but for the numbers."""
+    """Whether two partitions are the same except for the numbers of the clusters."""
     return len({*zip(one, other, strict=True)}) == len(set(one)) == len(set(other))
 
 
@@ -138,12 +138,23 @@ def test_communities_follow_edges_resolution_and_seed():
     assert sorted(np.unique(leiden(smooth, 3.0, 0))) == list(range(numbers[-1]))
     assert np.array_equal(leiden(smooth, 3.0, 0), leiden(smooth, 3.0, 0))
     assert not np.array_equal(leiden(smooth, 3.0, 0), leiden(smooth, 3.0, 1))
-    # Weights count: a weak bridge is cut where a strong one holds.
+    # Edge weights are used: a weak bridge is cut, and a strong bridge is not.
     path = sparse.diags([[1.0, 1.0, 0.01, 1.0, 1.0]] * 2, [-1, 1]).tocsr()
     assert same(leiden(path, 0.3, 0), [0, 0, 0, 1, 1, 1])
 
 
 def test_leiden_needs_igraph_alone(monkeypatch):
-    monkeypatch.setitem(sys.modules, "leidenalg", None)  # importing it fails
+    monkeypatch.setitem(sys.modules, "leidenalg", None)  # importing leidenalg fails
     halves = sparse.block_diag([np.ones((6, 6)), np.ones((6, 6))], format="csr")
     assert leiden(halves, 1.0, 0).tolist() == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize(("n_groups", "expected"), [(N_CLUSTERS - 1, False), (N_CLUSTERS, True)])
+def test_a_tree_needs_as_many_groups_as_clusters_are_wanted(monkeypatch, space, n_groups, expected):
+    groups = np.arange(240, dtype=np.int64) % n_groups
+    monkeypatch.setattr(_candidates, "leiden_at", lambda *_: None)
+    monkeypatch.setattr(_candidates, "leiden", lambda graph, resolution, seed: groups)
+    found = candidates(space, N_CLUSTERS)
+    trees = [labels for name, labels in found.items() if name.startswith("tree")]
+    assert bool(trees) == expected
+    assert all(same(labels, groups) for labels in trees)

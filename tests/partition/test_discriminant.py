@@ -11,7 +11,7 @@ from scsiameseclu.partition import fit_discriminant
 
 
 def normal_groups(n_obs, distance, shares=(0.6, 0.3, 0.1), n_dims=6, seed=0):
-    """Cells of normal groups with one covariance, not round; the groups."""
+    """Cells of normal groups with one elongated covariance, and their groups."""
     rng = np.random.default_rng(seed)
     groups = rng.choice(len(shares), n_obs, p=shares)
     shape = rng.normal(size=(n_dims, n_dims)) / n_dims + np.eye(n_dims)
@@ -33,7 +33,7 @@ def test_discriminants_of_well_known_groups_are_those_of_scikit_learn():
 
 
 def test_without_masses_all_parts_are_equally_likely():
-    """Nothing is transported: what is left are the densities of the parts."""
+    """Without transport, the probabilities are the densities of the parts."""
     points, groups = normal_groups(3000, 0.7)
     ours = probabilities(points, groups, 3, marginal_relaxation=0.0)
     theirs = LinearDiscriminantAnalysis(priors=[1 / 3] * 3).fit(points, groups).predict_proba(points)
@@ -41,7 +41,7 @@ def test_without_masses_all_parts_are_equally_likely():
 
 
 def test_coefficients_follow_the_formula_with_a_ridge_of_a_thousandth_of_the_mean_variance():
-    """Along an axis on which the cells of a part do not differ, the ridge alone bounds the coefficients."""
+    """Along an axis without variation within the parts, only the ridge bounds the coefficients."""
     points, groups = normal_groups(300, 0.7)
     points[:, 0] = 2.0 * groups
     found = fit_discriminant(points, groups, 3, marginal_relaxation=0.0)
@@ -69,10 +69,20 @@ def test_masses_are_the_shares_of_the_parts():
     values = found.probabilities(torch.as_tensor(points))
     wanted = torch.bincount(torch.as_tensor(groups), minlength=4) / 2000
     assert torch.allclose(values.mean(dim=0), wanted, atol=1e-4)
-    assert torch.equal(values[:, 3], torch.zeros(2000))  # no cell belongs to it
+    assert torch.equal(values[:, 3], torch.zeros(2000))  # no cell belongs to this part
     assert found.marginal_error < 1e-4
     free = fit_discriminant(points, groups, 4, marginal_relaxation=0.1)
     assert free.marginal_error > found.marginal_error
+
+
+def test_exact_transport_holds_the_shares_of_the_cells_by_likeliest_part():
+    points, groups = normal_groups(2000, 0.5)
+    found = fit_discriminant(points, groups, 4, transport="exact")
+    values = found.probabilities(torch.as_tensor(points))
+    sizes = torch.bincount(values.argmax(dim=1), minlength=4)
+    assert (sizes - torch.bincount(torch.as_tensor(groups), minlength=4)).abs().max() <= 3  # cells on a border
+    assert found.marginal_error < 1e-6
+    assert 0.5 < float(values.amax(dim=1).mean()) < 0.99  # probabilities, not certainties
 
 
 def test_cells_on_the_wrong_side_move():
@@ -94,7 +104,7 @@ def test_neither_the_scale_nor_the_place_matters(scale):
 @pytest.mark.parametrize(
     ("points", "parts", "n_clusters"),
     [
-        (np.zeros((5, 3)), np.zeros(5, dtype=int), 1),  # cells that are all alike
+        (np.zeros((5, 3)), np.zeros(5, dtype=int), 1),  # all cells are the same
         (np.eye(4), np.arange(4), 4),  # a part for each cell
         (np.random.default_rng(0).normal(size=(6, 40)), np.array([0, 0, 0, 1, 1, 2]), 3),  # more dimensions than cells
         (np.ones((1, 2)), np.zeros(1, dtype=int), 2),

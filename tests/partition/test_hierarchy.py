@@ -1,4 +1,4 @@
-"""The tree over the clusters and below them."""
+"""The tree above and below the clusters."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def blobs(centers, n_each=150, seed=0, n_dims=6):
 
 @pytest.fixture(scope="module")
 def grown():
-    """Two clusters, each of two groups far apart from one another, and clusters that are closer than that."""
+    """Two clusters of two groups each; the groups of a cluster are farther apart than the clusters."""
     space, labels = blobs([(0, 0), (16, 0), (0, 8), (16, 8)])
     hierarchy, groups = grow(space, labels // 2)
     return space, labels, hierarchy, groups
@@ -38,7 +38,7 @@ def test_merges_stay_within_clusters_until_these_stand():
     assert MergeTree(points, groups, graph).cut(2).tolist() == [0, 0, 0, 1]
     tree = MergeTree(points, groups, graph, within=np.array([0, 1, 0, 1]))
     assert tree.cut(2).tolist() == [0, 1, 0, 1]
-    # Also where no edge joins the groups of a cluster.
+    # The groups of a cluster are merged even if no edge joins them.
     linked = groups[:, None] == groups[None]
     assert MergeTree(points, groups, sparse.csr_matrix(linked * 1.0), within=[0, 1, 0, 1]).cut(2).tolist() == [
         0,
@@ -90,7 +90,7 @@ def test_significance_works_from_the_bottom():
     tree = Hierarchy(np.zeros((4, 2), np.float32), np.zeros(4, int), np.ones(4, int), children)
     assert tree.cut_at([0.5, 0.5, 0.5], 0.05).tolist() == [0, 0, 0, 0]
     assert tree.cut_at([0.5, 0.5, 0.01], 0.05).tolist() == [0, 0, 1, 1]
-    assert tree.cut_at([0.01, 0.5, 0.5], 0.05).tolist() == [0, 1, 2, 2]  # above a significant split, another stays
+    assert tree.cut_at([0.01, 0.5, 0.5], 0.05).tolist() == [0, 1, 2, 2]  # a split above a significant split is kept
     first, second = tree.topmost_split(np.array([0, 2, 3]))
     assert first.tolist() == [0] and second.tolist() == [2, 3]
     assert tree.topmost_split(np.array([3])) is None
@@ -156,14 +156,14 @@ def overlapping():
 
 
 def nearest_of_own(points, clusters, centers, owners):
-    """Nearest centre of a cell's own cluster, by definition."""
+    """Nearest centre among the groups of a cell's own cluster, by definition."""
     distances = np.square(points[:, None] - centers).sum(axis=2)
     return np.where(clusters[:, None] == owners, distances, np.inf).argmin(axis=1)
 
 
 @pytest.mark.parametrize("per_group", [200, 20], ids=["ten cells", "one part in twenty"])
 def test_small_groups_by_definition(overlapping, monkeypatch, per_group):
-    """Communities at resolution 3 within each cluster; pieces too small are no groups of their own."""
+    """Groups are communities at resolution 3 within each cluster; pieces that are too small join other groups."""
     monkeypatch.setattr(_hierarchy, "_MAX_GROUPS", per_group)
     space, clusters = overlapping
     groups, centers = small_groups(space, clusters)
@@ -186,7 +186,7 @@ def test_small_groups_by_definition(overlapping, monkeypatch, per_group):
 def test_a_small_group_has_ten_cells_and_one_part_in_two_hundred(monkeypatch, n_obs, smallest):
     points = np.random.default_rng(0).normal(size=(n_obs, 2)).astype(np.float32)
     space = Space(points, points, 0)
-    space.__dict__["embedding_graph"] = None  # not looked at
+    space.__dict__["embedding_graph"] = None  # must not be read
     for size, n_groups in ((smallest - 1, 1), (smallest, 2)):
         monkeypatch.setattr(_hierarchy, "leiden", lambda *_, size=size: (np.arange(n_obs) < size).astype(int))
         points[:size] = 9.0
@@ -211,7 +211,7 @@ def test_cells_of_a_cluster_without_a_small_group_go_to_the_nearest_of_all(grown
     points = np.array([[16.2, 7.9, 0, 0, 0, 0], [0.1, 0.2, 0, 0, 0, 0]])
     nearest = np.square(points[:, None] - hierarchy.centers).sum(axis=2).argmin(axis=1)
     assert hierarchy.assign(points, np.array([7, 7])).tolist() == nearest.tolist()
-    found = hierarchy.assign(points, np.array([0, 1]))  # against the nearest cluster of either
+    found = hierarchy.assign(points, np.array([0, 1]))  # computed relative to the nearest cluster
     assert hierarchy.clusters[found].tolist() == [0, 1]
 
 
@@ -219,7 +219,7 @@ def test_a_split_is_described_by_what_is_on_its_sides(overlapping):
     space, clusters = overlapping
     hierarchy, groups = grow(space, clusters)
     expression = np.random.default_rng(0).normal(size=(416, 14))
-    names = [f"g{at}" for at in range(12)]  # of the first columns
+    names = [f"g{at}" for at in range(12)]  # names of the first columns
     splits = describe(hierarchy, groups, space, expression, names, n_draws=9)
     order = np.random.default_rng(2).permutation(416)
     nodes = {split["node"]: split for split in splits}
@@ -239,7 +239,7 @@ def test_a_split_is_described_by_what_is_on_its_sides(overlapping):
 
 @pytest.mark.parametrize(("n_first", "n_second"), [(60, 300), (250, 450), (500, 40)])
 def test_separability_and_p_value_of_a_split_by_definition(n_first, n_second):
-    """The first 400 cells of a side count for the separability, the first 200 for the p value, and the worse space."""
+    """The separability uses the first 400 cells of a side, the p value the first 200, and both the worse space."""
     rng = np.random.default_rng(n_first)
     sides = np.arange(n_first), n_first + np.arange(n_second)
     spaces = [rng.normal(size=(n_first + n_second, 3)) for _ in range(2)]
@@ -256,7 +256,7 @@ def test_separability_and_p_value_of_a_split_by_definition(n_first, n_second):
 
 
 def test_drawing_ends_at_the_fifth_draw_above(monkeypatch):
-    """Then the p value is 5 over the draws made; otherwise what was found counts as one more draw."""
+    """Then the p value is 5 divided by the number of draws; otherwise the observed value counts as one more draw."""
     drawn = []
     monkeypatch.setattr(_splits, "separability", lambda *_: drawn.pop(0))
     first = second = np.random.default_rng(0).normal(size=(10, 2))
@@ -265,7 +265,7 @@ def test_drawing_ends_at_the_fifth_draw_above(monkeypatch):
         drawn[:] = [found, *draws]
         return p_value_of(first, second, 0.5, len(draws), 0)
 
-    # A draw counts times 1.6: 0.625 is as separable as 1.
+    # Separabilities of draws are multiplied by 1.6, so 0.625 counts as 1.
     assert p_value(1.0, [0.62] * 99) == 0.01
     assert p_value(1.0, [0.625] * 2 + [0.62] * 97) == 0.03
     assert p_value(1.0, [0.7] * 4 + [0.1] * 95) == 0.05
@@ -281,7 +281,7 @@ def test_the_population_of_the_draws_has_the_covariance_of_both_groups():
     joint = np.cov(np.concatenate([first, second]).T, ddof=0)
     expected = np.sqrt(np.linalg.eigvalsh(joint)[::-1])
     np.testing.assert_allclose(_splits._spreads(first, second, 0.75), expected, rtol=1e-6)
-    # Groups are samples: their shares count, not how many cells of each are there.
+    # Groups are samples, so their shares are used instead of their numbers of cells.
     np.testing.assert_allclose(_splits._spreads(first, second[:100], 0.75), expected, rtol=1e-6)
     assert _splits._spreads(first[:, :1], second[:, :1], 0.75).shape == (1,)
 
@@ -295,7 +295,7 @@ def test_draws_are_one_population_cut_across_its_longest_axis(share):
     cut = 3.0 * norm.ppf(1 - share)
     assert upper[:, 0].min() >= cut >= lower[:, 0].max()
     assert min(abs(upper[:, 0].min() - cut), abs(lower[:, 0].max() - cut)) < 0.05
-    # Together, in their shares, they are normal with these spreads.
+    # All groups together, in their shares, are normal with these standard deviations.
     weights = np.repeat([share / 4000, (1 - share) / 6000], [4000, 6000])
     both = np.concatenate([upper, lower])
     np.testing.assert_allclose(weights @ both, 0.0, atol=0.1)
@@ -320,7 +320,7 @@ def test_carriers_by_definition():
 
 
 def test_the_topmost_split_of_groups_that_are_no_node():
-    """Groups that a merge put together may lie in different parts of the tree."""
+    """Groups that were merged into one cluster may lie in different parts of the tree."""
     children = np.array([[0, 1], [2, 3], [5, 4], [6, 7]])
     tree = Hierarchy(np.zeros((5, 2), np.float32), np.zeros(5, int), np.ones(5, int), children)
     for groups, expected in (([0, 1], ([0], [1])), ([1, 4], ([1], [4])), ([1, 3, 4], ([3], [1, 4])), ([2], None)):

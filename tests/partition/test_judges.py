@@ -1,4 +1,4 @@
-"""What each judge says, and how what they say adds up."""
+"""The values of each judge, and the sum of their ranks."""
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from scsiameseclu.partition._mixture import fit_mixture
 
 
 def make(n_cells=120, seed=0):
-    """Two spaces that say different things of three partitions."""
+    """Two spaces in which three partitions have different ranks."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, n_cells)
     expression = rng.normal(size=(n_cells, 20)) + 2 * rng.normal(size=(3, 20))[truth]
-    expression[:, 15:] += 10 * rng.integers(0, 3, n_cells)[:, None]  # columns that no judge is to see
+    expression[:, 15:] += 10 * rng.integers(0, 3, n_cells)[:, None]  # no judge may read these columns
     embedding = rng.normal(size=(n_cells, 4)) * np.array([1.0, 3.0, 2.0])[truth][:, None]
     embedding += 4 * rng.normal(size=(3, 4))[truth]
     found = {name: np.where(rng.random(n_cells) < share, truth, rng.integers(0, 3, n_cells)) for name, share in SHARES}
@@ -38,7 +38,7 @@ def test_each_judge_by_definition():
 def test_more_than_two_thousand_cells_are_sampled():
     space, found = make(2200)
     rows = space.sample(2000)
-    for labels in found.values():  # a cluster that the sample has no cell of
+    for labels in found.values():  # the sample has no cell of one cluster
         labels[np.setdiff1d(np.arange(2200), rows)[:2]] = 3
         assert labels[rows].max() < 3
     values = judge_values(space, found)
@@ -51,7 +51,7 @@ def test_more_than_two_thousand_cells_are_sampled():
 def test_ranks_add_up_with_agreement_twice():
     values = {"equal": [1.0, 2.0, 3.0], "own": [3.0, 2.0, 1.0], "agreement": [-1.0, 0.5, 0.4]}
     assert sum_of_ranks({name: np.array(each) for name, each in values.items()}).tolist() == [6.0, 10.0, 8.0]
-    # Differences beyond the sixth digit are none.
+    # Differences beyond the sixth digit are ignored.
     values["agreement"] = [0.5, 0.5 + 3e-7, 0.4]
     assert sum_of_ranks({name: np.array(each) for name, each in values.items()}).tolist() == [9.0, 9.0, 6.0]
 

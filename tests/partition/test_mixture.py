@@ -1,4 +1,4 @@
-"""Mixtures against densities of scipy."""
+"""Mixtures agree with the densities of scipy."""
 
 import numpy as np
 import pytest
@@ -42,7 +42,7 @@ def fitted(points, member, widths):
     "spread", [[1.0, 1.0, 1.0], [1.0, 5.0, 0.2], [1.0, 0.001, 1.0]], ids=["even", "uneven", "tiny"]
 )
 def test_every_fit_is_the_mixture_by_definition(widths, spread):
-    """The first fit is to the groups themselves, each further one to the memberships of the last."""
+    """The first fit uses the groups, and each further fit uses the memberships of the fit before."""
     points, groups = make(spread)
     groups = groups.copy()
     groups[::7] = (groups[::7] + 1) % 3
@@ -58,7 +58,7 @@ def test_every_fit_is_the_mixture_by_definition(widths, spread):
 
 @pytest.mark.parametrize("n_each", [20, 800])
 def test_the_width_of_a_group_without_spread_has_a_bound(n_each):
-    """Five cells of the width of all are mixed in, and no width is below a hundredth of that."""
+    """The width of a group is shrunk as if five cells of the overall width were added, and has a lower bound of 1 %."""
     points, groups = make([1.0, 0.0, 1.0], n_each)
     likelihood, _ = fit_mixture(points, groups, "own", n_iter=1)
     assert likelihood == pytest.approx(fitted(points, np.eye(3)[groups], "own")[0], rel=1e-6)

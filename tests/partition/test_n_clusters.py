@@ -1,4 +1,4 @@
-"""The number of clusters, and none."""
+"""The number of clusters, also of data without clusters."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_distance_of_the_farthest_group_is_that_to_its_nearest():
     labels = np.arange(300) % 3
     assert farthest(space(points), labels) > 3
     assert farthest(space(points), np.zeros(300, dtype=int)) == 0.0
-    halves = (points[:, 4] > 0).astype(int)  # a direction in which nothing differs
+    halves = (points[:, 4] > 0).astype(int)  # a direction without any difference
     assert farthest(space(points), halves) < 1.5
 
 
@@ -64,7 +64,7 @@ COMMUNITIES = {0.03: 1, 0.07: 2, 0.14: 4, 0.2: 5, 0.3: 6, 0.5: 8, 1.0: 12}
 
 
 def with_communities(monkeypatch, numbers, apart):
-    """Leiden finds these numbers of communities, and ``farthest`` this separability; what both were asked."""
+    """Make Leiden find these numbers of communities and ``farthest`` this separability; return their arguments."""
     asked = {"leiden": [], "farthest": []}
 
     def leiden(graph, resolution, seed):
@@ -82,7 +82,7 @@ def with_communities(monkeypatch, numbers, apart):
 
 @pytest.mark.parametrize(("apart", "expected"), [(0.0, 1), (1.799, 1), (1.801, 4), (9.0, 4)])
 def test_the_rule(monkeypatch, apart, expected):
-    """The communities of the embedding at resolution 0.14, or one cluster if none is 1.8 apart from its nearest."""
+    """The number of communities of the embedding at resolution 0.14, or 1 if no community has a separability of 1.8."""
     rng = np.random.default_rng(0)
     cells = Space(rng.normal(size=(60, 5)).astype(np.float32), rng.normal(size=(60, 3)).astype(np.float32), 7)
     asked = with_communities(monkeypatch, COMMUNITIES, apart)
@@ -126,7 +126,7 @@ def test_more_than_two_thousand_cells_are_sampled(monkeypatch):
 
 @pytest.mark.parametrize(("sizes", "n_large"), [([40, 30, 20, 11, 9], 4), ([60, 9, 10], 2), ([12, 9, 10, 1, 5], 3)])
 def test_the_farthest_group_by_definition(sizes, n_large):
-    """Groups of 10 cells or more, below 40 cells of a quarter of them or more, in the less separate space."""
+    """Groups need 10 cells, or a quarter of fewer than 40 cells; the space with the lower separability counts."""
     rng = np.random.default_rng(0)
     groups = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     points = [rng.normal(size=(len(groups), 3)) + 3 * rng.normal(size=(len(sizes), 3))[groups] for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Candidates, judges and the partition they lead to."""
+"""Candidates, judges and the resulting partition."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_one_cluster_and_few_or_identical_cells():
 
 
 def test_long_groups_are_not_cut():
-    """k-means halves two long parallel groups across; groups of one shared, elongated covariance follow them."""
+    """k-means cuts two long parallel groups in half; groups of one shared, elongated covariance do not."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1], 200)
     points = rng.normal(size=(400, 3)) * [12, 1, 1]
@@ -65,7 +65,7 @@ def test_long_groups_are_not_cut():
 
 
 def test_a_broad_group_is_not_cut_before_narrow_ones():
-    """One group five times as wide as two others, as ductal next to beta and delta cells of the pancreas."""
+    """One group is five times as wide as two other groups, like ductal cells beside beta and delta cells."""
     rng = np.random.default_rng(0)
     truth = np.repeat([0, 1, 2], [300, 300, 100])
     points = rng.normal(size=(700, 5)) * np.array([5.0, 1.0, 1.0])[truth][:, None]
@@ -87,7 +87,8 @@ def test_judges_prefer_the_truth_and_agreement_counts_twice():
     scores = judge(space(points), found)
     assert scores["truth"] == scores["renamed"] > scores["wrong"]
     assert best(space(points), found) == "truth"
-    # Two judges of weight 1 and the agreement of weight 2; of three partitions the best ranks sum to 4 * 3, ties share.
+    # Two judges have weight 1 and the agreement has weight 2. The best of three partitions has the sum of ranks 4 * 3.
+    # Ties share a rank.
     assert sum(scores.values()) == pytest.approx((1 + 2 + 3) * 4)
 
 

@@ -69,7 +69,7 @@ def test_groups_without_a_common_edge_merge_last():
 
 
 def test_without_edges_the_nearest_groups_merge_first():
-    """Also once a merged group is nearer to a third than that is to any other."""
+    """The rule also holds after a merge, if the merged group is the nearest group of a third group."""
     rng = np.random.default_rng(0)
     groups = np.repeat([0, 1, 2, 3], 50)
     points = rng.normal(size=(200, 2)) + np.array([0.0, 3.0, 9.0, 30.0])[groups][:, None]
@@ -79,7 +79,7 @@ def test_without_edges_the_nearest_groups_merge_first():
 
 
 def naive_merges(points, groups, graph, size_power=0.0, random_state=0, within=None, at_most=400):
-    """Definition of the tree: of all pairs that may be merged, the least separable one, until one group is left."""
+    """Definition of the tree: merge the least separable of all pairs that may be merged, until one group is left."""
     order = np.random.default_rng(random_state).permutation(len(points))
     rows = {group: order[groups[order] == group] for group in range(groups.max() + 1)}
     cluster = dict.fromkeys(rows, 0) if within is None else dict(enumerate(within))
@@ -158,7 +158,7 @@ def test_trees_that_share_separabilities_are_the_same():
     for power in (0.0, 0.3, 0.15):
         alone = MergeTree(points, groups, graph, power, 1)
         assert MergeTree(points, groups, graph, power, 1, known).merges == alone.merges
-    assert len(known) >= 21  # all pairs of seven groups, and those that merging made
+    assert len(known) >= 21  # pairs of seven groups and of merged groups
 
 
 def by_definition(first, second):

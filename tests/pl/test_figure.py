@@ -1,4 +1,4 @@
-"""Every plot shows, saves and returns its figure as scanpy's do."""
+"""Every plot shows, saves and returns its figure like the plots of scanpy."""
 
 import inspect
 
@@ -15,7 +15,7 @@ from scsiameseclu import pl, tl
 
 
 class Model:
-    """What plots read of a model."""
+    """Replacement for a model, with the attributes that plots read."""
 
     n_clusters_search_ = {"values": [2, 3], "scores": [0.1, 0.2], "n_clusters": 3, "criterion": "c"}
     history = {"loss_train": pd.DataFrame({"loss_train": [2.0, 1.0]}), "tail": pd.DataFrame({"tail": [1.0, 1.0]})}
@@ -77,7 +77,7 @@ ONE_PANEL = [name for name in PLOTS if "ax" in inspect.signature(getattr(pl, nam
 
 @pytest.fixture
 def shown(monkeypatch):
-    """Numbers of the figures that were open each time something was shown."""
+    """Record the numbers of open figures at every call of show."""
     times: list[list[int]] = []
     monkeypatch.setattr(plt, "show", lambda *args, **kwargs: times.append(plt.get_fignums()))
     before = sc.settings.autoshow

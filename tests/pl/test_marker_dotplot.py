@@ -10,7 +10,7 @@ from scsiameseclu.pl import marker_dotplot
 
 @pytest.fixture
 def adata() -> AnnData:
-    """Gene a in all cells of cluster x and half of those of y, gene b in cluster y only; one cell without a cluster."""
+    """Gene a in all cells of cluster x and half of cluster y, gene b in cluster y only; one cell has no cluster."""
     counts = np.array([[5, 0, 5], [5, 0, 5], [5, 5, 0], [0, 5, 5], [9, 9, 9]], dtype=np.float32)
     obs = pd.DataFrame({"siamese_clu": pd.Categorical(["x", "x", "y", "y", "unassigned"])}, index=list("12345"))
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=["a", "b", "c"]))
@@ -81,7 +81,7 @@ def test_what_cannot_be_drawn(adata):
     with pytest.raises(ValueError, match="n_genes of at least 1"):
         marker_dotplot(adata, n_genes=0)
     adata.var_names = ["a", "b", "a"]
-    with pytest.raises(ValueError, match=r"found several \['a'\]"):
+    with pytest.raises(ValueError, match=r"found several genes \['a'\]"):
         marker_dotplot(adata, ["a"])
 
 

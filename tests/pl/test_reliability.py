@@ -16,5 +16,5 @@ def test_points_are_the_filled_bins() -> None:
 
 def test_empty_bins_are_not_drawn() -> None:
     np.testing.assert_allclose(reliability([0.95, 0.95], [1, 0], return_fig=True).axes[0].lines[1].get_ydata(), [0.5])
-    with pytest.raises(ValueError, match="one length"):
+    with pytest.raises(ValueError, match="the same length"):
         reliability([0.5], [1, 0])

@@ -24,13 +24,13 @@ def test_heights_fill_and_line():
     np.testing.assert_allclose(empty.get_offsets(), [[4, 1.1]])
     _, line, one = panel.lines
     assert line.get_xdata()[0] == 2.5 and one.get_ydata()[0] == 1.0
-    assert [text.get_text() for text in panel.texts] == ["b", "a"]  # what further splits would divide
+    assert [text.get_text() for text in panel.texts] == ["b", "a"]  # clusters that further splits would divide
     assert panel.get_title().startswith("2 clusters")
     assert [text.get_text() for text in panel.get_legend().get_texts()][:2] == ["p at most 0.05", "p above 0.05"]
 
 
 def test_splits_that_were_made_come_first():
-    """After model.split of the right cluster only, the third split is not made and the second is."""
+    """After ``model.split`` of the right cluster, the second split has been made, but not the third."""
     panel = split_evidence(model([0, 1, 2, 2]), show=False)
     np.testing.assert_allclose(panel.lines[0].get_ydata(), [5.0, 1.1, 2.5])
     assert panel.lines[1].get_xdata()[0] == 3.5 and [text.get_text() for text in panel.texts] == ["2"]

@@ -22,5 +22,5 @@ def test_panels_show_agreement_and_stability() -> None:
 
 
 def test_anything_else_is_refused() -> None:
-    with pytest.raises(TypeError, match="what tl.stability returns, found dict"):
+    with pytest.raises(TypeError, match="the result of tl.stability, found dict"):
         stability({})

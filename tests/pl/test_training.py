@@ -68,5 +68,5 @@ def test_a_model_trained_with_another_logger_is_told_so(tmp_path) -> None:
         training_curves(model)
     options = {"max_epochs": 2, "accelerator": "cpu", "enable_progress_bar": False}
     model.train(logger=CSVLogger(tmp_path), **options)
-    with pytest.raises(ValueError, match="trained with a logger that keeps none in the model"):
+    with pytest.raises(ValueError, match="trained with a logger which stores no history in the model"):
         training_curves(model)

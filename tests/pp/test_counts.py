@@ -33,7 +33,7 @@ def test_other_types_are_no_counts(dtype):
 
 
 def test_masked_counts_are_refused():
-    with pytest.raises(ValueError, match="Expected a plain array of counts, found a masked one"):
+    with pytest.raises(ValueError, match="Expected a plain array of counts, found a masked array"):
         check_counts(np.ma.masked_equal(np.arange(6.0).reshape(3, 2), 3.0))
 
 

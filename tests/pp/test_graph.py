@@ -14,7 +14,7 @@ def tables(indices, weights, distances=None, **kwargs):
     )
 
 
-# Cell 2 has one neighbour and one padded slot, cell 3 none.
+# Cell 2 has one neighbour and one padded slot. Cell 3 has no neighbour.
 INDICES = [[1, 2], [0, 2], [0, 2], [3, 3]]
 WEIGHTS = [[1.0, 0.5], [0.8, 0.4], [0.25, 0], [0, 0]]
 

@@ -74,12 +74,12 @@ def test_bad_arguments(points):
 
 
 def test_every_batch_gives_its_share(points):
-    # Shifted far apart: without balancing no edge would cross.
+    # The batches are far apart: without balancing, no edge would join them.
     batch = np.array(["x"] * 30 + ["y"] * 30 + ["z"] * 20)
     rep = points + 100.0 * (batch == "y")[:, None] - 100.0 * (batch == "z")[:, None]
     graph = knn(rep, 7, batch=batch)
     shares = np.stack([(batch[graph.indices] == name).sum(axis=1) for name in "xyz"], axis=1)
-    np.testing.assert_array_equal(shares, np.tile([3, 2, 2], (80, 1)))  # the remainder goes to the first of the largest
+    np.testing.assert_array_equal(shares, np.tile([3, 2, 2], (80, 1)))  # the rest goes to the largest batch
     assert (np.diff(graph.distances, axis=1) >= 0).all()
 
 
@@ -104,7 +104,7 @@ def test_one_batch_is_the_plain_graph(points):
     [
         ([10, 10], 5, [3, 2]),
         ([10, 30], 5, [2, 3]),
-        ([2, 30], 6, [1, 5]),  # the small batch hands its share on
+        ([2, 30], 6, [1, 5]),  # the share of the small batch goes to other batches
         ([3, 3], 9, [2, 2]),
         ([1, 1], 3, [0, 0]),
     ],
@@ -116,13 +116,13 @@ def test_batch_quotas(sizes, k, expected):
 @pytest.mark.parametrize("sizes", [[8] * 20, [1] * 19 + [500], list(range(1, 41))])
 def test_with_more_batches_than_neighbours_every_batch_asks_and_is_asked(sizes):
     quotas = _knn.batch_quotas(np.array(sizes), 5)
-    assert (quotas.sum(axis=1) >= 4).all()  # a batch of one cell among others of one cell has four others to ask
+    assert (quotas.sum(axis=1) >= 4).all()  # even a batch of one cell gets neighbours from four batches
     of_known, of_others = quotas[:-1], quotas[-1]
     np.fill_diagonal(of_known, 0)
-    assert of_known.any(axis=0).all()  # every batch gives to another one
-    assert of_known.any(axis=1).all()  # and takes from another one
+    assert of_known.any(axis=0).all()  # every batch provides neighbours for another batch
+    assert of_known.any(axis=1).all()  # and has neighbours in another batch
     assert connected_components(of_known, connection="strong")[0] == 1
-    assert of_others[np.argmax(sizes)] > 0  # a new batch asks the largest
+    assert of_others[np.argmax(sizes)] > 0  # a new batch has neighbours in the largest batch
 
 
 def test_twenty_batches_are_all_connected():
@@ -228,14 +228,44 @@ def test_approximate_search_finds_nearly_the_same(monkeypatch, balanced):
     batch = np.arange(600) % 2 if balanced else None
     exact = knn(rep, 10, batch=batch)
     monkeypatch.setattr(_knn, "EXACT_LIMIT", 100)
+    monkeypatch.setattr(_knn, "INVERTED_LIMIT", 100)
     found = knn(rep, 10, batch=batch)
     recall = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact.indices, found.indices, strict=True)])
     assert recall > 0.9
     np.testing.assert_array_equal(found.indices, knn(rep, 10, batch=batch).indices)  # reproducible with a seed
 
 
+@pytest.mark.parametrize(
+    ("n_obs", "on_gpu", "expected"),
+    [
+        (10, False, "exact"),
+        (11, False, "inverted file"),
+        (20, False, "inverted file"),
+        (21, False, "pynndescent"),
+        (11, True, "exact, on the GPU"),
+        (30, True, "exact, on the GPU"),
+        (31, True, "inverted file, on the GPU"),
+    ],
+)
+def test_the_number_of_cells_decides_on_the_search(monkeypatch, n_obs, on_gpu, expected):
+    for name, limit in {"EXACT_LIMIT": 10, "INVERTED_LIMIT": 20, "GPU_EXACT_LIMIT": 30}.items():
+        monkeypatch.setattr(_knn, name, limit)
+    monkeypatch.setattr(_knn.torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(_knn, "search_exact", lambda *args: "exact")
+    monkeypatch.setattr(_knn, "search_on_device", lambda *args: "exact, on the GPU")
+    monkeypatch.setattr(_knn, "_search_approximate", lambda *args: "pynndescent")
+
+    def inverted(points, queries, width, random_state, compare=None):
+        assert (points is queries, width, random_state) == (True, 4, 7)
+        return "inverted file" if compare is None else f"inverted file, {compare()[7:]}"
+
+    monkeypatch.setattr(_knn, "search_inverted", inverted)
+    points = np.zeros((n_obs, 2), dtype=np.float32)
+    assert _knn._search(points, points, 4, 7) == (expected, expected)
+
+
 def test_gpu_search_is_used_where_it_can_be(monkeypatch, caplog):
-    """With a stand-in for rapids cuML: the same graph as by brute force, whatever the block size."""
+    """A replacement for rapids cuML gives the same graph as brute force, whatever the block size."""
     import sys
     from importlib.machinery import ModuleSpec
     from types import ModuleType
@@ -275,7 +305,7 @@ def test_gpu_search_is_used_where_it_can_be(monkeypatch, caplog):
 
 @pytest.mark.parametrize("precision", ["highest", "high"])
 def test_search_on_a_device_is_the_exact_one(monkeypatch, caplog, precision):
-    """On the CPU in place of a GPU, in blocks of a few cells."""
+    """The search runs on the CPU instead of a GPU here, in blocks of a few cells."""
     import torch
 
     from scsiameseclu.pp import _knn
@@ -308,7 +338,7 @@ def test_search_on_a_device_is_the_exact_one(monkeypatch, caplog, precision):
 @pytest.mark.parametrize("n_points", [5, 21, 168, 175, 183, 184, 1000])
 @pytest.mark.parametrize("width", [1, 16, 21])
 def test_the_choice_by_groups_is_that_among_all_scores(n_points, width):
-    """Also where the number of points is no multiple of the size of a group, and where scores are the same."""
+    """The rule holds also if the number of points is no multiple of the group size, and if scores are the same."""
     rng = np.random.default_rng(0)
     width = min(width, n_points)
     for scores in (rng.normal(size=(30, n_points)), rng.integers(0, 4, (30, n_points))):

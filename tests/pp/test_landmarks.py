@@ -17,7 +17,7 @@ def batch():
 
 
 def blocks(landmarks, rep, batch=None):
-    """Representation and weights of the neighbours, padding left out."""
+    """Representation and weights of the neighbours, without padding."""
     indices, distances = landmarks.nearest(rep, batch)
     assert np.isfinite(distances).all()
     own_batch = landmarks.batch[indices] if landmarks.batches else None
@@ -54,12 +54,12 @@ def test_some_landmarks_can_be_left_out(rep, batch, n_kept):
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_reference_cells_get_the_block_they_were_trained_with(rep, batch, balanced):
-    rep[7] = rep[8]  # true duplicates, of one batch or of two
+    rep[7] = rep[8]  # true duplicates, in the same or in different batches
     rep[20:40] = rep[20]
     labels = batch if balanced else None
     graph = knn(rep, K, batch=labels)
     landmarks = Landmarks.choose(rep, labels, K)
-    # In another order, and with the rounding of another matrix product.
+    # The cells are in another order, and the matrix product rounds differently.
     order = np.random.default_rng(2).permutation(120)
     again = rep[order] * np.float32(1 + 1e-6)
     found, weights = blocks(landmarks, again, None if labels is None else labels[order])
@@ -137,6 +137,6 @@ def test_novelty_is_relative_to_the_density():
     rng = np.random.default_rng(0)
     dense, sparse = 0.1 * rng.normal(size=(200, 2)), 5 * rng.normal(size=(200, 2)) + 100
     landmarks = Landmarks.choose(np.concatenate([dense, sparse]).astype(np.float32), None, K)
-    # The same distance: far outside of the dense cells, in the midst of the sparse ones.
+    # The distance is the same in both cases: far outside of the dense cells, but within the sparse cells.
     near_dense, among_sparse = landmarks.novelty(np.array([[2.0, 0], [102, 100]], dtype=np.float32))
     assert near_dense > 0.99 > among_sparse

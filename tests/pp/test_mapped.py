@@ -49,7 +49,7 @@ def test_counts_stay_on_disk_and_are_the_same(adata, tmp_path, kind):
 def test_a_collection_is_one_matrix_in_the_order_of_its_numbers(adata, tmp_path):
     store = zarr.open_group(tmp_path / "collection.zarr", mode="w")
     adata.obs["type"] = pd.Categorical(np.repeat(["a", "b", "c"], 20))
-    # dataset_10 comes after dataset_2, and no part has all categories.
+    # dataset_10 comes after dataset_2, and no data set has all categories.
     for number, rows in ((0, slice(0, 25)), (2, slice(25, 30)), (10, slice(30, 60))):
         part = adata[rows].copy()
         anndata.io.write_elem(store, f"dataset_{number}", part)
@@ -108,7 +108,7 @@ def test_a_copy_that_was_cut_short_leaves_the_old_one(adata, tmp_path, monkeypat
         patch.setattr("scsiameseclu.pp._mapped._write_counts", killed)
         with pytest.raises(KeyboardInterrupt):
             write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")
-        with pytest.raises(FileNotFoundError, match="write it again"):
+        with pytest.raises(FileNotFoundError, match="write the data again"):
             read_mapped(tmp_path / "mapped")
         patch.undo()
         write_mapped(tmp_path / "cells.h5ad", tmp_path / "mapped")

@@ -6,7 +6,7 @@ from scsiameseclu.pp._metric import noise_metric, unit_length
 
 
 def clouds(seed=0, n_per_type=60, shift=0.0, noise=1.0):
-    """Types on axes 0 to 2 in 12 dimensions of noise, more of it on axis 3; batches apart on axis 4.
+    """Types that differ on axes 0 to 2, more noise on axis 3, batches that differ on axis 4; 12 dimensions with noise.
 
     Returns the points, the labels and the batches.
     """
@@ -20,7 +20,7 @@ def clouds(seed=0, n_per_type=60, shift=0.0, noise=1.0):
 
 
 def spread(metric):
-    """Length that each axis is left with."""
+    """Length of each axis after the map."""
     return np.linalg.norm(metric, axis=1)
 
 
@@ -59,7 +59,7 @@ def test_without_pairs_or_noise_nothing_changes(points):
 
 
 def test_batches_without_a_common_cell_are_one_pair_less(counts_adata):
-    batch = np.array(["a"] * 119 + ["b"])  # a single cell has no more than one partner of its own choice
+    batch = np.array(["a"] * 119 + ["b"])  # a batch of one cell
     metric = noise_metric(Projection.fit(counts_adata.X, 5).transform(counts_adata.X), batch)
     assert np.isfinite(metric).all()
 
@@ -109,7 +109,7 @@ def test_pairs_are_mutual_neighbours_of_different_batches(monkeypatch, n_batches
     np.fill_diagonal(distances, np.inf)
 
     def near(i, j):
-        """Whether a cell is among the nearest of its batch to another one."""
+        """Whether a cell is among the cells of its batch that are nearest to a cell of another batch."""
         return np.sum(distances[i, codes == codes[j]] < distances[i, j]) < 3
 
     expected = {

@@ -52,7 +52,7 @@ def test_the_graph_is_diffused_only_if_asked_for(counts_adata, monkeypatch):
     monkeypatch.setattr(_neighbors, "ppr_diffusion", refuse)
     again = neighbor_graph(counts_adata, n_neighbors=6, n_pcs=5)
     np.testing.assert_array_equal(again.indices, plain.indices)
-    assert not set(DIFFUSED_KEYS) & set(counts_adata.obsm)  # those of the earlier graph are gone
+    assert not set(DIFFUSED_KEYS) & set(counts_adata.obsm)  # tables of the earlier graph are removed
     assert graph_is_current(counts_adata, SETTINGS)
     assert not graph_is_current(counts_adata, DIFFUSED)
     with pytest.raises(AssertionError, match="without being asked"):
@@ -76,8 +76,8 @@ def test_scanpy_works_on_the_stored_graph(adata):
 
 @pytest.mark.slow  # numba compiles pynndescent
 def test_installed_pynndescent_serves_scanpy_above_8192_cells():
-    # Up to 8,192 cells scanpy compares all pairs. What pynndescent 0.7 returns makes it crash: hence the bound in
-    # pyproject.toml.
+    # Up to 8,192 cells scanpy compares all pairs. Above, scanpy crashes with the results of pynndescent 0.7, which is
+    # the reason for the bound in pyproject.toml.
     cells = ad.AnnData(
         np.zeros((8_200, 1), np.float32), obsm={"X_pca": np.random.default_rng(0).normal(size=(8_200, 3))}
     )
@@ -182,7 +182,7 @@ def test_given_representation_is_used(counts_adata):
 
 def test_a_representation_with_text_is_refused(counts_adata):
     counts_adata.obsm["X_mine"] = pd.DataFrame({"type": ["a"] * 120}, index=counts_adata.obs_names)
-    with pytest.raises(ValueError, match=r"obsm\['X_mine'\]: expected numbers alone, found others"):
+    with pytest.raises(ValueError, match=r"obsm\['X_mine'\]: expected numbers, found other values"):
         neighbor_graph(counts_adata, n_neighbors=4, use_rep="X_mine")
 
 
@@ -193,7 +193,7 @@ def test_batches_are_connected(counts_adata):
 
 
 def test_seed_comes_from_scvi(counts_adata):
-    scvi.settings.seed = 7  # put back by a fixture of all tests
+    scvi.settings.seed = 7  # a fixture of all tests restores the seed
     neighbor_graph(counts_adata)
     assert counts_adata.uns[ADATA_KEYS.NEIGHBORS]["params"]["random_state"] == 7
 

@@ -31,7 +31,7 @@ def test_is_the_usual_scanpy_pipeline(counts_adata, monkeypatch, dense_limit):
 def test_gene_selection_is_that_of_scanpy():
     rng = np.random.default_rng(5)
     counts = rng.poisson(rng.gamma(0.4, 2.0, size=(1, 300)) * rng.lognormal(0, 0.8, size=(150, 300))).astype(float)
-    counts = counts[:, counts.sum(axis=0) > 0]  # scanpy lets genes without counts stretch the first bin
+    counts = counts[:, counts.sum(axis=0) > 0]  # in scanpy, genes without counts widen the first bin
     adata = AnnData(counts.copy())
     sc.pp.normalize_total(adata, target_sum=1e4)
     sc.pp.log1p(adata)

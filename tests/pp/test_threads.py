@@ -1,4 +1,4 @@
-"""Blocks on several threads: in order, a few ahead, with the same results on any number of threads."""
+"""Blocks on several threads come in order, a few in advance, with the same results on any number of threads."""
 
 import numpy as np
 import pytest

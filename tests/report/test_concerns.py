@@ -1,4 +1,4 @@
-"""Every rule finds what it is for, and nothing in an ordinary clustering."""
+"""Every rule finds its problem, and finds nothing in an ordinary clustering."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ N = 300
 
 
 def cells(**changed) -> Cells:
-    """Three clusters of 100 cells about which there is nothing to say."""
+    """Three clusters of 100 cells without any problem."""
     rng = np.random.default_rng(0)
     codes = np.repeat([0, 1, 2], N // 3)
     ordinary = {
@@ -32,8 +32,8 @@ def cells(**changed) -> Cells:
     return Cells(**{**ordinary, **changed})
 
 
-def found(those: Cells, *, names: Names | None = None, tree=None, is_query: bool = True) -> set[tuple[str, str]]:
-    concerns = find_concerns(those, tree, names or Names(), list(those.obs), is_query)
+def found(shown: Cells, *, names: Names | None = None, tree=None, is_query: bool = True) -> set[tuple[str, str]]:
+    concerns = find_concerns(shown, tree, names or Names(), list(shown.obs), is_query)
     assert all(each.text.endswith(".") or each.text.endswith(").") for each in concerns)
     return {(each.kind, each.about) for each in concerns}
 
@@ -70,7 +70,7 @@ def test_clusters_that_follow_a_column():
     donor = np.where(codes == 2, "x", np.tile(["x", "y", "z"], N // 3))
     assert found(cells(obs=pd.DataFrame({"donor": donor}))) == {("column", "2")}
     assert found(cells(obs=pd.DataFrame({"donor": donor == "x"}))) == {("column", "2")}
-    # In a column with one value, or one for every cell, there is nothing to follow.
+    # Clusters cannot follow a column with one value, or with another value for every cell.
     assert found(cells(obs=pd.DataFrame({"same": ["x"] * N, "cell": [str(i) for i in range(N)]}))) == set()
     noise = np.random.default_rng(0).normal(size=N)
     assert found(cells(obs=pd.DataFrame({"depth": codes + 0.1 * noise}))) == {("column", "all cells")}

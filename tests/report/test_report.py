@@ -1,4 +1,4 @@
-"""The page about a model: what is on it, that it is safe, and that it needs nothing else."""
+"""The report of a model is complete and safe, and needs no other files."""
 
 import base64
 import re
@@ -15,7 +15,7 @@ from anndata import AnnData
 from scsiameseclu import tl
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.report import build_report
+from scsiameseclu.report import _figures, build_report
 
 SHORT = {"max_epochs": 20, "accelerator": "cpu", "enable_progress_bar": False}
 HOSTILE = "<script>alert(1)</script>"
@@ -172,7 +172,7 @@ def test_the_code_makes_the_model_again(model):
     code = build_report(model).code
     assert "batch_key='batch'" in code and "n_clusters=3" in code and "scvi.settings.seed = 0" in code
     cells = synthetic(n_obs=240, n_vars=90, n_types=3, n_batches=2, seed=0)[:, model.adata.var_names].copy()
-    # The device is not part of the result's description; progress bars are.
+    # The device is not part of the code for the result; progress bars are.
     code = code.replace("model.train(", "model.train(accelerator='cpu', enable_progress_bar=False, ")
     scope = {"adata": cells}
     scvi.settings.seed = 5
@@ -215,6 +215,24 @@ def test_a_query_has_its_own_page(model):
     assert {"out_of_reference", "on_reference"}.isdisjoint(build_report(model).pictures)
 
 
+def test_a_sample_of_a_large_reference_is_drawn(model, monkeypatch):
+    assert _figures._MAX_REFERENCE_CELLS == 5_000
+    query = tl.map(synthetic(n_obs=20, n_vars=90, n_types=3, n_batches=2, seed=3), model)
+    latent = query.reference.latent
+
+    def drawn(largest):
+        monkeypatch.setattr(_figures, "_MAX_REFERENCE_CELLS", largest)
+        return _figures._sampled(latent).obsm["X_cluster"]
+
+    np.testing.assert_array_equal(drawn(len(latent)), latent)
+    sample = drawn(30)
+    np.testing.assert_array_equal(sample, drawn(30))
+    rows = [np.flatnonzero((latent == cell).all(axis=1))[0] for cell in sample]
+    assert len(set(rows)) == 30 and sorted(rows) == rows and rows != list(range(30))
+    grey = build_report(query).pictures["on_reference"].figure.axes[0].collections[0]
+    assert len(grey.get_offsets()) == 30
+
+
 def test_one_cluster_has_a_page_too(tmp_path):
     scvi.settings.seed = 0
     cells = synthetic(n_obs=60, n_vars=30, n_types=1, seed=0)
@@ -241,7 +259,7 @@ def test_what_cannot_be_reported(model, adata, tmp_path):
 def test_a_browser_shows_every_picture_and_prints_the_page(renamed, adata, tmp_path):
     path = tmp_path / "report.html"
     renamed.report(path, adata)
-    # Pages run no scripts: in a copy, one looks at the pictures.
+    # The report runs no scripts. To see the pictures, open them in a copy of the page.
     seen = re.sub(r"<meta http-equiv=.*?>", "", path.read_text(encoding="utf-8"))
     look = (
         "<script>window.onload = () => { document.body.dataset.seen ="

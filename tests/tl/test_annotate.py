@@ -13,7 +13,7 @@ from scsiameseclu.tl import annotate
 
 @pytest.fixture
 def adata() -> AnnData:
-    """Six clusters that are the types, with names that say nothing."""
+    """Six clusters that equal the types, with names that do not reveal the types."""
     adata = synthetic(n_obs=240, n_vars=120, n_types=6)
     adata.obs["siamese_clu"] = pd.Categorical(adata.obs["cell_type"].cat.codes.astype(str))
     return adata
@@ -50,12 +50,12 @@ def test_clusters_get_the_types_whose_markers_they_express(adata: AnnData) -> No
 
 
 def test_score_by_hand() -> None:
-    # four cells, two clusters of different size; log-normalised values are given as they are
+    # There are four cells in two clusters of different size, and log-normalised values are passed directly.
     values = np.array([[2.0, 1.0], [2.0, 1.0], [2.0, 1.0], [0.0, 3.0]])
     adata = AnnData(values, obs=pd.DataFrame({"k": ["a", "a", "a", "b"]}, index=list("wxyz")))
     adata.var_names = ["g", "h"]
     table = annotate(adata, {"G": ["g"], "H": ["h"]}, "k", normalize=False)
-    # every cluster counts alike: g has mean 1 and standard deviation 1, so that sqrt(K - 1) = 1 is the largest score
+    # All clusters have the same weight: g has mean 1 and standard deviation 1, so sqrt(K - 1) = 1 is the largest score.
     np.testing.assert_allclose(adata.uns["k_type"]["scores"], [[1, -1], [-1, 1]])
     assert table["type"].tolist() == ["G", "H"] and table["margin"].tolist() == [2.0, 2.0]
 
@@ -145,7 +145,7 @@ def test_runner_up_is_the_type_with_the_second_score(adata: AnnData) -> None:
 
 
 def _mixture(share: float, n_obs: int = 600) -> AnnData:
-    """Six types; "mix" holds type 0 and, as this share of its cells, type 1."""
+    """Six types; cluster "mix" holds type 0, and a share of its cells are of type 1."""
     second = round(share * n_obs / 6 / (1 - share))
     adata = synthetic(n_obs=n_obs, n_vars=120, n_types=6, seed=1)
     first = np.flatnonzero(adata.obs["cell_type"] == "type_0")
@@ -189,7 +189,7 @@ def test_markers_that_two_types_share_do_not_hide_a_mixture() -> None:
 def test_cells_that_express_the_markers_of_two_types_at_once_are_not_mixed() -> None:
     adata = synthetic(n_obs=600, n_vars=120, n_types=6, seed=1)
     markers = _markers(adata)
-    # the same cells are of both: what the genes of type 0 and type 1 are is one type
+    # The same cells express the genes of type 0 and of type 1, so both are one type.
     both = {"one": markers["type_0"][:3], "two": markers["type_0"][3:], "rest": markers["type_2"]}
     table = annotate(adata, both, "cell_type").set_index("cluster")
     assert table.loc["type_0", "runner_up"] in both and not table.loc["type_0", "mixed"]
@@ -236,9 +236,9 @@ def test_a_bundled_set_without_a_type_or_of_another_organism(adata: AnnData, cap
 def test_unknown_genes_are_listed_and_left_out(adata: AnnData) -> None:
     expected = annotate(adata, _markers(adata))
     markers = {name: [*genes, f"no_{name}"] for name, genes in _markers(adata).items()}
-    with pytest.warns(UserWarning, match=r"found 6 others: \['no_type_0', .*'no_type_5'\]. They are left out."):
+    with pytest.warns(UserWarning, match=r"6 markers .*: \['no_type_0', .*'no_type_5'\]. These markers are left out"):
         pd.testing.assert_frame_equal(annotate(adata, markers), expected)
-    with pytest.raises(ValueError, match=r"found none for \['Z'\]; genes are called like \['gene_0'"):
+    with pytest.raises(ValueError, match=r"found none for \['Z'\]. .*gene names such as \['gene_0'"):
         annotate(adata, {**_markers(adata), "Z": ["cd3"]})
 
 
@@ -254,7 +254,7 @@ def test_gene_symbols_and_repeated_names(adata: AnnData) -> None:
     others = np.flatnonzero(adata.var["marker_of"] == "none")[:2]
     adata.var.iloc[others, adata.var.columns.get_loc("symbol")] = "twice"
     pd.testing.assert_frame_equal(annotate(adata, markers, gene_symbols="symbol"), expected)
-    with pytest.raises(ValueError, match=r"occur once in the data, found several \['twice'\]"):
+    with pytest.raises(ValueError, match=r"occur once in the data, found several genes \['twice'\]"):
         annotate(adata, {"A": ["twice"]}, gene_symbols="symbol")
 
 
@@ -281,7 +281,7 @@ def test_bad_arguments_are_refused(adata: AnnData) -> None:
         annotate(adata, {"A": "gene_1"})
     with pytest.raises(ValueError, match="at least one type"):
         annotate(adata, {})
-    with pytest.raises(ValueError, match="found 'unassigned', which is kept"):
+    with pytest.raises(ValueError, match="found 'unassigned', which is reserved"):
         annotate(adata, {"unassigned": ["gene_1"]})
     adata.obs["one"] = "x"
     with pytest.raises(ValueError, match=r"at least two clusters in obs\['one'\], found 1"):

@@ -24,7 +24,7 @@ def _cells(n_obs: int = 300, spread: float = 1.0, seed: int = 0) -> AnnData:
 
 
 def _hide(adata: AnnData, share: float, seed: int = 0) -> np.ndarray:
-    """Keep some labels in ``obs["part"]``; return which are hidden."""
+    """Keep some labels in ``obs["part"]``; return a mask of the hidden labels."""
     hidden = np.random.default_rng(seed).random(adata.n_obs) >= share
     adata.obs["part"] = adata.obs["type"].astype(object).mask(hidden)
     return hidden
@@ -134,7 +134,7 @@ def test_the_only_labelled_cell_of_a_type_keeps_its_type(method: str) -> None:
 
 def test_the_temperature_of_a_few_cells_stays_near_one() -> None:
     probs = np.tile([[0.98, 0.01, 0.01]], (5, 1))
-    codes = np.array([0, 0, 0, 1, 2])  # sure of all, right in three of five
+    codes = np.array([0, 0, 0, 1, 2])  # high confidence in five cells, of which three are right
     few, free = (_fit_temperature(probs, codes, prior_sd=sd) for sd in (0.25, np.inf))
     many = _fit_temperature(np.tile(probs, (400, 1)), np.tile(codes, 400), prior_sd=0.25)
     assert 1.0 < few < 1.6 and min(many, free) > 2.5
@@ -161,7 +161,7 @@ def test_only_logistic_regression_has_a_prior_for_its_temperature(monkeypatch: p
 def test_one_label_for_each_type_is_enough(method: str) -> None:
     adata = _cells(300, spread=0.5)
     adata.obs["part"] = adata.obs["type"].where(np.arange(300) < 3)
-    with pytest.warns(UserWarning, match=r"obs\['part'\]: no type has two labelled cells, so that confidences are not"):
+    with pytest.warns(UserWarning, match=r"obs\['part'\]: no type has two labelled cells, so confidences are not"):
         probs = classify(adata, "part", method=method)
     assert (probs.idxmax(axis=1) == adata.obs["type"]).mean() > 0.95
     record = adata.uns["part_predicted"]
@@ -171,7 +171,7 @@ def test_one_label_for_each_type_is_enough(method: str) -> None:
 def test_many_types_are_warned_of_and_batches_as_numbers_are_labels() -> None:
     adata = _cells(600)
     adata.obs["many"] = np.arange(600) % 201
-    with pytest.warns(UserWarning, match=r"obs\['many'\] has 201 types; is it a column of cell types"):
+    with pytest.warns(UserWarning, match=r"obs\['many'\] has 201 types. Check that the column holds cell types"):
         classify(adata, "many", method="knn")
     adata.obs["number"] = adata.obs["type"].map({"B": 0.0, "NK/T": 1.0, "pDC": 2.0})
     assert list(classify(adata, "number").columns) == ["0.0", "1.0", "2.0"]
@@ -215,7 +215,7 @@ def test_bad_arguments_are_refused_and_nothing_is_written() -> None:
     ):
         classify(adata, "measured")
     adata.obs["barcode"] = adata.obs_names
-    with pytest.raises(ValueError, match="found 300 values for 300 labelled cells, which are rather names of cells"):
+    with pytest.raises(ValueError, match="found 300 different values for 300 labelled cells"):
         classify(adata, "barcode")
     adata.obs["one"] = "B"
     with pytest.raises(ValueError, match=r"at least two types in obs\['one'\], found \['B'\]"):

@@ -115,7 +115,7 @@ def test_copy_results_wants_the_same_cells(adata: AnnData) -> None:
 
 
 def test_the_model_loads_with_the_data_it_was_made_from(tmp_path):
-    """The model is of the variable genes, the data keep all of them, in whatever order."""
+    """The model has the variable genes only; the data keep all genes, in any order."""
     adata = synthetic(n_obs=120, n_vars=60, n_types=3, seed=0)
     options = {"accelerator": "cpu", "enable_progress_bar": False, "max_epochs": 2}
     model = cluster(adata, 3, n_top_genes=30, n_neighbors=6, train_kwargs=options)

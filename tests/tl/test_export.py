@@ -1,4 +1,4 @@
-"""Files for viewers: nothing internal in them, and what viewers ask for."""
+"""Files for viewers hold no internal entries, and everything that viewers need."""
 
 import h5py
 import numpy as np
@@ -18,7 +18,7 @@ PLAIN |= {"numeric-scalar", "anndata", "raw"}
 
 @pytest.fixture(scope="module")
 def clustered() -> AnnData:
-    """Trained on the object itself, which scvi-tools then writes into."""
+    """Cells on which a model was trained, with the columns that scvi-tools writes."""
     scvi.settings.seed = 0
     adata = synthetic(n_obs=120, n_vars=50, n_types=3, n_batches=2)
     tl.cluster(adata, 3, batch_key="batch", train_kwargs=SHORT, model_kwargs={"n_hidden": 32, "n_latent": 6})
@@ -29,7 +29,7 @@ def clustered() -> AnnData:
 
 
 def test_a_viewer_finds_what_it_asks_for_and_nothing_internal(clustered, tmp_path):
-    assert any(name.startswith("_scvi") for name in clustered.obs)  # otherwise there is nothing to leave out
+    assert any(name.startswith("_scvi") for name in clustered.obs)  # the test needs internal columns
     assert {ADATA_KEYS.GRAPH_REP, ADATA_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_WEIGHT} <= set(clustered.obsm)
     before = clustered.copy()
     tl.export(clustered, tmp_path / "new" / "cells.h5ad")

@@ -1,4 +1,4 @@
-"""Names of results are checked before any work is done; results replace nothing but earlier results."""
+"""Names of results are checked before any computation; results replace only earlier results."""
 
 import anndata as ad
 import pytest
@@ -68,15 +68,15 @@ def test_nothing_of_the_user_is_replaced(model, no_training, tmp_path, capsys, s
             adata.uns["mine"] = {"params": {"resolution": 1.0}}  # as scanpy's leiden writes
         return adata
 
-    with pytest.raises(ValueError, match="would be replaced by results named 'mine'"):
+    with pytest.raises(ValueError, match="results named 'mine' would replace"):
         tl.cluster(taken(), n_clusters=2, key_added="mine")
-    with pytest.raises(ValueError, match="would be replaced by results named 'mine'"):
+    with pytest.raises(ValueError, match="results named 'mine' would replace"):
         model.write_to_adata(taken(), key_added="mine")
     taken().write_h5ad(tmp_path / "cells.h5ad")
     capsys.readouterr()
     argv = ["fit", str(tmp_path / "cells.h5ad"), "--out", str(tmp_path / "out"), "--key-added", "mine"]
     assert cli.main(argv) == 1
-    assert "would be replaced" in capsys.readouterr().err
+    assert "would replace" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("n_top_genes", [None, 20])
@@ -88,7 +88,7 @@ def test_earlier_results_are_replaced(tmp_path, n_top_genes):
     again = ad.read_h5ad(tmp_path / "cells.h5ad")
     model = tl.cluster(again, **options)
     assert again.obs["mine"].notna().all()
-    # Results of a query whose genes had to be put in order, too.
+    # The rule also holds for a query whose genes were reordered.
     query = ad.read_h5ad(tmp_path / "cells.h5ad")[:, 1:].copy()
     mapped = SCSiameseClu.load_query_data(query, model, accelerator="cpu")
     mapped.write_to_adata(key_added="mine")

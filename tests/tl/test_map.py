@@ -107,7 +107,7 @@ def test_arguments_that_cannot_be_meant(model):
             tl.map(new_cells()[:, ::-1].copy(), model, **limits)
     query = new_cells()
     query.obs["mine"] = "x"
-    with pytest.raises(ValueError, match="would be replaced"):
+    with pytest.raises(ValueError, match="would replace"):
         tl.map(query, model, key_added="mine")
 
 
@@ -140,5 +140,5 @@ def test_embeddings_of_two_models_are_told_apart(model):
     tl.cluster(reference, 3, batch_key="batch", n_neighbors=8, train_kwargs=SHORT, model_kwargs={"n_hidden": 32})
     with pytest.raises(ValueError, match="another model embedded the reference"):
         tl.classify(query, "known", reference=reference)
-    del reference.uns["siamese_clu"]["params"]["embedding"]  # results of earlier versions do not say
+    del reference.uns["siamese_clu"]["params"]["embedding"]  # results of earlier versions have no such entry
     tl.classify(query, "known", reference=reference)

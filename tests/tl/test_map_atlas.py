@@ -1,4 +1,4 @@
-"""Cells mapped chunk by chunk from stores to a store."""
+"""Cells are mapped chunk by chunk, from stores to a store."""
 
 import gc
 import logging
@@ -36,7 +36,7 @@ def model() -> SCSiameseClu:
 
 @pytest.fixture
 def query() -> AnnData:
-    """Cells of which some are unassigned, and some of a new batch."""
+    """Cells with some unassigned cells, and some cells of a new batch."""
     query = synthetic(n_obs=50, n_vars=60, n_types=3, n_batches=3, seed=1)
     query.obs_names = [f"cell {number}" for number in range(query.n_obs)]
     return query
@@ -83,7 +83,7 @@ def as_h5ad(query, folder):
 
 
 def as_two_stores(query, folder):
-    """Genes in another order in the second, batches as text in one and as categories in the other."""
+    """Two stores with different orders of genes; batches are text in one store and categories in the other."""
     first, second = query[:21].copy(), query[21:, ::-1].copy()
     first.obs["batch"] = first.obs["batch"].astype(str).astype(object)
     second.X = second.X.toarray()
@@ -169,7 +169,7 @@ def test_a_killed_run_goes_on_after_the_last_complete_chunk(model, query, tmp_pa
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (tmp_path / "out").exists()
     with (tmp_path / "out.partial" / "progress.jsonl").open("a") as file:
-        file.write('{"chunk": 3, "n_ce')  # a line cut short
+        file.write('{"chunk": 3, "n_ce')  # an incomplete line
     mapped = []
 
     def count(cells, *args, **options):
@@ -178,7 +178,7 @@ def test_a_killed_run_goes_on_after_the_last_complete_chunk(model, query, tmp_pa
 
     monkeypatch.setattr(_map_atlas, "map_cells", count)
     arguments = (tmp_path / "cells.h5ad", tmp_path / "model", tmp_path / "out")
-    with pytest.raises(ValueError, match=r"differs in min_confidence.*overwrite=True"):
+    with pytest.raises(ValueError, match=r"other values of min_confidence.*overwrite=True"):
         tl.map_atlas(*arguments, chunk_size=10, min_confidence=0.5, **QUIET)
     tl.map_atlas(*arguments, chunk_size=10, **QUIET)
     assert mapped == [list(query.obs_names[30:40]), list(query.obs_names[40:])]
@@ -222,7 +222,7 @@ def test_memory_is_that_of_a_chunk_whatever_the_number_of_cells(model, tmp_path)
         tracemalloc.stop()
         return found
 
-    peak(500)  # what is made once
+    peak(500)  # memory that is needed once
     few, many = peak(1000), peak(6000)
     counts_of_all = 6000 * 60 * 0.3 * 8
     assert many - few < counts_of_all / 10
@@ -268,7 +268,7 @@ def test_arguments_that_cannot_be_meant(model, query, tmp_path):
 
 
 def test_a_part_of_the_job_is_known_by_the_model(model, query, tmp_path, monkeypatch):
-    """Weights that have changed are another job: half of the cells would have other clusters."""
+    """After a change of the weights the job must start anew, or half of the cells would have other clusters."""
     as_h5ad(query, tmp_path)
     before = _map_atlas._digest(model)
     with monkeypatch.context() as patch:

@@ -32,7 +32,7 @@ def test_renamed_clusters_are_the_same_clusters() -> None:
 
 
 def test_stability_by_hand() -> None:
-    # "a" of the judged clusters: whole in r0, one cell short in r1; the cell at 3 goes to "b" in r1
+    # Judged cluster "a" is complete in r0, and lacks one cell in r1, where the cell at 3 is in "b".
     adata, labels = _cells("xxxxyyyyyy", "xxxyyyyyyy", key="aaaabbbbbb")
     result = stability(adata, labels=labels)
     np.testing.assert_allclose(result.cell_stability, [1, 1, 1, 0.5, 1, 1, 1, 1, 1, 1])
@@ -47,7 +47,7 @@ def test_a_split_cluster_is_less_stable_than_one_that_stays() -> None:
     adata, labels = _cells("aaaabbbccc", "aaaabbcccc", "aaaabcbcbc", key="aaaabbbccc")
     stable = stability(adata, labels=labels).cluster_stability
     assert stable["a"] == 1.0 > stable["b"]
-    # more clusters than judged: the smaller half has no counterpart
+    # The run has more clusters than the judged run, so the smaller half of a cluster is not matched.
     adata, labels = _cells("aaaabbbbbb", "aaaabbbbcc", key="aaaabbbbbb")
     result = stability(adata, labels=labels)
     assert result.labels["r1"].isna().tolist() == [False] * 8 + [True] * 2

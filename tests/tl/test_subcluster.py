@@ -1,4 +1,4 @@
-"""Clusters within a cluster: other cells stay, names are scanpy's, the model of the parts follows."""
+"""Clusters within a cluster: other cells keep their cluster, names follow scanpy, the new model uses these names."""
 
 import numpy as np
 import pandas as pd
@@ -77,7 +77,7 @@ def test_settings_of_the_clusters_are_followed(adata):
     model = part_of(adata, "0")
     assert model.registry["setup_args"]["layer"] == "counts" and model.registry["setup_args"]["batch_key"] == "batch"
     assert part_of(adata, "0", batch_key=None).registry["setup_args"]["batch_key"] is None
-    assert adata.uns["siamese_clu_R"]["n_clusters"] == 4  # written twice under one name
+    assert adata.uns["siamese_clu_R"]["n_clusters"] == 4  # a second call with the same name
 
 
 def test_a_query_gets_the_names_of_the_parts(adata, tmp_path):
@@ -93,7 +93,7 @@ def test_wrong_calls(adata):
             tl.subcluster(adata, clusters)
     with pytest.raises(KeyError, match="Expected clusters in obs"):
         tl.subcluster(adata, "0", key="leiden")
-    with pytest.raises(ValueError, match="would be replaced"):
+    with pytest.raises(ValueError, match="would replace"):
         tl.subcluster(adata, "0", key_added="batch")
     with pytest.raises(TypeError, match="Expected an AnnData"):
         tl.subcluster(adata.obs, "0")
@@ -102,4 +102,4 @@ def test_wrong_calls(adata):
 
 def test_one_population_is_said_to_be_one(adata, caplog):
     tl.subcluster(adata, list(adata.obs["siamese_clu"].cat.categories[:1]), n_clusters=1)
-    assert "are one population: nothing was divided" in caplog.text
+    assert "Only one part was found in the" in caplog.text

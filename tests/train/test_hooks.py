@@ -1,4 +1,4 @@
-"""What the training plan does besides training, without training."""
+"""Hooks of the training plan, tested without training."""
 
 from types import SimpleNamespace
 
@@ -205,7 +205,7 @@ def test_history_comes_back():
 
 
 class Checkpoint:
-    """Stands in for a checkpoint callback, and notes which of its hooks ran."""
+    """Replacement for a checkpoint callback that records which of its hooks ran."""
 
     check_nan_gradients = True
 
@@ -220,7 +220,7 @@ class Checkpoint:
 
 
 class Weights:
-    """Stands in for a module, and notes which weights it got."""
+    """Replacement for a module that records the weights it gets."""
 
     clustering_active, loaded = True, None
 

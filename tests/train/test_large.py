@@ -27,11 +27,26 @@ def test_trains_in_mixed_precision(model):
     model.module.expression_encoder.project.register_forward_hook(lambda m, i, z: used.append((m.training, z.dtype)))
     model.train(max_epochs=4, precision="bf16-mixed", **QUICK)
     assert (True, torch.bfloat16) in used
-    assert (False, torch.float32) in used  # targets are solved for in full precision
+    assert (False, torch.float32) in used  # targets are computed in full precision
     history = np.concatenate([frame.to_numpy(float).ravel() for frame in model.history.values()])
     assert np.isfinite(history).all()
     assert np.isfinite(model.get_latent_representation()).all()
     assert model.get_latent_representation().dtype == np.float32
+
+
+@pytest.mark.parametrize("precision", ["64-true", 64, "bf16-true", "16-true", "transformer-engine"])
+def test_precisions_that_change_the_weights_are_refused(model, precision):
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    with pytest.raises(ValueError, match=f"'32-true', 'bf16-mixed' or '16-mixed', found {precision!r}"):
+        model.train(max_epochs=1, precision=precision, **QUICK)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+    assert not model.is_trained
+
+
+@pytest.mark.parametrize("precision", [None, 32, "32-true", "bf16", "bf16-mixed"])
+def test_precisions_that_keep_the_weights_are_taken(model, precision):
+    model.train(max_epochs=1, precision=precision, **QUICK)
+    assert {value.dtype for value in model.module.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("options", "expected"), [({}, 1e-3), ({"batch_size": 1024}, 2e-3), ({"lr": 5e-4}, 5e-4)])

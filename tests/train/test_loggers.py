@@ -1,4 +1,4 @@
-"""Loggers of Lightning get what the history of a model holds."""
+"""Loggers of Lightning get the values of the history of a model."""
 
 import numpy as np
 import pandas as pd

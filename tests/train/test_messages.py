@@ -14,7 +14,7 @@ LIGHTNING = logging.getLogger("lightning.pytorch.utilities.rank_zero")
 @pytest.fixture
 def messages(caplog):
     """Texts that Lightning logs."""
-    caplog.set_level(logging.INFO, "lightning.pytorch")  # whatever other tests left
+    caplog.set_level(logging.INFO, "lightning.pytorch")  # independent of other tests
     texts: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: texts.append(record.getMessage())

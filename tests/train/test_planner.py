@@ -1,4 +1,4 @@
-"""What follows from the devices of a training."""
+"""Settings that depend on the devices of a training."""
 
 import pytest
 import torch
@@ -66,7 +66,7 @@ def test_data_are_held_where_they_fit_and_nothing_stands_in_the_way(monkeypatch,
     assert asked == [(GPU, "manager")]
     assert not alone.holds_data("manager", "auto", loads_elsewhere=True)
     assert not together.holds_data("manager", "auto", loads_elsewhere=False)
-    # What the user says holds, whether it fits or not.
+    # The setting of the user is used, whether the data fit or not.
     assert alone.holds_data("manager", True, loads_elsewhere=False) is True
     for plan in (alone, together):
         for elsewhere in (True, False):
@@ -77,7 +77,7 @@ def test_data_are_held_where_they_fit_and_nothing_stands_in_the_way(monkeypatch,
 
 
 class Seen(Exception):
-    """Ends a training before its first step."""
+    """Stop a training before its first step."""
 
 
 @pytest.mark.parametrize(("batch_size", "n_devices"), [(None, 1), (None, 4), (512, 2)])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scvi
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -17,7 +18,7 @@ PLAN = {"n_pretrain_epochs": 2, "n_warmup_epochs": 1}
 
 
 class Stop(pl.Callback):
-    """Break off at the first batch of an epoch."""
+    """Stop at the first batch of an epoch."""
 
     def __init__(self, epoch):
         self.epoch = epoch
@@ -40,7 +41,7 @@ def same_weights(first, second):
 
 
 def stopped_and_resumed(epochs, path, **options):
-    """A model whose training broke off at each of the epochs and was resumed by a new model each time."""
+    """A model whose training was stopped at each of the epochs and resumed by a new model each time."""
     made = {"n_clusters": options.pop("n_clusters", 3)}
     checkpoint = {}
     for epoch in epochs:
@@ -48,7 +49,7 @@ def stopped_and_resumed(epochs, path, **options):
             make(**made).train(callbacks=[Stop(epoch), ResumeCheckpoint(path)], **checkpoint, **options)
         checkpoint = {"ckpt_path": path}
     model = make(**made)
-    # Whatever happens before must not matter.
+    # Random numbers that are drawn before must not change the result.
     torch.rand(5), np.random.rand(5), random.random()
     model.train(callbacks=[ResumeCheckpoint(path)], **checkpoint, **options)
     return model
@@ -100,25 +101,40 @@ def test_checkpoints_are_written_on_schedule(tmp_path):
         ResumeCheckpoint(path, 0)
 
 
+def test_checkpoints_to_resume_from_are_whole_files_also_beside_a_way_of_writing_that_the_user_chose(tmp_path):
+    """A kill while Lightning writes would leave half a file."""
+
+    class Own(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint, path, storage_options=None):
+            written.append(path)
+
+    written, own = [], Own()
+    path, model = tmp_path / "run.ckpt", make()
+    model.train(max_epochs=2, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(path)], plugins=[own], **QUICK)
+    assert path.exists() and written == []
+    model.trainer.save_checkpoint(tmp_path / "other.ckpt")
+    assert written == [tmp_path / "other.ckpt"]
+
+
 def test_foreign_checkpoints_are_refused(tmp_path):
     path = tmp_path / "run.ckpt"
     make().train(max_epochs=2, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(path)], **QUICK)
-    with pytest.raises(ValueError, match="Expected a checkpoint for 120 cells, found one for 150"):
+    with pytest.raises(ValueError, match="Expected a checkpoint for 120 cells, found a checkpoint for 150"):
         make(n_obs=120).train(max_epochs=3, ckpt_path=path, **QUICK)
-    with pytest.raises(ValueError, match="Expected a checkpoint with 5 clusters, found one with 3"):
+    with pytest.raises(ValueError, match="Expected a checkpoint with 5 clusters, found a checkpoint with 3"):
         trained = tmp_path / "trained.ckpt"
         make().train(max_epochs=4, plan_kwargs=PLAN, callbacks=[ResumeCheckpoint(trained)], **QUICK)
         make(n_clusters=5).train(max_epochs=5, ckpt_path=trained, **QUICK)
     with pytest.raises(ValueError, match="train_size"):
         make().train(max_epochs=3, ckpt_path=path, train_size=0.5, **QUICK)
-    others = make()
-    others.adata.obs_names = [f"other_{i}" for i in range(150)]
-    with pytest.raises(ValueError, match="found one for others"):
-        others.train(max_epochs=3, ckpt_path=path, **QUICK)
+    renamed = make()
+    renamed.adata.obs_names = [f"other_{i}" for i in range(150)]
+    with pytest.raises(ValueError, match="found a checkpoint for cells or genes with other"):
+        renamed.train(max_epochs=3, ckpt_path=path, **QUICK)
     changed = synthetic(n_obs=150, n_vars=50, n_types=3, seed=1)
     changed.obs_names, changed.var_names = make().adata.obs_names, make().adata.var_names
     SCSiameseClu.setup_anndata(changed)
-    with pytest.raises(ValueError, match="found one for others with the same names"):
+    with pytest.raises(ValueError, match="found a checkpoint for other data with the same names"):
         model = SCSiameseClu(changed, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
         model.train(max_epochs=3, ckpt_path=path, **QUICK)
     moved = make().adata.copy()  # two counts of each of two cells moved between two genes: all totals are the same
@@ -129,7 +145,7 @@ def test_foreign_checkpoints_are_refused(tmp_path):
     dense[second, [0, 1]] += [1, -1]
     moved.X = dense
     SCSiameseClu.setup_anndata(moved)
-    with pytest.raises(ValueError, match="found one for others with the same names"):
+    with pytest.raises(ValueError, match="found a checkpoint for other data with the same names"):
         model = SCSiameseClu(moved, n_clusters=3, n_latent=6, n_hidden=16, n_embedding_genes=40)
         model.train(max_epochs=3, ckpt_path=path, **QUICK)
     state = torch.load(path, weights_only=True)
@@ -189,7 +205,7 @@ def test_killed_processes_lose_nothing(tmp_path, run_script):
 
 
 def test_counts_of_a_query_are_known_by_the_checkpoint(tmp_path):
-    """The reference is the same for every query: its digest says nothing about the cells of this one."""
+    """The digest of the reference is the same for every query, so the checkpoint needs a digest of the query."""
     reference = make()
     reference.train(max_epochs=2, **QUICK)
 
@@ -201,5 +217,5 @@ def test_counts_of_a_query_are_known_by_the_checkpoint(tmp_path):
     path = tmp_path / "query.ckpt"
     mapped(1).train(max_epochs=1, callbacks=[ResumeCheckpoint(path)], **QUICK)
     mapped(1).train(max_epochs=2, ckpt_path=path, **QUICK)
-    with pytest.raises(ValueError, match="found one for others with the same names"):
+    with pytest.raises(ValueError, match="found a checkpoint for other data with the same names"):
         mapped(2).train(max_epochs=2, ckpt_path=path, **QUICK)

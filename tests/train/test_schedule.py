@@ -16,7 +16,7 @@ def test_epochs_follow_from_cells_visited(n_obs, expected):
 @pytest.mark.parametrize("n_obs", [1, 1000, 2000, 16_667, 10**7])
 @pytest.mark.parametrize("max_epochs", [2, 3, 10, 62, 500])
 def test_given_epochs_are_split_in_proportion(n_obs, max_epochs):
-    """As in the default schedule, to the nearest epoch, with at least one epoch of each phase."""
+    """Epochs are split as in the default schedule, rounded, with at least one epoch of each phase."""
     usual, schedule = Schedule.for_cells(n_obs), Schedule.for_cells(n_obs, max_epochs)
     assert schedule.max_epochs == max_epochs
     share = max_epochs * usual.n_pretrain / usual.max_epochs
@@ -26,7 +26,7 @@ def test_given_epochs_are_split_in_proportion(n_obs, max_epochs):
 
 @pytest.mark.parametrize("n_obs", [1000, 1001, 2000, 3333, 9999, 10_000, 10_001, 16_667, 30_000, 100_000])
 def test_cells_visited_are_at_least_those_wanted_and_less_than_an_epoch_more(n_obs):
-    """Between 3 and 100 epochs of the first phase, and between 3 and 24 of the second: six of up to 10,000 cells."""
+    """The first phase has 3 to 100 epochs; the second has 3 to 24, and at least six for up to 10,000 cells."""
     schedule = Schedule.for_cells(n_obs)
     least = 6 if n_obs <= 10_000 else max(-(-60_000 // n_obs), 3)
     for n_epochs, n_visits, (fewest, most) in (

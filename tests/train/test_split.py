@@ -1,4 +1,4 @@
-"""Settings of the training follow from the cells that really train, and a model is trained only after a step."""
+"""Settings depend on the cells that are trained on, and a model counts as trained only after a step."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_batches_have_a_whole_number_of_cells(batch_size):
 
 
 def moved(model, before):
-    """Whether every weight of both encoders moved: centres of clusters are placed without any step."""
+    """Whether every weight of both encoders changed; cluster centres are placed without any step."""
     encoders = {key: value for key, value in model.module.named_parameters() if "encoder" in key}
     return bool(encoders) and not any(torch.equal(value, before[key]) for key, value in encoders.items())
 
@@ -46,7 +46,7 @@ def moved(model, before):
     ids=["arrays", "lists", "a mask", "train_size", "validation_size"],
 )
 def test_fewer_training_cells_than_a_batch_train(split):
-    """100 cells are more than a batch of 80, the 70 that train are not."""
+    """All 100 cells are more than a batch of 80, but the 70 training cells are not."""
     model = made()
     before = {key: value.clone() for key, value in model.module.named_parameters()}
     model.train(batch_size=80, **split, **QUICK)

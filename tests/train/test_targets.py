@@ -1,4 +1,4 @@
-"""What the targets of the clustering phase are made of, by hand, at the start of every epoch."""
+"""Targets of the clustering phase, computed by hand at the start of every epoch."""
 
 import lightning.pytorch as pl
 import numpy as np
@@ -20,7 +20,7 @@ SHARPENING, MOMENTUM, N_CLUSTERS = 2.2, 0.6, 3
 
 
 class Look(pl.Callback):
-    """Note the targets and their source before the first step of each epoch of the clustering phase."""
+    """Record the targets and their source before the first step of each epoch of the clustering phase."""
 
     def __init__(self):
         self.seen = []
@@ -53,7 +53,8 @@ class Look(pl.Callback):
 
 @pytest.fixture(scope="module")
 def trained():
-    """A training of one epoch before clustering and four after it, two of these towards the first partition."""
+    """A training with one epoch before clustering and four with it; two of the four have the first partition as
+    target."""
     scvi.settings.seed = 0
     adata = synthetic(n_obs=150, n_vars=50, n_types=3, proportions=[4, 2, 1], seed=0)
     SCSiameseClu.setup_anndata(adata)
@@ -98,10 +99,10 @@ def test_the_assignments_are_as_certain_as_the_discriminants_in_the_end(trained)
 
 
 def test_targets_are_the_transport_of_sharpened_logits_after_that(trained):
-    """Of the logits at the start of the epoch, times the sharpening, to the masses of that epoch."""
+    """The logits at the start of the epoch, times the sharpening, are transported to the masses of the epoch."""
     model, seen, _ = trained
     errors = model.history["sinkhorn_marginal_error"].to_numpy(float).ravel()[1:]
-    assert len(errors) == 2  # none while warming up
+    assert len(errors) == 2  # no error is logged during the warm-up
     for epoch, error in zip(seen[2:], errors, strict=True):
         solved = sinkhorn(SHARPENING * epoch["logits"]["train"], epoch["marginals"])
         torch.testing.assert_close(epoch["duals"], solved.column_duals.float(), rtol=1e-3, atol=1e-3)
@@ -112,7 +113,7 @@ def test_targets_are_the_transport_of_sharpened_logits_after_that(trained):
 
 
 def test_masses_follow_the_sharpened_assignments_by_the_momentum(trained):
-    """Not while warming up."""
+    """The masses do not change during the warm-up."""
     seen = trained[1]
     assert torch.equal(seen[0]["marginals"], seen[1]["marginals"])
     for before, epoch in zip(seen[1:], seen[2:], strict=False):
@@ -129,7 +130,7 @@ def test_clusters_are_numbered_by_size_in_the_end(trained):
 
 
 def test_cells_without_a_target_have_a_row_of_zero(trained):
-    """Above ``max_target_cells`` not every cell has one."""
+    """With more cells than ``max_target_cells``, some cells have no target."""
 
     class Rows(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
@@ -160,7 +161,7 @@ def test_samples_of_rows(n_rows):
 
 @pytest.mark.parametrize("new_cells", [False, True])
 def test_further_training_describes_the_clusters_there_are(new_cells):
-    """Their discriminants are the targets, and new cells have masses of their own."""
+    """Discriminants of the existing clusters are the targets, and new cells have their own masses."""
     scvi.settings.seed = 1
     adata = synthetic(n_obs=120, n_vars=50, n_types=3, proportions=[4, 2, 1], seed=0)
     SCSiameseClu.setup_anndata(adata)
@@ -210,17 +211,42 @@ def test_training_has_partners_with_targets_and_validation_has_none(monkeypatch,
 @pytest.mark.parametrize(
     ("before", "expected"),
     [
-        (None, [1, 2, 0, 3]),  # by size, equal ones and those without a cell in their order
+        (None, [1, 2, 0, 3]),  # by size; clusters of equal size keep their order
         ([0] * 2 + [1] * 4 + [2] * 3, [0, 1, 2, 3]),
-        ([2] * 2 + [0] * 4 + [3] * 3, [1, 3, 0, 2]),  # a cluster without cells takes the number that is free
+        ([2] * 2 + [0] * 4 + [3] * 3, [1, 3, 0, 2]),  # a cluster without cells takes the free number
         ([1] * 2 + [1] * 4 + [0] * 3, [2, 1, 0, 3]),
     ],
 )
 def test_clusters_keep_the_numbers_of_those_they_overlap(before, expected):
-    """Cells are in clusters 0 (two), 1 (four) and 2 (three) now, and in none of four clusters 3."""
+    """Of four clusters, cluster 0 has two cells now, cluster 1 four, cluster 2 three, and cluster 3 none."""
     module = SiameseModule(12, 3, 4, n_latent=4, n_hidden=8)
     module.head.initialise(torch.eye(4), torch.full((4,), 0.25), torch.zeros(4))
     plan = SiameseTrainingPlan(module)
     plan._embed_training_cells = lambda: torch.eye(4)[[0] * 2 + [1] * 4 + [2] * 3]
     plan._clusters_before = None if before is None else torch.tensor(before)
     assert plan._order_of_clusters(module.head).tolist() == expected
+
+
+def test_exact_transport_makes_the_targets_if_asked_for():
+    """With exact transport the cells by likeliest target have the masses, in both kinds of targets."""
+    scvi.settings.seed = 0
+    adata = synthetic(n_obs=150, n_vars=50, n_types=3, proportions=[4, 2, 1], seed=0)
+    SCSiameseClu.setup_anndata(adata)
+    model, look = SCSiameseClu(adata, n_clusters=N_CLUSTERS, n_latent=6, n_hidden=16), Look()
+    plan = {"n_pretrain_epochs": 1, "n_warmup_epochs": 1, "transport": "exact", "marginal_momentum": 1.0}
+    model.train(max_epochs=3, train_size=0.8, plan_kwargs=plan, callbacks=[look], **QUICK)
+    for seen in look.seen:
+        targets = seen["kept"]["train"]
+        shares = torch.bincount(targets.argmax(dim=1), minlength=N_CLUSTERS) / len(targets)
+        # The marginals are smoothed by one cell a cluster; a cell on a border may go either way.
+        torch.testing.assert_close(shares, seen["marginals"], atol=4 / len(targets), rtol=0)
+        assert float(targets.amax(dim=1).mean()) < 0.999
+    assert float(model.history["sinkhorn_marginal_error"].max().iloc[0]) < 1e-6
+
+
+def test_transport_is_checked_before_training():
+    module = SiameseModule(10, 5, 2)
+    with pytest.raises(ValueError, match="'entropic' or 'exact', found 'emd'"):
+        SiameseTrainingPlan(module, transport="emd")
+    with pytest.raises(ValueError, match="marginal_relaxation=inf with transport='exact', found 1"):
+        SiameseTrainingPlan(module, transport="exact", marginal_relaxation=1.0)

@@ -49,7 +49,7 @@ class Poison(Interrupt):
 
 
 class PoisonAt(pl.Callback):
-    """Break a weight at the end or the start of an epoch, when no loss is there to tell."""
+    """Break a weight at the end or the start of an epoch, when no loss is computed that would show it."""
 
     def __init__(self, hook, epoch):
         self.epoch = epoch
@@ -61,7 +61,7 @@ class PoisonAt(pl.Callback):
 
 
 class Record(pl.Callback):
-    """Note the state of training at the end of every epoch."""
+    """Record the state of training at the end of every epoch."""
 
     def __init__(self):
         self.active, self.training, self.duals, self.optimizers = [], [], [], []
@@ -139,7 +139,7 @@ def test_discriminants_give_the_targets_while_warming_up(adata, monkeypatch, n_w
     model = make(adata)
     model.train(max_epochs=5, train_size=0.8, check_val_every_n_epoch=1, plan_kwargs=plan, **QUICK)
     for same in used.values():  # training cells, and those held out for validation
-        # One batch of both views an epoch, four epochs of clustering.
+        # Each epoch has one batch of both views, and there are four epochs of clustering.
         assert same == [True] * 2 * expected + [False] * 2 * (4 - expected)
     assert np.array_equal(fitted[0], model.adata_manager.get_from_registry(rep)[np.sort(model.train_indices)])
 
@@ -157,14 +157,14 @@ def test_assignments_are_as_certain_as_the_targets(adata, monkeypatch):
     rep = torch.as_tensor(model.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP))
     wanted = found[0].probabilities(rep).amax(dim=1).mean().item()
     assert model.predict(soft=True).max(axis=1).mean() == pytest.approx(wanted, abs=1e-3)
-    model.train(max_epochs=2, **QUICK)  # clusters that are there get discriminants of their own
+    model.train(max_epochs=2, **QUICK)  # existing clusters get their own discriminants
     wanted = found[1].probabilities(rep).amax(dim=1).mean().item()
     assert len(found) == 2
     assert model.predict(soft=True).max(axis=1).mean() == pytest.approx(wanted, abs=1e-3)
 
 
 def test_targets_are_kept_between_refreshes(adata, monkeypatch):
-    """Within an epoch nothing but the targets holds the cluster masses, so they must not follow the network."""
+    """Within an epoch only the targets fix the cluster masses, so the targets must not follow the network."""
     seen, clustering = {}, SiameseModule._clustering
 
     def spy(module, head, tensors, *z):
@@ -206,7 +206,7 @@ def test_masses_are_held_above_half_of_the_first(adata, monkeypatch):
 
 def test_collapsed_clusters_are_reported_and_undone(adata, caplog):
     class Collapse(pl.Callback):
-        """Make all centres one, so that every cell goes to the first, at the end of the training."""
+        """Make all centres equal at the end of the training, so that every cell is in the first cluster."""
 
         def on_train_epoch_end(self, trainer, pl_module):
             if trainer.current_epoch == 3:
@@ -236,7 +236,7 @@ def test_history_has_every_term(adata):
 
 
 def test_loss_falls(adata):
-    """Compared with a run of learning rate 0, whose loss changes by chance only."""
+    """The comparison is a run with learning rate 0, whose loss changes by chance only."""
     ends = []
     for lr in (4e-3, 0.0):
         scvi.settings.seed = 0
@@ -299,7 +299,7 @@ def test_early_stopping_spares_pretraining(adata):
         plan_kwargs={"n_pretrain_epochs": 6},
         **QUICK,
     )
-    # The first clustering epoch is the best so far; three more without improvement end the training.
+    # The first clustering epoch is the best. Training ends after three more epochs without improvement.
     assert len(model.history["train_loss"]) == 6 + 1 + 3
     assert len(model.validation_indices) == 15
     assert len(model.predict()) == 150
@@ -312,7 +312,7 @@ def test_interrupt_leaves_a_model_that_predicts(adata, epoch, caplog):
     model.train(max_epochs=6, plan_kwargs={"n_pretrain_epochs": 3}, callbacks=[Interrupt(epoch)], **QUICK)
     assert "interrupted" in caplog.text
     assert ("before the clustering phase" in caplog.text) == (epoch < 3)
-    assert model.is_trained
+    assert model.is_trained and not model.module.training
     assert model.n_clusters >= 1
     assert len(model.predict()) == 150
     assert len(model.train_indices) == 150
@@ -463,12 +463,12 @@ def test_two_processes_end_with_one_model(run_script, n_clusters):
 
 
 def test_fewer_kinds_of_cells_than_clusters(adata, caplog, monkeypatch):
-    """Clusters that k-means could not fill are named as such, and nothing is undone because of them."""
+    """A message names clusters that k-means could not fill, and the training is not undone."""
     parts = adata.obs["cell_type"].cat.codes.to_numpy().astype(np.int64)
     monkeypatch.setattr("scsiameseclu.train._first_partition.partition_cells", lambda *_: parts)
     make(adata, n_clusters=5).train(max_epochs=4, **QUICK)
-    assert "Expected 5 clusters, found 3 groups of cells that differ" in caplog.text
-    assert "lost theirs" not in caplog.text
+    assert "Expected 5 clusters, found only 3 groups of different cells" in caplog.text
+    assert "lost their cells" not in caplog.text
 
 
 SIGTERM = """
@@ -493,4 +493,4 @@ print("went on")
 def test_a_scheduler_that_ends_the_process_ends_it(run_script):
     done = run_script(SIGTERM)
     assert done.returncode == 128 + signal.SIGTERM, done.stdout
-    assert "went on" not in done.stdout and "ended from outside in epoch" in done.stdout
+    assert "went on" not in done.stdout and "ended by SIGTERM in epoch" in done.stdout

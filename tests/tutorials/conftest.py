@@ -1,4 +1,4 @@
-"""Tutorials as the tests read them."""
+"""Fixture that reads the tutorials."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
 
 @pytest.fixture
 def code_cells() -> Callable[[str], list[dict]]:
-    """Code cells of a tutorial by its name, with their stored outputs."""
+    """Function that returns the code cells of a tutorial, with their stored outputs."""
 
     def read(name: str) -> list[dict]:
         cells = json.loads((TUTORIALS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]

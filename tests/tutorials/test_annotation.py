@@ -1,4 +1,4 @@
-"""The tutorial on annotation runs as it stands, and is stored with its outputs."""
+"""The tutorial on annotation runs without changes, and is stored with its outputs."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The tutorial runs as it stands, and is stored with its outputs."""
+"""The tutorial runs without changes, and is stored with its outputs."""
 
 from collections.abc import Callable
 

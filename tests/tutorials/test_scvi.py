@@ -1,4 +1,4 @@
-"""The scVI tutorial runs as it stands, and is stored with its outputs."""
+"""The scVI tutorial runs without changes, and is stored with its outputs."""
 
 from collections.abc import Callable
 

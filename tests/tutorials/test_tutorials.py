@@ -1,4 +1,4 @@
-"""The tutorials run as they stand, show what their text says, and are stored with small outputs."""
+"""The tutorials run without changes, give the results that their text describes, and have small outputs."""
 
 import re
 from collections.abc import Callable

@@ -1,1 +1,1 @@
-"""Data: registry fields, neighbour-aware loading."""
+"""Registry fields of scvi-tools, and loading of mini-batches with the neighbours of their cells."""

@@ -1,4 +1,4 @@
-"""Registered data held on a device, where mini-batches are formed without a transfer each."""
+"""Registered data in the memory of a device, where mini-batches are formed without a transfer per batch."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ DeviceRowReader: TypeAlias = "Callable[[Tensor], Tensor]"
 
 
 class DeviceData:
-    """The data of a manager on a device: each registered array is copied when it is first asked for.
+    """The data of a manager in the memory of a device. Each registered array is copied when it is first used.
 
     Parameters
     ----------
     manager
         Manager of data in memory.
     device
-        Where to hold them.
+        Device to copy the data to.
     representation
-        Representation of all cells, then of the landmarks, float32 ``(n_obs + n_landmarks, d)``.
+        Representation of all cells, followed by the representation of the landmarks, float32
+        ``(n_obs + n_landmarks, d)``.
     """
 
     def __init__(self, manager: AnnDataManager, device: torch.device, representation: NDArray[np.float32]) -> None:
@@ -43,14 +44,19 @@ class DeviceData:
         self._readers: dict[tuple[str, str], DeviceRowReader] = {}
 
     def batch(self, rows: Tensor | NDArray[np.int64], dtypes: Mapping[str, DTypeLike]) -> dict[str, Tensor]:
-        """Rows of registered arrays with their neighbour blocks, as :class:`NeighborDataset` gives them, as tensors.
+        """Load rows of registered arrays and their neighbour blocks.
 
         Parameters
         ----------
         rows
             Row numbers, int64 ``(n,)``.
         dtypes
-            Keys to load and their types.
+            Keys to load, with the dtype of each key.
+
+        Returns
+        -------
+        dict
+            The same values as :class:`~scsiameseclu.data._loader.NeighborDataset` returns, as tensors on the device.
         """
         rows = torch.as_tensor(rows).to(self.device)
         batch = {key: self._reader(key, np.dtype(dtype))(rows) for key, dtype in dtypes.items()}
@@ -67,7 +73,10 @@ class DeviceData:
 
 
 def fits_on(device: torch.device, manager: AnnDataManager) -> bool:
-    """Whether it pays to hold data on a device: a GPU that has twice their size free, and data in memory."""
+    """Whether to copy the data of a manager to a device.
+
+    The device must be a GPU whose free memory is at least twice the size of the data, and the data must be in memory.
+    """
     if device.type != "cuda":
         return False
     size = 0
@@ -83,7 +92,7 @@ def fits_on(device: torch.device, manager: AnnDataManager) -> bool:
 
 
 class DeviceArrayRows:
-    """Rows of an array that is copied to a device once, ``(len(rows), ...)``."""
+    """Reads rows of an array, ``(len(rows), ...)``. The array is copied to the device once."""
 
     def __init__(self, array: NDArray[Any], dtype: DTypeLike, device: torch.device) -> None:
         self.array = _copied(array, device)
@@ -95,10 +104,13 @@ class DeviceArrayRows:
 
 
 class DeviceSparseRows:
-    """Dense rows of a sparse matrix that is copied to a device once, as CSR: only the rows of a batch become dense."""
+    """Reads dense rows of a sparse matrix. The matrix is copied to the device once, as CSR.
+
+    Only the rows of a mini-batch become dense.
+    """
 
     def __init__(self, matrix: Any, dtype: DTypeLike, device: torch.device) -> None:
-        # The rows are written entry by entry: an entry stored in parts would lose all but one.
+        # Of several stored entries for the same cell and gene, only one would be used. `canonical` sums them up.
         matrix = canonical(matrix)
         self.n_columns = matrix.shape[1]
         self.start = _copied(matrix.indptr.astype(np.int64, copy=False), device)
@@ -110,23 +122,23 @@ class DeviceSparseRows:
         start = self.start[rows]
         length = self.start[rows + 1] - start
         row = torch.repeat_interleave(length)
-        # Position of each value: the start of its row plus its number within the row.
+        # Position of each value in `values`: the start of its row plus its number within the row.
         entry = torch.arange(len(row), device=rows.device) + (start - (length.cumsum(0) - length))[row]
         dense = torch.zeros(len(rows), self.n_columns, dtype=self.values.dtype, device=rows.device)
         return dense.index_put_((row, self.columns[entry].long()), self.values[entry])
 
 
 def device_row_reader(data: Any, dtype: DTypeLike, device: torch.device) -> DeviceRowReader:
-    """How to read rows of ``data`` on a device, as tensors of ``dtype``.
+    """Create a function that reads rows of ``data`` on a device, as tensors of ``dtype``.
 
     Parameters
     ----------
     data
-        Registered array in memory: numpy, pandas or scipy.
+        Registered array in memory: a numpy array, a pandas data frame or a scipy sparse matrix.
     dtype
         Type of the rows.
     device
-        Where the data are copied to, once.
+        Device that the data are copied to once.
 
     Raises
     ------
@@ -138,14 +150,14 @@ def device_row_reader(data: Any, dtype: DTypeLike, device: torch.device) -> Devi
     if isinstance(data, np.ndarray | pd.DataFrame):
         return DeviceArrayRows(np.asarray(data), dtype, device)
     raise NotImplementedError(
-        f"Expected data in memory to hold on {device}, found {type(data).__name__}. Leave out on_device, or call "
+        f"Expected data in memory to copy to {device}, found {type(data).__name__}. Leave out on_device, or call "
         "adata.to_memory()."
     )
 
 
 def _copied(array: NDArray[Any], device: torch.device) -> Tensor:
     with warnings.catch_warnings():
-        # It is read only here, too (memory-mapped files cannot be written).
+        # Arrays of memory-mapped files are read-only. Torch warns about them, but the tensor is never written to.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.as_tensor(np.ascontiguousarray(array), device=device)
 

@@ -20,16 +20,17 @@ if TYPE_CHECKING:
 
 
 class CellGraphField(BaseAnnDataField):
-    """Makes cells a reference at set-up, and finds the neighbours of all other cells in it.
+    """Registry field that builds the cell graph at set-up, and finds the neighbours of later cells in the reference.
 
-    The state of the field in the registry is that of the reference
-    (:func:`~scsiameseclu.reference._blocks.set_up`). Nothing is written into the data: what a model reads of the cells
-    is left in ``blocks``, where :class:`~scsiameseclu.data._loader.NeighborDataManager` takes it from.
+    The cells of the set-up are the reference. The state of the field in the registry is the state of the reference
+    (:func:`~scsiameseclu.reference._blocks.set_up`). Nothing is written into the data. The tables that a model reads
+    (neighbours, edge weights, representation) are kept in ``blocks``, from which
+    :class:`~scsiameseclu.data._loader.NeighborDataManager` takes them.
 
     Parameters
     ----------
     source
-        Where cells are read from.
+        Reader of the cells.
     n_neighbors, use_rep, neighbors_key, layer, batch_key, size_factor_key, n_pcs, random_state, diffusion
         As for :func:`scsiameseclu.pp.neighbor_graph`.
     """
@@ -66,17 +67,17 @@ class CellGraphField(BaseAnnDataField):
 
     @property
     def registry_key(self) -> str:
-        """Name in the registry."""
+        """Name of the field in the registry."""
         return SIAMESE_KEYS.CELL_GRAPH
 
     @property
     def attr_name(self) -> str:
-        """Where a graph that is written leaves its record."""
+        """Attribute of the AnnData that holds the record of a written graph."""
         return "uns"
 
     @property
     def attr_key(self) -> str:
-        """Key of this record."""
+        """Key of the record of a written graph."""
         return ADATA_KEYS.NEIGHBORS
 
     @property
@@ -85,19 +86,19 @@ class CellGraphField(BaseAnnDataField):
         return False
 
     def get_data_registry(self) -> dict[str, Any]:
-        """Empty: there is no array in the data."""
+        """Return an empty dictionary, because the field has no array in the data."""
         return {}
 
     def validate_field(self, adata: AnnData | MuData) -> None:
-        """Do nothing: the data are checked while they are read."""
+        """Do nothing, because the data are checked while they are read."""
 
     def register_field(self, adata: AnnData | MuData) -> dict[str, Any]:
-        """Make the cells a reference; return the state to store with a model.
+        """Build the cell graph, make the cells the reference, and return the state to store with a model.
 
         Raises
         ------
         KeyError
-            If a named slot is missing.
+            If a column or an array that the settings name is missing.
         ValueError
             If counts, proteins or representation are not valid.
         """
@@ -106,21 +107,21 @@ class CellGraphField(BaseAnnDataField):
     def transfer_field(
         self, state_registry: dict[str, Any], adata_target: AnnData | MuData, **kwargs: Any
     ) -> dict[str, Any]:
-        """Find the neighbours of cells in the reference; return its state.
+        """Find the neighbours of cells in the reference, and return the state of the reference.
 
         Parameters
         ----------
         state_registry
-            State of the reference. Without ``"landmarks"``, the cells become those of the reference.
+            State of the reference. Without ``"landmarks"``, the cells become the cells of the reference.
         adata_target
-            Cells.
+            Cells to find the neighbours of.
         **kwargs
             Ignored.
 
         Raises
         ------
         KeyError
-            If ``use_rep``, ``batch_key`` or another named slot is missing.
+            If ``use_rep``, ``batch_key`` or another column or array that the settings name is missing.
         ValueError
             If counts are not valid, genes or proteins differ, or the representation has another width.
         """
@@ -131,7 +132,7 @@ class CellGraphField(BaseAnnDataField):
         return state
 
     def get_summary_stats(self, state_registry: Mapping[str, Any]) -> dict[str, int]:
-        """Number of neighbours, width of the representation, number of proteins if there are any."""
+        """Number of neighbours, number of dimensions of the representation, and number of proteins (if any)."""
         stats = {
             "n_neighbors": int(state_registry["n_neighbors"]),
             f"n_{SIAMESE_KEYS.GRAPH_REP}": int(state_registry["n_rep"]),
@@ -141,7 +142,7 @@ class CellGraphField(BaseAnnDataField):
         return stats
 
     def view_state_registry(self, state_registry: Mapping[str, Any]) -> rich.table.Table:
-        """Table of the settings."""
+        """Table of the settings of the cell graph."""
         table = rich.table.Table(title=f"{self.registry_key} State Registry")
         table.add_column("Setting", style="dodger_blue1", no_wrap=True)
         table.add_column("Value", style="green", no_wrap=True)

@@ -1,4 +1,4 @@
-"""Labels in the registry: kept for bookkeeping, never a reason to refuse cells."""
+"""Registry field for known labels. The labels are not used by the model and may be missing."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from scvi.data.fields import CategoricalObsField
 
 
 class LabelsField(CategoricalObsField):
-    """A categorical column of ``obs`` that need not say something about every cell, and that later data need not have.
+    """A categorical column of ``obs`` in which labels may be missing. Later data may lack the whole column.
 
-    Cells without the column, without a label, or with one that was unknown at set-up get the code -1. No part of the
-    model reads the codes.
+    Three kinds of cells get the code -1: cells of data without the column, cells without a label, and cells whose label
+    was unknown at set-up. No part of the model reads the codes.
     """
 
     def register_field(self, adata: AnnData) -> dict[str, Any]:
-        """Number the labels; a label that is missing gets the code -1."""
+        """Convert the labels to integer codes. A missing label gets the code -1."""
         column = None if self.is_default else adata.obs.get(self._original_attr_key)
         if column is None or not column.isna().any():
             return super().register_field(adata)
@@ -28,10 +28,10 @@ class LabelsField(CategoricalObsField):
         }
 
     def validate_field(self, adata: AnnData) -> None:
-        """Accept any AnnData; a column that is missing at set-up is reported by registration."""
+        """Accept any AnnData. If the column is missing at set-up, :meth:`register_field` raises an error."""
 
     def transfer_field(self, state_registry: dict[str, Any], adata_target: AnnData, **kwargs: Any) -> dict[str, Any]:
-        """Encode the labels with the categories from set-up, which stay as they are."""
+        """Convert the labels to the codes of the categories from set-up. The categories are not changed."""
         if self.is_default:
             return super().transfer_field(state_registry, adata_target, **kwargs)
         known = pd.Index(state_registry[self.CATEGORICAL_MAPPING_KEY]).astype(object)

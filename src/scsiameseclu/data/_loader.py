@@ -1,4 +1,4 @@
-"""Mini-batches that carry the neighbour block of their cells."""
+"""Mini-batches with the neighbour block of their cells: the representations of each cell's graph neighbours."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,15 +28,15 @@ _DIFFUSED_BLOCK = {SIAMESE_KEYS.DIFFUSED_INDEX, SIAMESE_KEYS.DIFFUSED_WEIGHT}
 
 
 def view_keys(manager: AnnDataManager, view: Literal["first", "second"]) -> list[str]:
-    """Registered keys that one view of a cell is made of: all but the labels and the neighbour block it does not read.
+    """Registered keys that one view of a cell reads. The labels are never among the keys.
 
     Parameters
     ----------
     manager
         Manager of the data.
     view
-        ``"first"``: with the kNN block, as for embedding a cell. ``"second"``: as for a partner, with the diffused
-        block if the graph was set up with diffusion, otherwise with the kNN block.
+        ``"first"``: keys with the kNN block of neighbours, which are also used to embed a cell. ``"second"``: keys with
+        the diffused block if the graph was set up with diffusion, otherwise keys with the kNN block.
     """
     is_diffused = SIAMESE_KEYS.DIFFUSED_INDEX in manager.data_registry
     unused = _KNN_BLOCK if view == "second" and is_diffused else _DIFFUSED_BLOCK
@@ -44,29 +44,31 @@ def view_keys(manager: AnnDataManager, view: Literal["first", "second"]) -> list
 
 
 class NeighborDataset(AnnTorchDataset):
-    """Rows of an AnnData plus, for every row, the representation of its graph neighbours.
+    """Rows of an AnnData and, for every row, the representations of its graph neighbours.
 
-    Besides the registered tensors a mini-batch of ``B`` cells has
+    Besides the registered tensors, a mini-batch of ``B`` cells contains
 
-    * ``SIAMESE_KEYS.NEIGHBOR_REP``, and ``DIFFUSED_REP`` if the graph was set up with diffusion: float32 ``(B, k, d)``,
-      looked up with the index tables (an index of ``n_obs`` or more means a landmark of the reference), and
-    * ``SIAMESE_KEYS.CELL_INDEX``: int64 ``(B, 1)``, the row numbers of the cells.
+    * ``SIAMESE_KEYS.NEIGHBOR_REP``: representations of the ``k`` neighbours of each cell, float32 ``(B, k, d)``,
+    * ``SIAMESE_KEYS.DIFFUSED_REP``: the same for the diffused graph, only if the graph was set up with diffusion,
+    * ``SIAMESE_KEYS.CELL_INDEX``: row numbers of the cells, int64 ``(B, 1)``.
 
-    The look-up is one fancy index into an in-memory table, so the block costs about as much as reading the rows.
+    The representations are looked up with the index tables of the graph. An index of ``n_obs`` or more is a landmark of
+    the reference. The look-up takes about as long as reading the rows.
 
     Parameters
     ----------
     adata_manager
         Manager of the AnnData, with the cell graph registered.
     getitem_tensors
-        Keys to load, or a mapping from key to dtype; everything by default. Index tables are always int64: float32,
-        the default of scvi-tools for keys it does not know, is exact only up to 2**24 rows.
+        Keys to load, or a mapping from key to dtype. ``None``: all registered keys. Index tables are always int64,
+        because float32 (the default of scvi-tools for unknown keys) is exact only up to 2**24 rows.
     load_sparse_tensor
         As in :class:`scvi.data.AnnTorchDataset`.
 
     Notes
     -----
-    While the manager holds its data on a device (:meth:`NeighborDataManager.on_device`), all of this are tensors there.
+    While the manager holds its data on a device (:meth:`NeighborDataManager.on_device`), a mini-batch contains tensors
+    on this device instead of numpy arrays.
     """
 
     def __init__(
@@ -84,12 +86,12 @@ class NeighborDataset(AnnTorchDataset):
     def __getitem__(self, indexes: int | list[int] | slice | torch.Tensor | NDArray[Any]) -> dict[str, Any]:
         """Load the rows ``indexes`` and their neighbour blocks.
 
-        Arrays in memory and HDF5 files are read here, one vectorised look-up each; everything else (dask, or sparse
-        tensors) by scvi-tools.
+        Arrays in memory and HDF5 files are read by this package, with one vectorised look-up each. All other data (dask
+        arrays, sparse tensors) are read by scvi-tools.
         """
         held: DeviceData | None = self.adata_manager.device_data
         if isinstance(indexes, torch.Tensor):
-            # Row numbers that are on the device need not pass by the host.
+            # Row numbers on the device are not copied to the CPU.
             return self[indexes.tolist()] if held is None else held.batch(indexes, self.keys_and_dtypes)
         rows = row_numbers(indexes, len(self))
         if held is not None:
@@ -103,7 +105,7 @@ class NeighborDataset(AnnTorchDataset):
         return batch
 
     def _neighbor_rep(self, index: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Representation of neighbours: of cells below ``n_obs``, of landmarks of the reference from there on."""
+        """Representation of neighbours. An index below ``n_obs`` is a cell, a larger index a landmark."""
         is_cell = index < len(self)
         if is_cell.all():
             return self._representation[index]
@@ -119,13 +121,13 @@ class NeighborDataset(AnnTorchDataset):
 
     @property
     def _readers(self) -> dict[str, RowReader] | None:
-        """A reader for each key; None if scvi-tools has to read."""
+        """A reader for each key; None if scvi-tools has to read the data."""
         if not hasattr(self, "_row_readers"):
             readers = {key: row_reader(self.data[key], dtype) for key, dtype in self.keys_and_dtypes.items()}
             known = {key: reader for key, reader in readers.items() if reader is not None}
             usable = len(known) == len(readers) and not self.load_sparse_tensor
             if not usable and self.adata_manager.adata.isbacked:
-                # scvi-tools would sort the rows it is asked for, and so give cells the data of others.
+                # scvi-tools would sort the requested rows, so the cells of a mini-batch would get wrong data.
                 raise NotImplementedError(
                     "Expected backed counts as CSR or dense, read as dense tensors; found "
                     f"{sorted(set(readers) - set(known)) or 'load_sparse_tensor=True'}. Write the counts as CSR, or "
@@ -143,12 +145,18 @@ class NeighborDataset(AnnTorchDataset):
 class NeighborDataManager(AnnDataManager):
     """An :class:`scvi.data.AnnDataManager` whose data sets are :class:`NeighborDataset`.
 
-    Everything in scvi-tools that reads data (training, inference, transfer to other AnnData objects) asks the manager
-    for a data set, so this one override brings the neighbour block everywhere.
+    All parts of scvi-tools that read data (training, inference, transfer to other AnnData objects) ask the manager for
+    a data set. So all their mini-batches contain the neighbour block.
 
-    What a model reads of the cells besides their counts is kept here, in ``blocks``, and nowhere in the data: models on
-    one AnnData do not see each other's. ``is_transferred`` says whether the set-up is that of other data (loading,
-    query).
+    Attributes
+    ----------
+    blocks
+        Neighbours, edge weights and representations of the cells. The tables are kept here and not in the AnnData, so
+        several models on one AnnData do not share them.
+    is_transferred
+        Whether the set-up was made on other data: on the data of a loaded model, or on the reference of a query.
+    device_data
+        The data on a device, inside of :meth:`on_device` only.
     """
 
     adata: Any
@@ -159,9 +167,9 @@ class NeighborDataManager(AnnDataManager):
     def register_fields(
         self, adata: Any, source_registry: dict[str, Any] | None = None, **transfer_kwargs: Any
     ) -> None:
-        """Register the data; arguments as in :meth:`scvi.data.AnnDataManager.register_fields`."""
+        """Register the data. The arguments are those of :meth:`scvi.data.AnnDataManager.register_fields`."""
         super().register_fields(adata, source_registry, **transfer_kwargs)
-        if not hasattr(self, "blocks"):  # otherwise the same data are registered again
+        if not hasattr(self, "blocks"):  # with blocks, the same data are registered again, and nothing changes
             self.is_transferred = source_registry is not None
         self._transferred_with = transfer_kwargs
         if self._graph.blocks is None:
@@ -178,7 +186,7 @@ class NeighborDataManager(AnnDataManager):
         return _compat.field_state(self.registry, SIAMESE_KEYS.CELL_GRAPH)
 
     def validate(self) -> None:
-        """Register the columns of the data again if another model did so since; the blocks are kept."""
+        """Register the columns of the data again if another model has registered the data since. Keep the blocks."""
         self._graph.kept = self.reference_state, self.blocks
         try:
             super().validate()
@@ -186,12 +194,26 @@ class NeighborDataManager(AnnDataManager):
             self._graph.kept = None
 
     def is_current(self, rows: NDArray[np.int64] | None = None) -> bool:
-        """Whether cells are as they were when they were registered; all, or only these rows, are looked at."""
+        """Whether the cells have not changed since they were registered.
+
+        Parameters
+        ----------
+        rows
+            Row numbers of the cells to compare. ``None``: all cells.
+        """
         rows = None if rows is None else np.unique(rows)
         return self.is_same(self.adata, rows)
 
     def is_same(self, adata: Any, rows: NDArray[np.int64] | None = None) -> bool:
-        """Whether other data hold the same cells; all, or only these rows in ascending order, are looked at."""
+        """Whether other data hold the same cells.
+
+        Parameters
+        ----------
+        adata
+            Other data.
+        rows
+            Row numbers of the cells to compare, in ascending order. ``None``: all cells.
+        """
         return self.blocks.match(self._graph.source, adata, self.reference_state, rows)
 
     def renew(self, *, as_reference: bool) -> None:
@@ -200,8 +222,8 @@ class NeighborDataManager(AnnDataManager):
         Parameters
         ----------
         as_reference
-            Make the cells, as they are now, the reference; otherwise they find their neighbours in the reference as it
-            was.
+            Whether the changed cells become the reference. If ``False``, the reference stays as before, and the changed
+            cells find their neighbours in the reference.
         """
         registry = deepcopy(self.registry)
         if as_reference:
@@ -211,7 +233,7 @@ class NeighborDataManager(AnnDataManager):
         self.register_fields(adata, registry, **self._transferred_with)
 
     def write_graph(self) -> None:
-        """Write the graph of the cells of a reference into the data, unless it is there already."""
+        """Write the graph of the reference cells into the data, unless the data already contain the graph."""
         if self.blocks.built is None:
             return
         settings, graph = self.blocks.built
@@ -223,30 +245,34 @@ class NeighborDataManager(AnnDataManager):
 
     @property
     def data_registry(self) -> Any:
-        """Where registered data are; those of the blocks are not in the data, but looked up by the same names."""
+        """Places of the registered data by key, including the keys of the tables in ``blocks``."""
         of_blocks = {key: {"attr_name": "blocks", "attr_key": key} for key in self.blocks.tables}
         return attrdict({**super().data_registry.to_dict(), **of_blocks})
 
     def get_from_registry(self, registry_key: str) -> Any:
-        """Look up registered data, or what belongs to the blocks of the cells."""
+        """Look up registered data, or a table of the blocks of the cells."""
         table = self.blocks.tables.get(registry_key)
         return super().get_from_registry(registry_key) if table is None else table
 
     @contextmanager
     def on_device(self, device: torch.device) -> Iterator[None]:
-        """Hold the data on a device meanwhile, so that batches are formed there; they must be in memory and fit.
+        """Hold the data on a device during a ``with`` block. Mini-batches are then formed on the device.
 
-        Nothing is done if they are held already.
+        This is faster on a GPU, which would otherwise wait for mini-batches. The data must be in memory and fit on the
+        device. Several processes, or the worker processes of a loader, cannot share the data on the device. If the
+        data are already on a device, the block changes nothing.
 
-        Worth it where the device waits for batches: on a GPU. Two processes cannot share it, nor can workers of a
-        loader.
+        Parameters
+        ----------
+        device
+            Device to hold the data on.
 
         Raises
         ------
         NotImplementedError
-            When the first batch is asked for, if the data are not in memory.
+            When the first mini-batch is loaded, if the data are not in memory.
         """
-        if self.device_data is not None:  # in the middle of a training
+        if self.device_data is not None:  # called during a training that already holds the data on the device
             yield
             return
         dataset = NeighborDataset(self)
@@ -262,13 +288,16 @@ class NeighborDataManager(AnnDataManager):
         data_and_attributes: list[str] | dict[str, type] | None = None,
         load_sparse_tensor: bool = False,
     ) -> Dataset[dict[str, Any]]:
-        """Create the data set; arguments as in :meth:`scvi.data.AnnDataManager.create_torch_dataset`."""
+        """Create the data set. The arguments are those of :meth:`scvi.data.AnnDataManager.create_torch_dataset`."""
         dataset = NeighborDataset(self, data_and_attributes, load_sparse_tensor)
         return dataset if indices is None else RowSubset(dataset, row_numbers(np.asarray(indices), len(dataset)))
 
 
 class RowSubset(Dataset[dict[str, Any]]):
-    """Rows of a data set, looked up all at once where :class:`torch.utils.data.Subset` looks up one by one."""
+    """Some rows of a data set.
+
+    All rows of a mini-batch are looked up at once, while :class:`torch.utils.data.Subset` looks up row by row.
+    """
 
     def __init__(self, dataset: NeighborDataset, indices: NDArray[np.int64]) -> None:
         self.dataset, self.indices = dataset, indices

@@ -1,4 +1,4 @@
-"""Partners: for every cell of a mini-batch one of its graph neighbours, which is the cell's second view."""
+"""Partners of cells. The partner of a cell is one of its graph neighbours, and is the cell's second view."""
 
 from __future__ import annotations
 
@@ -17,28 +17,32 @@ if TYPE_CHECKING:
 
 
 class PartnerSampler:
-    """Draws partners and looks up what a second view needs of their rows: no labels, one neighbour block.
+    """Draws one partner for each cell of a mini-batch, and loads the tensors of the partners.
 
-    Neighbours are drawn with probability proportional to their edge weight, anew at each call, by torch's global
-    generator. A cell without neighbours is its own partner, and so is a cell of a query: its neighbours are landmarks
-    of the reference, which have no counts.
+    The probability of a neighbour is proportional to its edge weight. Each call draws new partners with the global
+    random generator of torch. A cell without neighbours is its own partner. A cell of a query is also its own partner,
+    because its neighbours are landmarks of the reference, and landmarks have no counts.
 
     Parameters
     ----------
     manager
-        Manager of the data that the batches come from.
+        Manager of the data that the mini-batches come from.
     rows
-        Rows that may be partners: those of the training cells, so that cells held out stay held out.
+        Row numbers of the cells that may be partners. These are the training cells: cells held out for validation are
+        no partners.
     """
 
     def __init__(self, manager: NeighborDataManager, rows: NDArray[np.int64]) -> None:
         self._dataset = manager.create_torch_dataset(data_and_attributes=view_keys(manager, "second"))
-        # One more than there are cells: landmarks, which have no counts, are no partners either.
+        # The additional last entry stands for all landmarks. Landmarks have no counts and are never drawn.
         self._may_be_drawn = torch.zeros(manager.adata.n_obs + 1)
         self._may_be_drawn[torch.as_tensor(rows)] = 1.0
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Any]:
-        """Tensors of one partner of each cell, those that the second view is made of, on the device of ``batch``."""
+        """Draw one partner of each cell, and load the tensors of the partners that the second view reads.
+
+        The tensors are on the device of ``batch``.
+        """
         neighbors = batch[SIAMESE_KEYS.NEIGHBOR_INDEX]
         self._may_be_drawn = self._may_be_drawn.to(neighbors.device)
         allowed = self._may_be_drawn[neighbors.clamp(max=len(self._may_be_drawn) - 1)]
@@ -56,12 +60,14 @@ def draw_partners(index: Tensor, neighbor_index: Tensor, weight: Tensor) -> Tens
     index
         Row numbers of the cells, ``(batch, 1)``.
     neighbor_index, weight
-        Row numbers and edge weights of their neighbours, ``(batch, k)``; 0 on padding.
+        Row numbers and edge weights of the neighbours of these cells, ``(batch, k)``. Padding has weight 0.
 
     Returns
     -------
-    Row numbers, int64 ``(batch,)``.
+    Tensor
+        Row number of the drawn neighbour of each cell, int64 ``(batch,)``. A cell without neighbours of positive
+        weight gets its own row number.
     """
-    lonely = weight.sum(dim=1) <= 0
-    drawn = torch.multinomial(torch.where(lonely.unsqueeze(1), 1.0, weight), 1)
-    return torch.where(lonely, index.squeeze(1), neighbor_index.gather(1, drawn).squeeze(1))
+    without_neighbors = weight.sum(dim=1) <= 0
+    drawn = torch.multinomial(torch.where(without_neighbors.unsqueeze(1), 1.0, weight), 1)
+    return torch.where(without_neighbors, index.squeeze(1), neighbor_index.gather(1, drawn).squeeze(1))

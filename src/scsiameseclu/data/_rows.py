@@ -1,4 +1,4 @@
-"""Rows of registered arrays by number, from memory or from disk."""
+"""Read rows of registered arrays by row number, from memory or from disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RowReader: TypeAlias = "Callable[[NDArray[np.int64]], NDArray[Any]]"
 
 
 class ArrayRows:
-    """Rows of an array in memory, ``(len(rows), ...)``, cast after the look-up: the array itself is not copied."""
+    """Reads rows of an array in memory, ``(len(rows), ...)``. Only the rows are cast, so the array is not copied."""
 
     def __init__(self, array: NDArray[Any], dtype: DTypeLike) -> None:
         self.array, self.dtype = array, np.dtype(dtype)
@@ -32,10 +32,10 @@ class ArrayRows:
 
 
 class SparseRows:
-    """Dense rows of a sparse matrix in memory; a matrix of another format than CSR is converted once."""
+    """Reads dense rows of a sparse matrix in memory. A matrix that is not CSR is converted to CSR once."""
 
     def __init__(self, matrix: Any, dtype: DTypeLike) -> None:
-        # Cutting rows out of a CSC matrix reads all of it.
+        # Selecting rows of a CSC matrix reads the whole matrix.
         self.matrix, self.dtype = as_csr(matrix), np.dtype(dtype)
 
     def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
@@ -44,17 +44,18 @@ class SparseRows:
 
 
 class StoredRows:
-    """Dense rows of an array or a CSR matrix on disk.
+    """Reads dense rows of an array or a CSR matrix on disk.
 
-    HDF5 reads rows in ascending order without repetition only, and scvi-tools sorts the numbers it is asked for, which
-    permutes the rows without a word. Here every row is read once, in order, and put where it was asked for.
+    HDF5 only reads distinct rows in ascending order. scvi-tools sorts the requested row numbers without a warning, so
+    the rows come back in another order. This class reads each row once in ascending order, and then restores the
+    requested order.
     """
 
     def __init__(self, stored: Any, dtype: DTypeLike) -> None:
         self.stored, self.dtype = stored, np.dtype(dtype)
 
     def __call__(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Look up rows, in the order given; each is read once."""
+        """Look up rows, in the order given. A repeated row is read once."""
         unique, position = np.unique(rows, return_inverse=True)
         block = self.stored[unique]
         dense = canonical(block).toarray() if issparse(block) else np.asarray(block)
@@ -62,14 +63,20 @@ class StoredRows:
 
 
 def row_reader(data: Any, dtype: DTypeLike) -> RowReader | None:
-    """How to read rows of ``data`` as a dense array of ``dtype``; None for a kind of data unknown here (dask, for one).
+    """Create a function that reads rows of ``data`` as a dense array of ``dtype``.
 
     Parameters
     ----------
     data
-        Registered array: numpy, pandas, scipy, or HDF5 as anndata leaves it when backed.
+        Registered array: a numpy array, a pandas data frame, a scipy sparse matrix, or an HDF5 array of a backed
+        AnnData.
     dtype
         Type of the rows.
+
+    Returns
+    -------
+    RowReader or None
+        The function, or ``None`` for other kinds of data, such as dask arrays.
     """
     if isinstance(data, np.ndarray):
         return ArrayRows(data, dtype)
@@ -83,7 +90,7 @@ def row_reader(data: Any, dtype: DTypeLike) -> RowReader | None:
 
 
 def row_numbers(indexes: int | list[int] | slice | NDArray[Any], n_obs: int) -> NDArray[np.int64]:
-    """Row numbers, int64 ``(n,)``, from whatever indexes a data set accepts."""
+    """Convert an index of a data set (number, list, slice, mask) to row numbers of at least 0, int64 ``(n,)``."""
     if isinstance(indexes, slice):
         return np.arange(*indexes.indices(n_obs))
     rows = np.atleast_1d(np.asarray(indexes))

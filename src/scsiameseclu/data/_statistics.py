@@ -1,6 +1,5 @@
-"""Gene statistics of log-normalised counts, one block of cells at a time."""
+"""Gene statistics of log-normalised counts, computed one block of cells at a time."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from scsiameseclu.nn import NORMALISED_TOTAL
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp import highly_variable
-from scsiameseclu.pp._counts import row_chunks, totals
+from scsiameseclu.pp._cell_sums import CellSums
+from scsiameseclu.pp._counts import cell_totals, row_chunks
+from scsiameseclu.pp._gene_moments import GeneMoments, normalized, positive
 from scsiameseclu.pp._threads import in_threads
 
 _RIDGE_PAIRS = 10.0
@@ -18,20 +19,20 @@ _RIDGE_PAIRS = 10.0
 
 @dataclass(frozen=True)
 class ExpressionStatistics:
-    """Mean and spread of log-normalised expression over the cells.
+    """Mean and spread of the expression of each gene over the cells.
 
     Attributes
     ----------
     mean, sd
-        Per gene, float64 ``(n_genes,)``; population standard deviation.
+        Mean and population standard deviation of log-normalised expression, float64 ``(n_genes,)``.
     dispersion_mean, dispersion_variance
-        Mean and variance of normalised expression before the logarithm, float64 ``(n_genes,)``: what highly variable
-        genes are chosen by.
+        Mean and population variance of normalised expression before the logarithm, float64 ``(n_genes,)``. Highly
+        variable genes are chosen by these values.
     proportions
-        Share of each gene in all counts, float64 ``(n_genes,)``, sum 1.
+        Share of each gene in all counts, float64 ``(n_genes,)``. The shares sum to 1.
     target_sum
-        Numerator of the normalisation ``target_sum * counts / size``: 10,000 for library sizes, and the equivalent of
-        it for size factors in any other unit.
+        Numerator of the normalisation ``target_sum * counts / size``. If the sizes are library sizes, ``target_sum`` is
+        10,000. If the sizes are size factors in another unit, ``target_sum`` is the equivalent number.
     """
 
     mean: NDArray[np.float64]
@@ -43,28 +44,47 @@ class ExpressionStatistics:
 
     @classmethod
     def from_counts(cls, counts: Any, size_factors: NDArray[Any] | None = None) -> "ExpressionStatistics":
-        """Compute from a count matrix ``(n_obs, n_genes)``, dense or sparse, and size factors ``(n_obs,)``."""
-        library, per_gene = totals(counts)
-        sizes = library if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
-        nonzero = (library > 0) & (sizes > 0)
-        target_sum = NORMALISED_TOTAL * float(np.median(sizes[nonzero] / library[nonzero]))
-        n_obs, n_vars = counts.shape
-        raw, logged = np.zeros((2, n_vars)), np.zeros((2, n_vars))
-        for of_raw, of_logged in in_threads(_block_sums, _normalised_blocks(counts, sizes, target_sum)):
-            raw += of_raw
-            logged += of_logged
-        (mean, variance), (log_mean, log_variance) = (_moments(sums, n_obs) for sums in (raw, logged))
-        return cls(log_mean, np.sqrt(log_variance), mean, variance, per_gene / per_gene.sum(), target_sum)
+        """Compute the statistics.
+
+        Parameters
+        ----------
+        counts
+            Count matrix ``(n_obs, n_genes)``, dense, sparse or backed.
+        size_factors
+            Size factors, ``(n_obs,)``. ``None``: total counts of the cells.
+        """
+        sums = CellSums.of(counts, with_moments=size_factors is None)
+        target_sum, moments = TARGET_SUM, sums.moments
+        if size_factors is not None:
+            sizes = np.asarray(size_factors, dtype=np.float64).ravel()
+            target_sum *= float(np.median((sizes / positive(sums.per_cell))[sums.per_cell > 0]))
+            moments = GeneMoments.of(counts, target_sum / sizes)
+        if moments is None:
+            raise ValueError("Expected moments of the genes, found none; this is a bug.")
+        of_population = 1.0 - 1.0 / counts.shape[0]  # from the sample variance
+        return cls(
+            moments.log_mean,
+            np.sqrt(moments.log_variance * of_population),
+            moments.mean,
+            moments.variance * of_population,
+            sums.per_gene / sums.per_gene.sum(),
+            target_sum,
+        )
 
     def most_variable(self, n_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Columns of the ``n_genes`` genes that vary most (:func:`~scsiameseclu.pp.highly_variable`), in order.
+        """Columns of the most variable genes (:func:`~scsiameseclu.pp.highly_variable`).
 
         Parameters
         ----------
         n_genes
-            Genes to return; all, if there are no more.
+            Number of genes to return. If there are fewer genes, all genes are returned.
         gene_order
-            All columns in the order to go through them, int64 ``(n_vars,)``.
+            Numbers of all columns, int64 ``(n_vars,)``. The columns are returned in this order.
+
+        Returns
+        -------
+        numpy.ndarray
+            Column numbers, int64, of length ``min(n_genes, n_vars)``.
         """
         if n_genes >= len(gene_order):
             return gene_order
@@ -82,36 +102,40 @@ def batch_offsets(
     target_sum: float,
     size_factors: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
-    r"""What log-normalised expression is higher by in each batch, between cells that are otherwise alike.
+    r"""Estimate the effect of each batch on the log-normalised expression of each gene.
 
-    Means of whole batches differ by their composition, too. So only mutual neighbours of different batches are
-    compared: with :math:`a_{ij}` the product of the weights of the edges :math:`i \to j` and :math:`j \to i`, the
-    offsets :math:`o_{gb}` minimise
+    The mean expression of a batch also depends on its composition of cell types. So only similar cells are compared:
+    cells of different batches that are neighbours of each other in the cell graph. Let :math:`a_{ij}` be the product of
+    the weights of the edges :math:`i \to j` and :math:`j \to i`. The offsets :math:`o_{gb}` of gene :math:`g` in batch
+    :math:`b` minimise
 
     .. math:: \sum_{i, j : b_i \neq b_j} a_{ij} \bigl(x_{ig} - o_{g b_i} - x_{jg} + o_{g b_j}\bigr)^2
         + 2 \rho \sum_b o_{gb}^2,
 
-    with :math:`\rho` the weight of ten average pairs, so that a few accidental pairs move little. Linear in the edges.
+    where :math:`x_{ig}` is the log-normalised expression. The ridge weight :math:`\rho` equals the weight of ten
+    average pairs, so a few accidental pairs have little influence. Time grows linearly with the number of edges.
 
     Parameters
     ----------
     counts
         Count matrix ``(n_obs, n_genes)``, dense, sparse or backed.
     genes
-        Columns to compare, ``(n,)``.
+        Columns of the genes to compare, ``(n,)``.
     batch, n_batch
-        Code of each cell's batch, from 0, ``(n_obs,)``, and number of batches.
+        Code of each cell's batch, integers from 0 ``(n_obs,)``, and number of batches.
     neighbor_index, neighbor_weight
-        Neighbours and edge weights of every cell, ``(n_obs, k)``; weight 0 is no edge. Neighbours of ``n_obs`` and
-        above are stored cells of a reference, which have no counts here: not compared.
+        Neighbours and edge weights of every cell, ``(n_obs, k)``. A weight of 0 means that there is no edge. Indices of
+        ``n_obs`` and above are landmarks of a reference. Landmarks have no counts and are not compared.
     target_sum
         Numerator of the normalisation, as for :class:`ExpressionStatistics`.
     size_factors
-        Size factors, ``(n_obs,)``; total counts by default.
+        Size factors, ``(n_obs,)``. ``None``: total counts of the cells.
 
     Returns
     -------
-    float32 ``(n, n_batch)``, mean over batches about 0; 0 where no batch has a mutual neighbour in another.
+    numpy.ndarray
+        Offsets, float32 ``(n, n_batch)``. The mean over the batches is about 0. All offsets are 0 if no cells of
+        different batches are neighbours of each other.
     """
     n_obs = len(batch)
     index, weight = np.asarray(neighbor_index), np.asarray(neighbor_weight, dtype=np.float64)
@@ -130,36 +154,15 @@ def batch_offsets(
     np.add.at(joined, (batch[first], batch[second]), strength)
     laplacian = np.diag(joined.sum(axis=1)) - joined
 
-    sizes = totals(counts)[0] if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
-    difference = np.zeros((n_batch, len(genes)))
-    for block_rows, values in _normalised_blocks(counts, sizes, target_sum):
-        difference += (contrast[:, block_rows] @ values[:, genes].log1p()).toarray()
-    return np.linalg.solve(laplacian + _RIDGE_PAIRS * np.eye(n_batch), difference).T.astype(np.float32)
+    sizes = None if size_factors is None else np.asarray(size_factors, dtype=np.float64).ravel()
 
-
-def _normalised_blocks(
-    counts: Any, sizes: NDArray[np.float64], target_sum: float
-) -> Iterator[tuple[slice, sparse.csr_matrix]]:
-    """Normalised counts, a block of cells at a time; a cell of size 0 stays at 0."""
-
-    def normalised(chunk: tuple[slice, Any]) -> tuple[slice, sparse.csr_matrix]:
+    def contrasts(chunk: tuple[slice, Any]) -> NDArray[np.float64]:
         rows, block = chunk
-        factors = np.divide(target_sum, sizes[rows], out=np.zeros(sizes[rows].size), where=sizes[rows] > 0)
-        return rows, sparse.csr_matrix(block, dtype=np.float64).multiply(factors[:, None]).tocsr()
+        of_cells = positive(cell_totals(block)) if sizes is None else sizes[rows]
+        logged = np.log1p(normalized(block[:, genes], target_sum / of_cells))
+        return np.asarray((contrast[:, rows] @ sparse.csr_matrix(logged)).todense())
 
-    return in_threads(normalised, row_chunks(counts))
-
-
-def _block_sums(block: tuple[slice, sparse.csr_matrix]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums of normalised counts and of their logarithms."""
-    return _sums(block[1]), _sums(block[1].log1p())
-
-
-def _sums(values: sparse.csr_matrix) -> NDArray[np.float64]:
-    """Sums and sums of squares per column, ``(2, n_genes)``."""
-    return np.stack([np.asarray(part.sum(axis=0)).ravel() for part in (values, values.multiply(values))])
-
-
-def _moments(sums: NDArray[np.float64], n_obs: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    mean = sums[0] / n_obs
-    return mean, np.maximum(sums[1] / n_obs - mean**2, 0.0)
+    difference = np.zeros((n_batch, len(genes)))
+    for part in in_threads(contrasts, row_chunks(counts)):
+        difference += part
+    return np.linalg.solve(laplacian + _RIDGE_PAIRS * np.eye(n_batch), difference).T.astype(np.float32)

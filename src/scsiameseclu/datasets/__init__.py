@@ -1,4 +1,4 @@
-"""Data sets and marker genes for examples, tests and annotation: no download."""
+"""Bundled data sets and marker genes for examples, tests and annotation. Nothing is downloaded."""
 
 from scsiameseclu.datasets._blood import pbmc3k, pbmc68k_reduced
 from scsiameseclu.datasets._markers import marker_sets, marker_sources

@@ -1,4 +1,4 @@
-"""Blood cells that come with this package or with scanpy."""
+"""Data sets of blood cells that are bundled with this package or with scanpy."""
 
 import warnings
 from importlib.resources import as_file, files
@@ -9,31 +9,36 @@ import pandas as pd
 from anndata import AnnData
 from scipy import sparse
 
-__all__ = ["pbmc3k", "pbmc68k_reduced"]
+from scsiameseclu._keys import TARGET_SUM
 
-_TARGET_SUM = 1e4
+__all__ = ["pbmc3k", "pbmc68k_reduced"]
 
 
 def pbmc3k() -> AnnData:
-    """2,638 blood cells of a healthy donor with counts of 3,016 genes and cell types, bundled with this package.
+    """Load 2,638 blood cells of a healthy donor, with raw counts of 3,016 genes and cell types.
 
-    The genes are the 3,000 of highest variance (scanpy's ``flavor="seurat_v3"`` on the counts of all genes) and known
-    markers of blood cells. Cell types played no part in the choice.
+    The data are bundled with this package. The genes are the 3,000 genes of highest variance (scanpy's
+    ``flavor="seurat_v3"`` on the counts of all genes) and known markers of blood cells. The cell types were not used to
+    choose the genes.
 
     Returns
     -------
     AnnData
-        2,638 cells x 3,016 genes; a new object on each call. ``X``: counts, CSR, float32. ``obs["cell_type"]``: 9
-        types, categorical. ``obs["n_counts"]``: counts of the cell over all genes of the experiment, float32, more than
-        the 3,016 genes add up to. ``uns``: ``"source"``, ``"licence"`` and ``"attribution"``.
+        2,638 cells x 3,016 genes. Each call returns a new object.
+
+        - ``X``: raw counts, CSR, float32.
+        - ``obs["cell_type"]``: 9 cell types, categorical.
+        - ``obs["n_counts"]``: total counts of the cell over all genes of the experiment, float32. The total is larger
+          than the sum over the 3,016 genes.
+        - ``uns``: ``"source"``, ``"licence"`` and ``"attribution"``.
 
     Notes
     -----
     Counts: "3k PBMCs from a Healthy Donor" by `10x Genomics
     <https://www.10xgenomics.com/datasets/3-k-pbm-cs-from-a-healthy-donor-1-standard-1-1-0>`__, licensed under
-    `CC BY 4.0 <https://creativecommons.org/licenses/by/4.0/>`__; cells and genes were selected. Types: guided
-    clustering tutorial of Seurat, through the R package clustifyrdata (MIT licence). They come from a clustering of
-    the same counts, and not from proteins or sorting.
+    `CC BY 4.0 <https://creativecommons.org/licenses/by/4.0/>`__; cells and genes were selected. Cell types: guided
+    clustering tutorial of Seurat, through the R package clustifyrdata (MIT licence). The cell types come from a
+    clustering of the same counts, and not from surface proteins or cell sorting.
 
     Examples
     --------
@@ -43,24 +48,28 @@ def pbmc3k() -> AnnData:
     """
     with as_file(files("scsiameseclu.datasets") / "pbmc3k.h5ad") as path:
         adata = anndata.read_h5ad(path)
-    adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)  # small integers in the file
+    adata.X = sparse.csr_matrix(adata.X, dtype=np.float32)  # the file stores the counts as small integers
     return adata
 
 
 def pbmc68k_reduced() -> AnnData:
-    """700 blood cells with integer counts and expert labels, bundled with scanpy.
+    """Load 700 blood cells with integer counts and expert labels.
 
-    Scanpy ships log-normalised values. The counts are recovered as ``round(expm1(raw.X) * n_counts / 1e4)``, where
-    ``n_counts`` is the total of each cell over all genes; 99.9 % of the entries are within 0.05 of an integer before
-    rounding.
+    The data are bundled with scanpy as log-normalised values. The counts are recovered as
+    ``round(expm1(raw.X) * n_counts / 1e4)``, where ``n_counts`` is the total of each cell over all genes. Before
+    rounding, 99.9 % of the entries are within 0.05 of an integer.
 
     Returns
     -------
     AnnData
-        700 cells x 765 genes; a new object on each call. ``X``: counts, CSR, float32. ``obs["cell_type"]`` and its
-        source ``obs["bulk_labels"]``: 10 types, categorical. ``obs["n_counts"]``: counts of the cell over all genes of
-        the experiment, float32, more than the 765 genes add up to. The representation, graph and clusters that scanpy
-        stores with the set are left out.
+        700 cells x 765 genes. Each call returns a new object. The representation, graph and clusters that scanpy stores
+        with the data are left out.
+
+        - ``X``: counts, CSR, float32.
+        - ``obs["cell_type"]``: 10 cell types, categorical, copied from ``obs["bulk_labels"]``.
+        - ``obs["bulk_labels"]``: the same cell types under the name that scanpy uses.
+        - ``obs["n_counts"]``: total counts of the cell over all genes of the experiment, float32. The total is larger
+          than the sum over the 765 genes.
 
     Notes
     -----
@@ -75,11 +84,11 @@ def pbmc68k_reduced() -> AnnData:
     import scanpy as sc
 
     with warnings.catch_warnings():
-        # the bundled file is in an old format, which no user can change
+        # Reading the file of scanpy warns about its old format, which users of this function cannot change.
         warnings.simplefilter("ignore")
         source = sc.datasets.pbmc68k_reduced()
     counts = sparse.csr_matrix(source.raw.X, dtype=np.float64).expm1()
-    counts = counts.multiply(source.obs["n_counts"].to_numpy(np.float64)[:, None] / _TARGET_SUM).tocsr()
+    counts = counts.multiply(source.obs["n_counts"].to_numpy(np.float64)[:, None] / TARGET_SUM).tocsr()
     counts.data = np.rint(counts.data)
     counts.eliminate_zeros()
     labels = source.obs["bulk_labels"]

@@ -10,32 +10,32 @@ Organism = Literal["human", "mouse"]
 
 
 def marker_sets(tissue: str, organism: Organism = "human") -> dict[str, list[str]]:
-    """Marker genes of the cell types of a tissue, for :func:`~scsiameseclu.tl.annotate`.
+    """Load marker genes of the cell types of a tissue, for :func:`~scsiameseclu.tl.annotate`.
 
-    The lists are short: five to eight genes that are known for each type. They name the types that most data of the
-    tissue have, and no states or fine subtypes.
+    Each cell type has five to eight well-known marker genes. The cell types are the main types of the tissue, without
+    cell states and fine subtypes.
 
     Parameters
     ----------
     tissue
         ``"blood"``, ``"brain"``, ``"immune"`` (immune cells of any tissue), ``"kidney"`` or ``"pancreas"``.
     organism
-        ``"human"`` or ``"mouse"``: whose gene symbols.
+        Organism of the gene symbols: ``"human"`` or ``"mouse"``.
 
     Returns
     -------
     dict
-        Gene symbols of each type, the best-known first; a new object on each call.
+        Gene symbols of each cell type, the best-known gene first. Each call returns a new dictionary.
 
     Raises
     ------
     ValueError
-        If there is no set for this tissue or organism.
+        If there are no marker genes for this tissue or organism.
 
     Notes
     -----
-    :func:`marker_sources` has the publications. Merge sets as dictionaries: ``marker_sets("kidney") |
-    marker_sets("immune")``.
+    :func:`marker_sources` lists the publications. The marker genes of two tissues can be merged as dictionaries:
+    ``marker_sets("kidney") | marker_sets("immune")``.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def marker_sets(tissue: str, organism: Organism = "human") -> dict[str, list[str
 
 
 def marker_sources(tissue: str) -> list[str]:
-    """Publications behind the marker genes of a tissue, each with its DOI.
+    """List the publications that the marker genes of a tissue come from.
 
     Parameters
     ----------
@@ -58,12 +58,12 @@ def marker_sources(tissue: str) -> list[str]:
     Returns
     -------
     list of str
-        One publication per entry.
+        One publication per entry, with its DOI.
 
     Raises
     ------
     ValueError
-        If there is no set for this tissue.
+        If there are no marker genes for this tissue.
 
     Examples
     --------

@@ -12,7 +12,7 @@ from scsiameseclu.pp._threads import in_threads
 
 __all__ = ["synthetic"]
 
-# Cells simulated at a time. Part of what a seed means: changing it changes every simulated data set.
+# Number of cells that are simulated at a time. Changing the number changes every simulated data set of the same seed.
 _CHUNK_CELLS = 4096
 
 
@@ -33,51 +33,58 @@ def synthetic(
     dropout: float = 0.0,
     seed: int = 0,
 ) -> AnnData:
-    r"""Simulate counts of known cell types, in the manner of Splat.
+    r"""Simulate counts of known cell types, similar to the Splat simulator.
 
-    The mean of gene g in cell i, of type t and batch b, is
+    The mean of gene :math:`g` in cell :math:`i` of type :math:`t` and batch :math:`b` is
 
     .. math:: \mu_{ig} = \ell_i \, \frac{\beta_g \, \phi_{tg} \, \psi_{bg}}{\sum_h \beta_h \, \phi_{th} \, \psi_{bh}},
 
-    with base expression :math:`\beta_g \sim \mathrm{Gamma}(0.6)`, marker fold changes :math:`\phi`, batch factors
-    :math:`\log \psi_{bg} \sim N(0, \sigma_b)` and library sizes :math:`\log \ell_i \sim N(\log L, \sigma_\ell)`. Counts
-    are gamma-Poisson (negative binomial) with variance :math:`\mu + \mu^2 / \theta`, then set to 0 with a fixed
-    probability. Cells are simulated in chunks, so that memory beyond the sparse result does not grow with ``n_obs``.
+    with base expression :math:`\beta_g \sim \mathrm{Gamma}(0.6)`, fold changes of the markers :math:`\phi_{tg}`, batch
+    factors :math:`\log \psi_{bg} \sim N(0, \sigma_b)` and library sizes
+    :math:`\log \ell_i \sim N(\log L, \sigma_\ell)`. Counts follow a gamma-Poisson (negative binomial) distribution with
+    variance :math:`\mu + \mu^2 / \theta`. Each count is then set to 0 with a fixed probability. Cells are simulated in
+    chunks. So the memory that is needed besides the sparse result does not grow with ``n_obs``.
 
     Parameters
     ----------
     n_obs, n_vars
         Number of cells and genes.
     n_types
-        Number of cell types; each has its own markers.
+        Number of cell types. Each type has its own marker genes.
     n_batches
-        Number of batches, of equal size, each with the same mixture of types on average.
+        Number of batches. All batches have the same size and, on average, the same composition of types.
     proportions
-        Relative sizes of the types, length ``n_types``, positive; met exactly up to rounding. Equal if not given.
+        Relative sizes of the types: ``n_types`` positive numbers. The numbers of cells have these proportions exactly,
+        up to rounding. ``None``: all types have the same size.
     rare_fraction
-        Share of the last type, in ``(0, 1)``; the others share the rest equally. Not together with ``proportions``.
+        Share of the last type, in ``(0, 1)``. The other types share the rest equally. ``rare_fraction`` and
+        ``proportions`` cannot be given together.
     n_markers
-        Marker genes per type; ``n_vars // (4 * n_types)``, at least 1 and at most 25, if not given.
+        Number of marker genes per type. ``None``: ``n_vars // (4 * n_types)``, but at least 1 and at most 25.
     marker_fold
-        Median fold change of a marker in its type; 1 makes all types alike.
+        Median fold change of a marker gene in its type. With 1, all types are alike.
     library_size
-        Median of the expected counts per cell :math:`L`.
+        :math:`L`, median of the expected total counts per cell.
     library_spread
         :math:`\sigma_\ell`, standard deviation of the log library size.
     inverse_dispersion
-        :math:`\theta`; larger is closer to Poisson.
+        :math:`\theta`, inverse dispersion of the counts. With larger values, the counts are closer to a Poisson
+        distribution.
     batch_effect
-        :math:`\sigma_b`, standard deviation of the log batch factors; the first batch has none.
+        :math:`\sigma_b`, standard deviation of the log batch factors. All factors of the first batch are 1.
     dropout
-        Probability that a count is lost, in ``[0, 1)``.
+        Probability that a count is set to 0, in ``[0, 1)``.
     seed
-        Same seed and arguments, same data.
+        Seed of the random numbers. The same seed and arguments give the same data.
 
     Returns
     -------
     AnnData
-        ``X``: counts, CSR, float32. ``obs["cell_type"]`` and ``obs["batch"]``: categorical (``"type_0"``,
-        ``"batch_0"``, ...). ``var["marker_of"]``: type that the gene marks, categorical, or ``"none"``.
+        Simulated cells, ``n_obs`` x ``n_vars``.
+
+        - ``X``: counts, CSR, float32.
+        - ``obs["cell_type"]`` and ``obs["batch"]``: categorical, with names ``"type_0"``, ``"batch_0"`` and so on.
+        - ``var["marker_of"]``: cell type that the gene is a marker of, or ``"none"``, categorical.
 
     Raises
     ------
@@ -139,13 +146,13 @@ def _profiles(
 ) -> NDArray[np.float64]:
     """Share of each gene in the counts of a cell, (n_types, n_batches, n_vars); sums to 1 over genes."""
     n_vars = len(marker_of)
-    # The floor keeps every gene measurable: Gamma(0.6) has much mass close to 0.
+    # Many values of Gamma(0.6) are close to 0. The added constant gives every gene some counts.
     base = rng.gamma(0.6, size=n_vars) + 0.02
     folds = np.ones((n_types, n_vars))
     genes = np.flatnonzero(marker_of >= 0)
-    # 1 at marker_fold = 1, so that types can be made truly alike
+    # With marker_fold = 1, all fold changes are exactly 1.
     folds[marker_of[genes], genes] = marker_fold ** rng.lognormal(0.0, 0.2, size=len(genes))
-    # A marker that is hardly expressed would mark nothing.
+    # A marker gene with low base expression could not distinguish its type.
     base[genes] = np.maximum(base[genes], np.median(base))
     factors = np.exp(rng.normal(0.0, batch_effect, size=(n_batches, n_vars)))
     factors[0] = 1.0
@@ -176,7 +183,10 @@ def _shares(n_types: int, proportions: Sequence[float] | None, rare_fraction: fl
 
 
 def _rounded(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:
-    """Whole numbers with this total closest to the shares (largest remainders), at least 1 each if there are enough."""
+    """Round sizes of the groups to whole numbers with the sum ``total``, by the method of largest remainders.
+
+    Each group gets at least 1, if ``total`` is large enough.
+    """
     sizes = np.floor(shares * total).astype(np.int64)
     remainders = shares * total - sizes
     order = np.argsort(-remainders, kind="stable")

@@ -1,4 +1,4 @@
-"""Scores of clusterings, confidences and embeddings; never used in training."""
+"""Scores of clusterings, confidences and embeddings. Training does not use these scores."""
 
 from scsiameseclu.metrics._calibration import expected_calibration_error, reliability_curve
 from scsiameseclu.metrics._clustering import clustering_metrics, rare_type_recall

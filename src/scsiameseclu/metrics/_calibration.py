@@ -1,4 +1,4 @@
-"""Do confidences mean what they say?"""
+"""Calibration: comparison of confidences with the share of correct assignments."""
 
 from typing import Any
 
@@ -17,16 +17,17 @@ def reliability_curve(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 1
     confidence
         Confidence of each cell, in ``[0, 1]``, length ``n``.
     correct
-        Whether the assignment is right, length ``n``: booleans, or 0 and 1.
+        Whether the assignment of each cell is correct, length ``n``: booleans, or 0 and 1.
     n_bins
-        Number of bins of equal width. Bin :math:`m` holds the confidences in :math:`((m - 1) / M, m / M]`; the first
-        one 0 as well.
+        Number of bins :math:`M` of equal width. Bin :math:`m` holds the confidences in :math:`((m - 1) / M, m / M]`.
+        The first bin also holds the confidence 0.
 
     Returns
     -------
     pandas.DataFrame
-        One row per bin: ``lower``, ``upper`` (its limits), ``confidence``, ``accuracy`` (means, NaN in empty bins) and
-        ``n_cells``.
+        One row per bin. Columns: ``lower`` and ``upper`` (limits of the bin), ``confidence`` (mean confidence of the
+        cells in the bin), ``accuracy`` (share of correct assignments) and ``n_cells``. ``confidence`` and ``accuracy``
+        are NaN in empty bins.
 
     Raises
     ------
@@ -56,11 +57,11 @@ def reliability_curve(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 1
 
 
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins: int = 10) -> float:
-    r"""Mean distance between confidence and accuracy.
+    r"""Compute the expected calibration error: the mean absolute difference between confidence and accuracy.
 
     .. math:: \mathrm{ECE} = \sum_m \frac{n_m}{n} \, \lvert \mathrm{accuracy}_m - \mathrm{confidence}_m \rvert
 
-    over the bins of :func:`reliability_curve`.
+    The sum runs over the bins of :func:`reliability_curve`. :math:`n_m` is the number of cells in bin :math:`m`.
 
     Parameters
     ----------
@@ -70,7 +71,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins
     Returns
     -------
     float
-        Between 0 (confidences are shares of correct assignments) and 1.
+        Number between 0 and 1. With 0, the confidence equals the share of correct assignments in every bin.
 
     Raises
     ------
@@ -79,7 +80,7 @@ def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, n_bins
 
     Notes
     -----
-    Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3.
+    Source: Naeini et al., AAAI 2015; Guo et al., ICML 2017, equation 3.
 
     Examples
     --------
@@ -95,8 +96,8 @@ def _check(confidence: Any, correct: Any) -> tuple[NDArray[np.float64], NDArray[
     values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if values.ndim != 1 or values.shape != hits.shape or values.size == 0:
         raise ValueError(
-            f"Expected confidence and correct of one length, found shapes {values.shape} and {hits.shape}; "
-            "pass one value of each per cell."
+            f"Expected confidence and correct of the same length, found shapes {values.shape} and {hits.shape}; "
+            "pass one value per cell in both."
         )
     if not ((values >= 0) & (values <= 1 + 1e-6)).all():  # single-precision probabilities exceed 1 by rounding
         raise ValueError(

@@ -13,13 +13,13 @@ class ClusteringMetrics(TypedDict):
     """Result of :func:`clustering_metrics`."""
 
     acc: float
-    """Share of cells whose cluster is matched to their label."""
+    """Accuracy: share of cells whose cluster is matched to their label."""
     nmi: float
-    """Normalised mutual information, arithmetic mean of the two entropies as denominator."""
+    """Normalised mutual information. The denominator is the arithmetic mean of the two entropies."""
     ari: float
-    """Adjusted Rand index: 0 is chance, 1 is perfect."""
+    """Adjusted Rand index. Random clusters have an expected index of 0, perfect clusters have 1."""
     f1_macro: float
-    """F1 score after matching, averaged over the labels with equal weight."""
+    """F1 score of each label with its matched cluster, averaged over the labels with equal weight."""
     n_clusters: int
     """Number of clusters that have cells."""
 
@@ -27,17 +27,19 @@ class ClusteringMetrics(TypedDict):
 def clustering_metrics(y_true: Sequence[Any] | Any, y_pred: Sequence[Any] | Any) -> ClusteringMetrics:
     """Score a clustering against known labels.
 
-    Accuracy and F1 match clusters to labels one to one (Hungarian method), which maximises the number of matched
-    cells; among equally good matchings the one with the highest F1 is taken, so that the scores do not depend on how
-    labels or clusters are named. The numbers of labels and clusters may differ: cells of a cluster without a label are
-    errors, and a label without a cluster has an F1 score of 0.
+    For accuracy and F1, clusters are matched to labels one to one (Hungarian method), so that the number of matched
+    cells is as large as possible. Among equally good matchings, the matching with the highest F1 is chosen. So the
+    scores do not depend on the names of labels or clusters. The numbers of labels and clusters may differ. Cells of a
+    cluster without a matched label count as errors. A label without a matched cluster has an F1 score of 0.
 
     Parameters
     ----------
     y_true
-        Known labels, length ``n``: strings, numbers, booleans or a pandas categorical; no missing values.
+        Known label of each cell, length ``n``: strings, numbers, booleans or a pandas categorical, without missing
+        values.
     y_pred
-        Cluster of each cell, in the same order and of any of these types; names need not agree with the labels.
+        Cluster of each cell, length ``n``, in the same order as ``y_true``. The same types as for ``y_true`` are
+        accepted. The names of the clusters need not be names of labels.
 
     Returns
     -------
@@ -52,8 +54,8 @@ def clustering_metrics(y_true: Sequence[Any] | Any, y_pred: Sequence[Any] | Any)
 
     Notes
     -----
-    Accuracy and macro-F1 as in the clustering benchmarks that scSiameseClu reports; NMI and ARI by
-    scikit-learn.
+    Accuracy and macro-F1 are defined as in the benchmarks of scSiameseClu (Xu et al., IJCAI 2025). NMI and ARI are
+    computed by scikit-learn.
 
     Examples
     --------
@@ -74,19 +76,20 @@ def clustering_metrics(y_true: Sequence[Any] | Any, y_pred: Sequence[Any] | Any)
 
 
 def rare_type_recall(y_true: Sequence[Any] | Any, y_pred: Sequence[Any] | Any, max_fraction: float = 0.02) -> float:
-    """Share of the cells of rare types that a clustering keeps in a cluster of their own.
+    """Compute the mean recall of rare cell types.
 
-    Clusters are matched to labels one to one as in :func:`clustering_metrics`. The recall of a type is the share of its
-    cells in the matched cluster, 0 if it has none; rare types count equally, however few cells they have.
+    Clusters are matched to labels one to one, as in :func:`clustering_metrics`. The recall of a type is the share of
+    its cells in the matched cluster, or 0 if the type has no matched cluster. All rare types have equal weight in the
+    mean.
 
     Parameters
     ----------
     y_true
-        Known labels, length ``n``, as for :func:`clustering_metrics`.
+        Known label of each cell, as for :func:`clustering_metrics`.
     y_pred
-        Cluster of each cell, in the same order.
+        Cluster of each cell, in the same order as ``y_true``.
     max_fraction
-        Largest share of all cells that a rare type may have, in ``(0, 1]``.
+        A type is rare if its share of all cells is at most ``max_fraction``, in ``(0, 1]``.
 
     Returns
     -------

@@ -1,4 +1,7 @@
-"""Has an embedding collapsed? Label-free numbers in memory that grows with the cells."""
+"""Scores that show whether an embedding has collapsed or is over-smoothed. No labels are needed.
+
+Time and memory grow linearly with the number of cells.
+"""
 
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -17,30 +20,31 @@ class PairwiseCosine(TypedDict):
     all: float
     """Mean over all pairs of different cells."""
     within: float
-    """Mean over the pairs of one group; NaN if there is none."""
+    """Mean over all pairs of cells of the same group; NaN if there is no such pair."""
     between: float
-    """Mean over the pairs of different groups; NaN if there is none."""
+    """Mean over all pairs of cells of different groups; NaN if there is no such pair."""
 
 
 def effective_rank(latent: ArrayLike, *, center: bool = True) -> float:
-    r"""Number of dimensions that an embedding really uses.
+    r"""Compute the effective rank of an embedding: the number of dimensions that the embedding really uses.
 
     .. math:: \exp\Bigl(-\sum_i p_i \log p_i\Bigr), \qquad p_i = \sigma_i / \sum_j \sigma_j
 
-    with the singular values :math:`\sigma` of the embedding: ``d`` if all directions are used alike, close to 1 if the
-    cells lie on a line.
+    with the singular values :math:`\sigma_i` of the embedding. The effective rank is ``d`` if the cells vary equally in
+    all directions, and close to 1 if the cells lie on a line.
 
     Parameters
     ----------
     latent
         Embedding, ``(n, d)``.
     center
-        Subtract the mean of each dimension first, so that the position of the cloud of cells does not count.
+        Whether to subtract the mean of each dimension first. The effective rank then does not depend on the position of
+        the origin.
 
     Returns
     -------
     float
-        Between 1 and ``min(n, d)``; 0 if all cells are at one point.
+        Number between 1 and ``min(n, d)``; 0 if all cells are at one point.
 
     Raises
     ------
@@ -49,8 +53,8 @@ def effective_rank(latent: ArrayLike, *, center: bool = True) -> float:
 
     Notes
     -----
-    Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007. The singular values are
-    computed from the ``(d, d)`` matrix of products.
+    Source: Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007. The singular values
+    are computed from the ``(d, d)`` matrix of products of the dimensions.
 
     Examples
     --------
@@ -61,7 +65,7 @@ def effective_rank(latent: ArrayLike, *, center: bool = True) -> float:
     if center:
         values = values - values.mean(axis=0)
     eigenvalues = np.linalg.eigvalsh(values.T @ values)
-    # Rounding makes small eigenvalues of what are zeros, and their roots would not be small.
+    # Rounding turns eigenvalues of 0 into small positive numbers, whose square roots would not be small.
     floor = max(values.shape) * np.finfo(np.float64).eps * eigenvalues.max()
     singular = np.sqrt(eigenvalues[eigenvalues > floor])
     if singular.size == 0:
@@ -71,20 +75,21 @@ def effective_rank(latent: ArrayLike, *, center: bool = True) -> float:
 
 
 def mean_pairwise_cosine(latent: ArrayLike, labels: Sequence[Any] | Any | None = None) -> PairwiseCosine:
-    r"""Mean cosine similarity between cells, within and between groups.
+    r"""Compute the mean cosine similarity between cells, within and between groups.
 
-    Over-smoothing shows as values close to 1 between groups. With unit vectors :math:`u_i`, a sum over pairs is
+    If the similarity between groups is close to 1, the embedding is over-smoothed. With unit vectors :math:`u_i`, the
+    sum over all pairs of cells is
 
-    .. math:: \sum_{i \ne j} u_i^\top u_j = \Bigl\lVert \sum_i u_i \Bigr\rVert^2 - \sum_i \lVert u_i \rVert^2,
+    .. math:: \sum_{i \ne j} u_i^\top u_j = \Bigl\lVert \sum_i u_i \Bigr\rVert^2 - \sum_i \lVert u_i \rVert^2.
 
-    so that time and memory grow with the number of cells, not of pairs.
+    So time and memory grow linearly with the number of cells, and not with the number of pairs.
 
     Parameters
     ----------
     latent
-        Embedding, ``(n, d)``, at least two cells. A cell at the origin has similarity 0 to every other.
+        Embedding, ``(n, d)``, of at least two cells. A cell at the origin has similarity 0 to every other cell.
     labels
-        Group of each cell, length ``n``, such as clusters; ``None``: one group.
+        Group of each cell, length ``n``, for instance its cluster. ``None``: all cells are in one group.
 
     Returns
     -------
@@ -94,8 +99,8 @@ def mean_pairwise_cosine(latent: ArrayLike, labels: Sequence[Any] | Any | None =
     Raises
     ------
     ValueError
-        If the embedding is not two-dimensional or not finite, there are fewer than two cells, or the labels are missing
-        or of another length.
+        If the embedding is not two-dimensional or not finite, if there are fewer than two cells, or if the labels have
+        missing values or another length.
 
     Examples
     --------

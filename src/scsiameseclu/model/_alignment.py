@@ -14,23 +14,27 @@ from scsiameseclu import _compat
 
 
 def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
-    """Give cells the genes of a model, in their order.
+    """Give an AnnData the genes of a model, in the order of the model.
 
-    Missing genes are 0, in ``X`` (if there is one) and in every layer.
+    Genes that the AnnData lacks become 0, in ``X`` (if there is one) and in every layer.
 
     Parameters
     ----------
     adata
-        Cells; may be changed.
+        Cells by genes. The function may change the object.
     names
-        Genes of the model.
+        Names of the genes of the model.
+
+    Returns
+    -------
+    Cells by genes of the model.
     """
     without_x = adata.X is None
-    if without_x:  # anndata cannot put a part with X next to one without
+    if without_x:  # anndata cannot join an AnnData without X and the missing genes, which have an X
         adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
     cells, uns, raw = adata.obs_names, adata.uns, adata.raw
-    adata.obs_names = pd.RangeIndex(adata.n_obs).astype(str)  # parts are put together by the names of the cells
-    del adata.raw  # anndata cannot put a part with raw next to one without
+    adata.obs_names = pd.RangeIndex(adata.n_obs).astype(str)  # anndata joins parts by the names of the cells
+    del adata.raw  # anndata cannot join a part with raw and a part without raw
     aligned = _compat.pad_and_sort(adata, names)
     aligned.obs_names, aligned.uns = cells, uns
     if raw is not None:
@@ -41,18 +45,23 @@ def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
 
 
 def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]], proteins: str | None = None) -> MuData:
-    """Give a MuData the modalities of a model, and the modalities the names of the model in their order.
+    """Give a MuData the modalities of a model, each with the variables of the model in the order of the model.
 
-    The tables of the MuData itself are kept.
+    ``obs``, ``obsm`` and ``uns`` of the MuData itself are kept. Variables that the MuData lacks become 0, except in the
+    modality ``proteins``.
 
     Parameters
     ----------
     mdata
-        Cells; not changed.
+        Cells. The object is not changed.
     names
-        Names of the model, by modality. Other modalities are left out.
+        Names of the variables of the model, by modality. Modalities without an entry are left out.
     proteins
-        Modality in which what is missing was not measured (NaN), instead of 0.
+        Modality in which missing variables become NaN (not measured) instead of 0.
+
+    Returns
+    -------
+    MuData of the same cells.
     """
     parts = {}
     for key in mdata.mod:
@@ -65,14 +74,14 @@ def align_modalities(mdata: MuData, names: Mapping[str, Sequence[str]], proteins
     aligned = MuData(parts)
     aligned.obs = mdata.obs.copy()
     for key, table in mdata.obsm.items():
-        if key not in mdata.mod:  # which cells a modality has, made by MuData itself
+        if key not in mdata.mod:  # MuData makes the obsm entries that are named like a modality itself
             aligned.obsm[key] = table.copy()
     aligned.uns = mdata.uns.copy()
     return aligned
 
 
 def _not_measured(adata: AnnData, missing: NDArray[np.bool_]) -> None:
-    """Write NaN into columns of ``X`` and of every layer, which become dense."""
+    """Write NaN into the ``missing`` columns of ``X`` and of every layer. The matrices become dense."""
 
     def filled(matrix: Any) -> NDArray[np.float32]:
         values = np.array(matrix.toarray() if sparse.issparse(matrix) else matrix, dtype=np.float32)

@@ -12,7 +12,7 @@ from scsiameseclu.pp import read_mapped, write_mapped
 
 
 class CollectionMixin(ModelProtocol):
-    """Counts that are copied to memory-mapped files."""
+    """Set-up on counts that are copied to memory-mapped files."""
 
     @classmethod
     def setup_mapped(
@@ -25,33 +25,36 @@ class CollectionMixin(ModelProtocol):
     ) -> AnnData:
         """Set up an annbatch collection, a zarr store or an ``.h5ad`` file without reading it into memory.
 
-        Training looks up neighbours all over the data, where annbatch's loader reads in sequence. So the counts are
-        copied, in sequence, to files whose rows are looked up by memory mapping (:func:`scsiameseclu.pp.write_mapped`).
+        Training needs random access to the rows of neighbouring cells. The loader of annbatch reads cells in sequence
+        only. The counts are therefore copied to files whose rows are read by memory mapping
+        (:func:`scsiameseclu.pp.write_mapped`).
 
         Parameters
         ----------
         collection_path
-            The collection: a zarr group that holds one AnnData, or several with the same genes.
+            Path of an annbatch collection, a zarr store or an ``.h5ad`` file. A zarr group may hold one AnnData, or
+            several AnnData with the same genes.
         directory
-            Folder for the copy; by default ``collection_path`` with ``.mapped`` added.
+            Folder for the copy. By default the name is ``collection_path`` with ``.mapped`` added.
         genes
-            Names of the genes to keep, about 2,000 highly variable ones; all by default.
+            Names of the genes to keep, for example about 2,000 highly variable genes. By default all genes are kept.
         rebuild
-            Copy again what an earlier call copied to ``directory``. With False it is opened as it is, and ``genes`` is
-            not used.
+            If True, copy the counts and replace an earlier copy in ``directory``. If False, open the earlier copy as it
+            is and ignore ``genes``.
         **setup_kwargs
             Arguments of :meth:`setup_anndata`.
 
         Returns
         -------
-        The AnnData, set up: ``SCSiameseClu(adata)`` comes next.
+        The AnnData after set-up, ready for ``SCSiameseClu(adata)``.
 
         Raises
         ------
         FileExistsError, FileNotFoundError, KeyError, NotImplementedError, ValueError
-            As :func:`scsiameseclu.pp.write_mapped`, :func:`scsiameseclu.pp.read_mapped` and :meth:`setup_anndata`.
+            Under the conditions of :func:`scsiameseclu.pp.write_mapped`, :func:`scsiameseclu.pp.read_mapped` and
+            :meth:`setup_anndata`.
         """
-        layer = setup_kwargs.pop("layer", None)  # becomes X of the copy
+        layer = setup_kwargs.pop("layer", None)  # this layer becomes X of the copy
         folder = f"{str(collection_path).rstrip('/')}.mapped" if directory is None else directory
         if rebuild:
             adata = write_mapped(collection_path, folder, layer=layer, genes=genes, overwrite=True)
@@ -62,14 +65,15 @@ class CollectionMixin(ModelProtocol):
 
     @classmethod
     def setup_annbatch(cls, *args: Any, **kwargs: Any) -> AnnData:
-        """Set up the cells of a collection: the former name of :meth:`setup_mapped`.
+        """Set up a collection of cells under the old name of :meth:`setup_mapped`.
 
         .. deprecated:: 0.1
-            In scvi-tools a method of this name makes a datamodule, which this model cannot train on.
+            Call :meth:`setup_mapped`. In scvi-tools a method named ``setup_annbatch`` makes a datamodule, and this
+            model cannot train on a datamodule.
         """
         warnings.warn(
             "SCSiameseClu.setup_annbatch is called setup_mapped now, because a method of the old name makes a "
-            "datamodule in scvi-tools. The old name will be removed; call SCSiameseClu.setup_mapped with the same "
+            "datamodule in scvi-tools. Version 0.2 removes the old name; call SCSiameseClu.setup_mapped with the same "
             "arguments.",
             FutureWarning,
             stacklevel=2,

@@ -1,4 +1,4 @@
-"""What a model says about itself."""
+"""Settings, quality numbers and text description of a model."""
 
 from typing import Any
 
@@ -22,10 +22,10 @@ _SETUP_PARAMS = (
 
 
 class DescriptionMixin(ModelProtocol):
-    """Settings and quality numbers of a model."""
+    """Settings, quality numbers and text description of a model."""
 
     def _params(self) -> dict[str, Any]:
-        """Settings behind a result, as plain scalars."""
+        """Settings that produced the clusters, as plain scalars."""
         options = self.init_params_["non_kwargs"]
         setup = self.registry_["setup_args"]
         params = {
@@ -38,11 +38,14 @@ class DescriptionMixin(ModelProtocol):
             "embedding": self._embedding_digest(),
             **{key: options[key] for key in ("n_latent", "n_hidden", "n_layers", "gene_likelihood", "dispersion")},
         }
-        # None cannot be written to h5ad by every supported anndata.
+        # Some supported versions of anndata cannot write None to h5ad.
         return {key: value for key, value in params.items() if value is not None}
 
     def _embedding_digest(self) -> str | None:
-        """Digest of the weights that embed, the same for a reference and the queries of it; None if it is not known."""
+        """Digest of the weights that embed cells, or None if the digest is not known.
+
+        A reference and the queries mapped to it have the same digest.
+        """
         if self.reference_ is None or not self._embeds_as_reference():
             return None
         return self.reference_["weights_digest"] or None
@@ -64,7 +67,7 @@ class DescriptionMixin(ModelProtocol):
         return quality
 
     def __repr__(self) -> str:
-        """Return size, data and state of the model."""
+        """Return a text with the training state, the data, the clusters and the network of the model."""
         stats, options = self.summary_stats, self.init_params_["non_kwargs"]
         data = "no data attached" if self.adata is None else f"{self.adata.n_obs} cells"
         proteins = f", {stats[PROTEIN_STAT]} proteins" if PROTEIN_STAT in stats else ""

@@ -1,4 +1,4 @@
-"""Differential expression between groups of cells, by the machinery of scvi-tools on our decoder."""
+"""Differential expression between groups of cells: the method of scvi-tools on decoded expression of this model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,11 +14,11 @@ from scvi.data import AnnDataManager
 
 from scsiameseclu import _compat
 from scsiameseclu._docs import with_shared_descriptions
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.pp._counts import row_chunks
 
 CLUSTERS = "siamese_clusters"
-_TARGET_SUM = 1e4
 
 
 class DifferentialExpressionMixin(ModelProtocol):
@@ -44,38 +44,43 @@ class DifferentialExpressionMixin(ModelProtocol):
         silent: bool = False,
         **kwargs: Any,
     ) -> pd.DataFrame:
-        r"""Compare decoded expression between groups of cells, with the meaning of scvi-tools' method of the same name.
+        r"""Compare decoded expression between groups of cells, like the method of the same name in scvi-tools.
 
-        Pairs of cells, one of each group, are drawn at random, and decoded expression is compared within the pairs. An
-        embedding of this model has no posterior: probabilities say how cells of the groups differ, without what is
-        uncertain about a single cell. Decoded expression varies less than counts, so that they are high. Groups that
-        were found in the same expression differ by construction; order genes by the probabilities, and do not test with
-        them whether clusters exist.
+        The method draws random pairs of cells, one cell from each group, and compares decoded expression within each
+        pair. The embedding of this model has no posterior. The probabilities therefore describe how the cells of the
+        groups differ, and leave out the uncertainty about a single cell. Decoded expression varies less than counts,
+        so the probabilities tend to be high. Clusters that were found in the same expression data differ by
+        construction. Use the probabilities to rank genes, not to test whether clusters exist.
 
         Parameters
         ----------
         adata
-            Cells to compare; the model's own by default. Nothing is written to them.
+            Cells to compare. By default the cells of the model. The method does not change them.
         groupby
-            Column of ``obs`` with the groups. ``None``: the clusters of the model.
-        group1, group2
-            Groups to compare: every group of ``group1``, all by default, with ``group2``, the rest by default.
+            Column of ``obs`` with the groups. With ``None``, the groups are the clusters of the model.
+        group1
+            Groups to compare with ``group2``, one after the other. By default every group.
+        group2
+            Group to compare with. By default all cells outside the group of ``group1``.
         idx1, idx2
-            Instead of groups: rows, boolean masks or queries of ``obs``; ``idx2`` is the rest by default.
+            Cells to compare, in place of groups: row numbers, a boolean mask or a query of ``obs``. By default ``idx2``
+            is all cells outside ``idx1``.
         mode
-            ``"vanilla"``: the Bayes factor of expression being higher in one group. ``"change"``: the probability of a
-            log2 fold change of at least ``delta``.
+            ``"vanilla"``: compute the Bayes factor of expression being higher in one group. ``"change"``: compute the
+            probability of a log2 fold change of at least ``delta``.
         delta
-            Smallest change of interest, for ``mode="change"``.
+            Smallest log2 fold change of interest, for ``mode="change"``.
         %(param_batch_size)s
         all_stats
-            Add means and shares of the raw counts.
+            Add means of the raw counts, and shares of cells with a count.
         batch_correction
-            Decode every cell as of all batches (or the batches ``batchid1`` and ``batchid2``) instead of its own.
+            Decode every cell as if it came from each batch, or from the batches ``batchid1`` and ``batchid2``. By
+            default every cell is decoded in its own batch.
         batchid1, batchid2
-            Batches to decode each of the groups as, with ``batch_correction``.
+            Batches in which the cells of the first and the second group are decoded, for ``batch_correction=True``.
         fdr_target
-            Expected share of false discoveries among the genes marked, for ``mode="change"``.
+            Expected share of false discoveries among the genes marked as differentially expressed, for
+            ``mode="change"``.
         silent
             Show no progress bar.
         **kwargs
@@ -83,25 +88,26 @@ class DifferentialExpressionMixin(ModelProtocol):
 
         Returns
         -------
-        One row per gene and comparison, with the columns of scvi-tools, among them ``proba_m1``, ``bayes_factor``,
-        ``scale1`` and ``scale2`` (``"vanilla"``) or ``proba_de``, ``lfc_mean`` and ``is_de_fdr_0.05`` (``"change"``);
-        ``comparison``, ``group1`` and ``group2``; and, with ``all_stats``, ``raw_mean1``, ``non_zeros_proportion1``,
-        ``raw_normalized_mean1`` (per 10,000 counts) and the same of the second group.
+        One row per gene and comparison, with the columns of scvi-tools. ``mode="vanilla"`` gives, among others,
+        ``proba_m1``, ``bayes_factor``, ``scale1`` and ``scale2``. ``mode="change"`` gives, among others, ``proba_de``,
+        ``lfc_mean`` and ``is_de_fdr_0.05``. Both modes give ``comparison``, ``group1`` and ``group2``. ``all_stats``
+        adds ``raw_mean1``, ``non_zeros_proportion1`` and ``raw_normalized_mean1`` (per 10,000 counts), and the same
+        three columns for the second group.
 
         Raises
         ------
         KeyError
             If ``obs`` has no column ``groupby``.
         ValueError
-            If a group does not exist or has no cells, there is only one, or the model was trained without
+            If a group does not exist or has no cells, there is only one group, or the model was trained without
             reconstruction.
         RuntimeError
-            If the model has no clusters yet and no groups are given.
+            If no groups are given and the model has no clusters yet.
 
         Notes
         -----
-        Lopez et al., Nature Methods 15:1053 (2018); Boyeau et al., PNAS 120:e2209124120 (2023). Cells are drawn from
-        numpy's generator: set ``scvi.settings.seed`` to repeat a result.
+        Sources: Lopez et al., Nature Methods 15:1053 (2018); Boyeau et al., PNAS 120:e2209124120 (2023). The cells are
+        drawn from numpy's random generator. Set ``scvi.settings.seed`` to get the same result again.
         """
         self._check_decoder()
         given = self.adata if adata is None else adata
@@ -110,7 +116,7 @@ class DifferentialExpressionMixin(ModelProtocol):
         def expression(
             cells: AnnData, indices: NDArray[np.int64], transform_batch: Any, n_samples_overall: int
         ) -> NDArray[np.float32]:
-            """Decoded expression of cells drawn with replacement, each decoded once."""
+            """Decoded expression of cells drawn with replacement. Each drawn cell is decoded once."""
             drawn, places = np.unique(np.random.choice(indices, n_samples_overall), return_inverse=True)
             decoded = self.get_normalized_expression(
                 cells, drawn, transform_batch, batch_size=batch_size, return_numpy=True
@@ -146,13 +152,14 @@ class DifferentialExpressionMixin(ModelProtocol):
 
     @contextmanager
     def _grouped(self, adata: AnnData, obs: pd.DataFrame, groupby: str | None, idx1: Any) -> Iterator[str | None]:
-        """Column with the groups. The clusters of the model are in ``obs`` only while the block runs.
+        """Give the name of the column with the groups.
 
-        ``obs`` is the table of the data as they were given, of which ``adata`` may be a copy.
+        Clusters of the model are in ``adata.obs`` only while the ``with`` block runs. ``obs`` is the table of the data
+        that the user passed. ``adata`` may be a copy of these data.
         """
         if groupby is not None and groupby not in obs:
             raise KeyError(f"`groupby`: expected a column of adata.obs, found {groupby!r}. Available: {list(obs)}.")
-        # Columns come and go in the table of the user: AnnData would copy a table that is put back.
+        # The columns are added to and removed from the existing table. Assigning a table to adata.obs would copy it.
         before, of_copy = set(adata.obs), None
         try:
             if groupby is None and idx1 is None:
@@ -169,12 +176,12 @@ class DifferentialExpressionMixin(ModelProtocol):
 
 
 def _rows_of(obs: pd.DataFrame, chosen: Any) -> Any:
-    """Mask of the cells that a query of ``obs`` finds; rows and masks as they are."""
+    """Mask of the cells that a query of ``obs`` finds. Row numbers and masks are returned unchanged."""
     return obs.index.isin(obs.query(chosen).index) if isinstance(chosen, str) else chosen
 
 
 def _check_groups(column: pd.Series, group1: Sequence[str] | str | None, group2: str | None) -> None:
-    """Refuse groups without a cell; comparing with them would fail far away."""
+    """Refuse groups without a cell. Without this check the error message would come from deep inside scvi-tools."""
     wanted = [] if group1 is None else [group1] if isinstance(group1, str) else list(group1)
     present = column.dropna().unique().tolist()
     if unknown := [group for group in [*wanted, *([] if group2 is None else [group2])] if group not in present]:
@@ -184,18 +191,20 @@ def _check_groups(column: pd.Series, group1: Sequence[str] | str | None, group2:
 def raw_statistics(
     manager: AnnDataManager, first: NDArray[Any], second: NDArray[Any]
 ) -> dict[str, NDArray[np.float64]]:
-    """Means of counts, shares of cells with a count, and means per 10,000 counts, of two groups of cells.
+    """Summarise the raw counts of two groups of cells, gene by gene.
 
     Parameters
     ----------
     manager
-        Data of a model.
+        Data manager of a model.
     first, second
-        Rows or masks of the groups.
+        Row numbers or masks of the cells of the two groups.
 
     Returns
     -------
-    Names as in scvi-tools: float64 ``(n_vars,)``.
+    Arrays of float64, shape ``(n_vars,)``, by name. The names are those of scvi-tools: the mean count (``raw_mean``),
+    the share of cells with a count (``non_zeros_proportion``) and the mean per 10,000 counts
+    (``raw_normalized_mean``), each followed by the number of the group, 1 or 2.
     """
     counts = manager.get_from_registry(REGISTRY_KEYS.X_KEY)
     members = np.zeros((counts.shape[0], 2))
@@ -206,7 +215,7 @@ def raw_statistics(
         of_groups = members[rows].T
         sums[0] += of_groups @ block
         per_cell = np.asarray(block.sum(axis=1)).ravel()
-        sums[2] += (of_groups * (_TARGET_SUM / np.maximum(per_cell, 1.0))) @ block
+        sums[2] += (of_groups * (TARGET_SUM / np.maximum(per_cell, 1.0))) @ block
         block.data = (block.data > 0).astype(np.float64)
         sums[1] += of_groups @ block
     means = sums / members.sum(axis=0)[None, :, None]

@@ -1,4 +1,4 @@
-"""Denoised expression and the count model of every cell."""
+"""Decoded expression and the distribution of the counts of every cell."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -34,7 +34,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         batch_size: int | None = None,
         return_numpy: bool = False,
     ) -> NDArray[np.float32] | pd.DataFrame:
-        """Decode expression, with the meaning of scvi-tools' method of the same name.
+        """Decode the expression of cells, like the method of the same name in scvi-tools.
 
         Parameters
         ----------
@@ -43,15 +43,16 @@ class ExpressionMixin(DifferentialExpressionMixin):
         %(param_transform_batch)s
         %(param_gene_list)s
         library_size
-            Total every cell is scaled to, or ``"latent"`` for the cell's own library size (or its size factor,
-            in the unit in which the median ratio of size factor and library size is 1).
+            Total to which every cell is scaled. ``"latent"`` scales each cell to its own library size. If the model was
+            set up with size factors, ``"latent"`` uses the size factors, scaled so that the median ratio of size factor
+            and library size is 1.
         %(param_batch_size)s
         %(param_return_numpy)s
 
         Returns
         -------
-        Decoded expression ``(n, n_genes)``, indexed by ``obs_names`` and gene names. With ``library_size=1`` the values
-        are proportions: over all genes they sum to 1 per cell.
+        Decoded expression, float32 ``(n, n_genes)``, indexed by ``obs_names`` and gene names. With ``library_size=1``
+        the values are proportions, which sum to 1 over all genes of a cell.
 
         Raises
         ------
@@ -88,9 +89,9 @@ class ExpressionMixin(DifferentialExpressionMixin):
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
     ) -> dict[str, NDArray[np.float32]]:
-        """Parameters of the count model of every cell, as scvi-tools' method of the same name returns them.
+        """Parameters of the count distribution of every cell, like the method of the same name in scvi-tools.
 
-        The embedding is deterministic, so that there is one set of parameters per cell and no ``n_samples``.
+        The embedding is deterministic. There is therefore one set of parameters per cell and no argument ``n_samples``.
 
         Parameters
         ----------
@@ -100,13 +101,14 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
         Returns
         -------
-        ``"mean"``, ``"dispersions"`` (inverse dispersion; not for ``"poisson"``) and ``"dropout"`` (probability of an
-        extra zero; for ``"zinb"``), each float32 ``(n, n_genes)``.
+        Arrays of float32, shape ``(n, n_genes)``, by name. ``"mean"`` is always present. ``"dispersions"`` (the inverse
+        dispersion theta) is absent for ``gene_likelihood="poisson"``. ``"dropout"`` (the probability of an extra zero)
+        is present only for ``gene_likelihood="zinb"``.
 
         Raises
         ------
         ValueError
-            If the model was trained without reconstruction.
+            If the model was trained without reconstruction, or no cell is selected.
         """
         likelihood = self.module.decoder.gene_likelihood
         attributes = {"mean": "mu" if likelihood != "poisson" else "rate"}
@@ -118,7 +120,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in attributes}
         for _, px in self._count_models(adata, rows, batch_size):
             for name, attribute in attributes.items():
-                values = getattr(px, attribute).expand(len(px.scale), -1)  # one dispersion per gene serves all cells
+                values = getattr(px, attribute).expand(len(px.scale), -1)  # repeat a dispersion per gene for all cells
                 blocks[name].append(values.cpu().numpy().astype(np.float32))
         return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
@@ -132,7 +134,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         batch_size: int | None = None,
         return_mean: bool = True,
     ) -> dict[str, float] | dict[str, NDArray[np.float32]]:
-        """Negative log-likelihood of the counts of all genes, given the embedding; lower is better.
+        """Negative log-likelihood of the counts given the embedding, summed over genes. Lower is better.
 
         Parameters
         ----------
@@ -140,16 +142,17 @@ class ExpressionMixin(DifferentialExpressionMixin):
         %(param_indices)s
         %(param_batch_size)s
         return_mean
-            Return the mean over cells instead of a value for every cell.
+            Return the mean over cells instead of one value per cell.
 
         Returns
         -------
-        ``{"reconstruction_loss": ...}``: a number, or float32 ``(n,)``; summed over genes.
+        ``{"reconstruction_loss": ...}`` with a number, or with float32 ``(n,)`` if ``return_mean`` is False. The unit
+        is nats.
 
         Raises
         ------
         ValueError
-            If the model was trained without reconstruction.
+            If the model was trained without reconstruction, or no cell is selected.
         """
         adata, rows = self._cells_to_decode(adata, indices)
         blocks = [
@@ -172,29 +175,29 @@ class ExpressionMixin(DifferentialExpressionMixin):
         gene_list: Sequence[str] | None = None,
         batch_size: int | None = None,
     ) -> GCXS:
-        """Draw counts from the count model of every cell, as scvi-tools' method of the same name.
+        """Draw counts from the count distribution of every cell, like the method of the same name in scvi-tools.
 
-        The embedding is deterministic: draws differ by the noise of the counts alone.
+        The embedding is deterministic. The draws of one cell differ only by the noise of the counts.
 
         Parameters
         ----------
         %(param_adata)s
         %(param_indices)s
         n_samples
-            Draws per cell.
+            Number of draws per cell.
         %(param_gene_list)s
         %(param_batch_size)s
 
         Returns
         -------
-        Sparse counts ``(n, n_genes)``, or ``(n, n_genes, n_samples)`` if there are several draws.
+        Sparse counts, shape ``(n, n_genes)`` for one draw and ``(n, n_genes, n_samples)`` for several draws.
 
         Raises
         ------
         KeyError
             If a gene of ``gene_list`` is unknown.
         ValueError
-            If the model was trained without reconstruction, or ``n_samples`` is below 1.
+            If the model was trained without reconstruction, no cell is selected, or ``n_samples`` is below 1.
         """
         if n_samples < 1:
             raise ValueError(f"`n_samples`: expected at least 1, found {n_samples}.")
@@ -214,7 +217,13 @@ class ExpressionMixin(DifferentialExpressionMixin):
     def _cells_to_decode(
         self, adata: AnnData | None, indices: Sequence[int] | None
     ) -> tuple[AnnData, NDArray[np.int64]]:
-        """Data and row numbers, at least one, of a model that can decode them."""
+        """Validated data and row numbers of the cells to decode.
+
+        Raises
+        ------
+        ValueError
+            If the model was trained without reconstruction, or no cell is selected.
+        """
         self._check_decoder()
         adata, rows = self._cells(adata, indices)
         if len(rows) == 0:
@@ -224,7 +233,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
     def _count_models(
         self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None
     ) -> Iterator[tuple[dict[str, torch.Tensor], Any]]:
-        """Mini-batches with the distribution of the counts of their cells, all genes."""
+        """Mini-batches, each with the distribution of the counts of its cells over all genes."""
         self.module.eval()
         loader = self._make_data_loader(adata, indices=rows, batch_size=batch_size)
         for tensors in loader:
@@ -240,6 +249,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
         return outputs["px"].get_normalized("scale") * float(library_size)
 
     def _transform_codes(self, transform_batch: Sequence[Any] | Any | None) -> list[int] | list[None]:
+        """Codes of the batches to decode every cell in. ``[None]`` stands for the cell's own batch."""
         if transform_batch is None:
             return [None]
         several = isinstance(transform_batch, list | tuple | np.ndarray | pd.Index)
@@ -248,7 +258,7 @@ class ExpressionMixin(DifferentialExpressionMixin):
 
 
 def _gene_positions(adata: AnnData, gene_list: Sequence[str] | None) -> NDArray[np.int64]:
-    """Columns of the genes, in the order asked for."""
+    """Column numbers of the genes in ``gene_list``, in the order of the list. By default all columns."""
     if gene_list is None:
         return np.arange(adata.n_vars)
     missing = [gene for gene in gene_list if gene not in adata.var_names]

@@ -1,4 +1,4 @@
-"""Gene names of new cells next to the names in a model."""
+"""Comparison of the gene names of new cells with the gene names of a model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _VERSION = r"\.\d+$"  # ENSG00000167286.9
 
 
 def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
-    """Refuse gene names that cannot be matched to the names in a model, and name near misses.
+    """Refuse gene names that cannot be matched to the names in a model, and report near misses.
 
-    A name counts as a near miss if the model has it up to upper and lower case or a version suffix such as ``.9``. Near
-    misses are never matched: two genes may differ in nothing else.
+    A near miss is a name that differs from a name of the model only by upper and lower case or by a version suffix such
+    as ``.9``. Near misses are never matched, because two different genes may have nearly equal names.
 
     Parameters
     ----------
@@ -25,12 +25,12 @@ def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
     Raises
     ------
     ValueError
-        If names occur more than once, or none of them is known to the model.
+        If a name occurs more than once, or the model knows none of the names.
 
     Warns
     -----
     UserWarning
-        If genes of the model that the new data lack are there under a nearly equal name.
+        If genes of the model that are missing in the new data have near misses there.
     """
     if not found.is_unique:
         twice = found[found.duplicated()].unique()
@@ -41,7 +41,7 @@ def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
     known = found.isin(wanted)
     near = _near_misses(found[~known], wanted[~wanted.isin(found)])
     if not known.any():
-        hint = near or "Check that both use the same kind of gene names."
+        hint = near or "Check that query and model use the same kind of gene names."
         raise ValueError(
             f"Expected some of the model's {len(wanted)} genes ({_examples(wanted)}), found none of them among the "
             f"query's {len(found)} ({_examples(found)}). {hint}"
@@ -55,7 +55,7 @@ def check_gene_names(found: pd.Index, wanted: pd.Index) -> None:
 
 
 def check_same_genes(found: pd.Index, wanted: pd.Index) -> None:
-    """Refuse data that do not have all genes of a model, or have them in a way that no copy can mend.
+    """Refuse data whose genes are not the genes of a model in the order of the model.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def check_same_genes(found: pd.Index, wanted: pd.Index) -> None:
     Raises
     ------
     ValueError
-        If the names are not the same in the same order.
+        If ``found`` differs from ``wanted``. The message says whether genes are missing or only in another order.
     """
     if found.equals(wanted):
         return
@@ -88,7 +88,9 @@ def check_same_genes(found: pd.Index, wanted: pd.Index) -> None:
 
 
 def check_gene_share(found: pd.Index, wanted: pd.Index, min_share: float) -> None:
-    """Refuse new cells with hardly a gene of a model, which it would assign by what is missing.
+    """Refuse new cells that have too few of the genes of a model.
+
+    The missing genes, not the cell type, would decide to which cluster the model assigns such cells.
 
     Parameters
     ----------
@@ -102,7 +104,7 @@ def check_gene_share(found: pd.Index, wanted: pd.Index, min_share: float) -> Non
     Raises
     ------
     ValueError
-        If fewer are found, or ``min_share`` is out of range.
+        If the share is smaller than ``min_share``, or ``min_share`` is out of range.
     """
     if not 0 <= min_share <= 1:
         raise ValueError(f"`min_gene_share`: expected a number between 0 and 1, found {min_share}.")
@@ -111,15 +113,15 @@ def check_gene_share(found: pd.Index, wanted: pd.Index, min_share: float) -> Non
         hint = _near_misses(found[~found.isin(wanted)], wanted[~known])
         raise ValueError(
             f"Expected at least {min_share:.0%} of the model's {len(wanted)} genes ({_examples(wanted)}), found "
-            f"{int(known.sum())} ({known.mean():.1%}) among the query's {len(found)} ({_examples(found)}): cells would "
-            "be assigned by what is missing. "
-            f"{hint or 'Check that both are of one species and use the same kind of gene names.'} To map the cells "
-            "nevertheless, lower min_gene_share."
+            f"{int(known.sum())} ({known.mean():.1%}) among the query's {len(found)} ({_examples(found)}). The missing "
+            "genes would decide to which clusters the cells are assigned. "
+            f"{hint or 'Check that query and model are of one species and use the same kind of gene names.'} To map "
+            "the cells nevertheless, lower min_gene_share."
         )
 
 
 def _near_misses(found: pd.Index, wanted: pd.Index) -> str:
-    """What names differ by, and what to do; empty if there is no near miss."""
+    """Message about near misses: how the names differ, and what to do. Empty if there is no near miss."""
     exact = pd.Series(wanted.astype(str), index=wanted.astype(str))
     changes = {
         "the version suffix": lambda names: names.str.replace(_VERSION, "", regex=True),
@@ -135,8 +137,8 @@ def _near_misses(found: pd.Index, wanted: pd.Index) -> str:
             first = int(matched.argmax())
             return (
                 f"{len(plain[matched].unique())} more would match without {what} ({names[first]!r} here, "
-                f"{of_model[plain[first]]!r} in the model). If they are the same genes, rename adata.var_names "
-                "to those of the model."
+                f"{of_model[plain[first]]!r} in the model). If these are the same genes, rename adata.var_names "
+                "to the names in the model."
             )
     return ""
 

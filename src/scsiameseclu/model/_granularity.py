@@ -1,6 +1,5 @@
-"""The tree over the clusters, and other granularities after training."""
+"""The tree over the clusters, and changes of the clusters after training."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 from scvi import settings
 
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._cluster_names import free_number, names_after, numbers_first
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.partition import Space
@@ -18,15 +18,13 @@ from scsiameseclu.partition._splits import describe
 from scsiameseclu.train._first_partition import head_of
 from scsiameseclu.train._inference import decode, principal_components
 
-logger = logging.getLogger(__name__)
-
 MAX_TREE_CELLS = 10_000
 _AGREEMENT = 0.99
-"""Share of the cells that the means of the clusters have to assign as intended; otherwise they are refined."""
+"""Share of cells that a head with centres at the cluster means must assign as intended, or the centres are refined."""
 _REFINEMENT_STEPS = 200
 _REFINEMENT_RATE = 0.05
 _TOLERANCE = 0.002
-"""Agreement that is given up at most for the likelihood of the last step."""
+"""Largest loss of agreement that is accepted in exchange for the higher likelihood of a later step."""
 
 
 class GranularityMixin(ModelProtocol):
@@ -34,30 +32,31 @@ class GranularityMixin(ModelProtocol):
 
     cluster_tree_: dict[str, Any] | None
 
-    # -- what users call -----------------------------------------------------------------------------------------
+    # -- public methods ------------------------------------------------------------------------------------------
 
     def cut(self, n_clusters: int | None = None, significance: float | None = None) -> None:
         """Change the number of clusters, in seconds and without training.
 
-        The clusters become those of a cut through ``cluster_tree_``. Clusters are merged if there are to be fewer than
-        training found, and split if there are to be more. The embedding stays; the clustering head is fitted to the new
-        clusters, so that :meth:`predict` on any cells, :meth:`get_cluster_summary` and saved files follow. A cluster
-        that :meth:`rename` named and the cut leaves as it is keeps its name; all others are numbered by size anew.
+        The method cuts the tree in ``cluster_tree_``, and the cut defines the new clusters. A cut with fewer clusters
+        than training found merges clusters. A cut with more clusters splits them. The embedding does not change. The
+        clustering head is fitted to the new clusters, so :meth:`predict`, :meth:`get_cluster_summary` and saved files
+        use the new clusters. The new clusters are numbered by size. If the cut does not change a cluster that
+        :meth:`rename` named, the cluster keeps its name. A warning lists the names that are dropped.
 
         Parameters
         ----------
         n_clusters
             Number of clusters, from 1 to the number of small groups at the bottom of the tree.
         significance
-            Keep splits with a p value of at most this. From the bottom, the two sides of a split are joined if its p
-            value is higher and neither side is split itself.
+            Largest p value of a split that is kept. Starting from the bottom of the tree, the method joins the two
+            sides of a split if the p value of the split is larger and neither side is split itself.
 
         Raises
         ------
         RuntimeError
-            If the model was not trained, is that of a query, or has no tree and no data to build one from.
+            If the model was not trained, is the model of a query, or has neither a tree nor data to build a tree.
         TypeError
-            If both arguments are given or none, or ``n_clusters`` is not an integer.
+            If both arguments are given, if neither is given, or if ``n_clusters`` is not an integer.
         ValueError
             If there are fewer small groups than clusters, or ``significance`` is not between 0 and 1.
 
@@ -81,13 +80,13 @@ class GranularityMixin(ModelProtocol):
             clusters = hierarchy.cut_at(p_values, float(significance or 0.0))
         sizes = np.bincount(clusters, weights=hierarchy.sizes)
         rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
-        self._regroup(rank[clusters], self._names_after(rank[clusters], np.asarray(tree["current"])))
+        self._regroup(rank[clusters], names_after(self._cluster_names(), np.asarray(tree["current"]), rank[clusters]))
 
     def split(self, cluster: str) -> None:
-        """Split one cluster in two, at the topmost split of the tree below it.
+        """Split one cluster in two, at the topmost split of the tree inside the cluster.
 
-        The larger part keeps the name, and the other gets the lowest free number and the last place. Clusters without
-        cells are left out.
+        The larger part keeps the name of the cluster. The smaller part becomes the last cluster, named by the lowest
+        free number. Clusters without cells are dropped.
 
         Parameters
         ----------
@@ -99,7 +98,7 @@ class GranularityMixin(ModelProtocol):
         KeyError
             If there is no such cluster.
         RuntimeError
-            If the model was not trained, is that of a query, or has no tree and no data to build one from.
+            If the model was not trained, is the model of a query, or has neither a tree nor data to build a tree.
         ValueError
             If the cluster is a single small group, which the tree does not divide further.
         """
@@ -114,12 +113,13 @@ class GranularityMixin(ModelProtocol):
                 "model with more clusters to divide it."
             )
         current[min(sides, key=lambda side: hierarchy.sizes[side].sum())] = len(names)
-        self._regroup(current, [*names, _free_number(names)])
+        self._regroup(current, [*names, free_number(names)])
 
     def merge(self, clusters: Sequence[str]) -> None:
-        """Merge two or more clusters into one, which gets the smallest number, or the first name, of theirs.
+        """Merge two or more clusters into one.
 
-        Clusters without cells are left out.
+        The merged cluster gets the smallest number among the names of its parts. If no name is a number, the merged
+        cluster gets the first name in alphabetical order. Clusters without cells are dropped.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class GranularityMixin(ModelProtocol):
         KeyError
             If there is no such cluster.
         RuntimeError
-            If the model was not trained, is that of a query, or has no tree and no data to build one from.
+            If the model was not trained, is the model of a query, or has neither a tree nor data to build a tree.
         TypeError
             If ``clusters`` is a single name.
         ValueError
@@ -144,7 +144,7 @@ class GranularityMixin(ModelProtocol):
         numbers = sorted(set(self._numbers(clusters)))
         if len(numbers) < 2:
             raise ValueError(f"Expected at least two different clusters to merge, found {list(clusters)}.")
-        kept_name = min((names[number] for number in numbers), key=_natural)
+        kept_name = min((names[number] for number in numbers), key=numbers_first)
         current = np.asarray(tree["current"])
         current[np.isin(current, numbers)] = numbers[0]
         left = [number for number in range(len(names)) if number not in numbers[1:]]
@@ -152,15 +152,16 @@ class GranularityMixin(ModelProtocol):
         self._regroup(np.searchsorted(left, current), new_names)
 
     def rename(self, mapping: Mapping[str, str]) -> None:
-        """Name clusters. :meth:`predict`, :meth:`get_cluster_summary` and everything written use the names.
+        """Name clusters.
 
-        Names are saved with the model and go along to queries. :meth:`cut` keeps the names of clusters that it leaves
-        as they are. A name that is a whole number counts as a number, which a cut may change.
+        :meth:`predict`, :meth:`get_cluster_summary` and :meth:`write_to_adata` use the names. The names are saved with
+        the model, and models of queries have the same names. If :meth:`cut` does not change a cluster, the cluster
+        keeps its name. A name that is a whole number is a cluster number, which :meth:`cut` may change.
 
         Parameters
         ----------
         mapping
-            New name by present name, for some or all clusters.
+            New names by present name, for some or all clusters.
 
         Raises
         ------
@@ -169,7 +170,7 @@ class GranularityMixin(ModelProtocol):
         RuntimeError
             If the model was not trained.
         ValueError
-            If two clusters would have the same name, or a name is empty.
+            If two clusters would have the same name, or a new name is empty.
         """
         self._check_clusters()
         self._numbers(list(mapping))
@@ -182,39 +183,32 @@ class GranularityMixin(ModelProtocol):
             raise ValueError("Expected names of at least one character, found an empty one.")
         self._rename(names)
 
-    # -- how -----------------------------------------------------------------------------------------------------
+    # -- internals -----------------------------------------------------------------------------------------------
 
     def _numbers(self, clusters: Sequence[str]) -> list[int]:
-        """Numbers of clusters by name."""
+        """Numbers of the clusters with these names."""
         names = self._cluster_names()
         unknown = [str(cluster) for cluster in clusters if str(cluster) not in names]
         if unknown:
             raise KeyError(f"Expected names among the clusters {names}, found {unknown}.")
         return [names.index(str(cluster)) for cluster in clusters]
 
-    def _names_after(self, new: NDArray[np.integer], old: NDArray[np.integer]) -> list[str]:
-        """Names for new clusters of the small groups: that of the old cluster of the same groups, or a number."""
-        of_groups = {tuple(np.flatnonzero(old == number)): name for number, name in enumerate(self._cluster_names())}
-        names = [of_groups.get(tuple(np.flatnonzero(new == number)), "0") for number in range(int(new.max()) + 1)]
-        names = [str(number) if _is_number(name) else name for number, name in enumerate(names)]
-        dropped = [name for name in self._cluster_names() if not _is_number(name) and name not in names]
-        if dropped:
-            logger.warning("Clusters %s are merged or divided, and their names dropped: see rename().", dropped)
-        return names
-
     def _tree(self) -> tuple[dict[str, Any], Hierarchy]:
-        """The record and its tree; built first if the model was saved before there were trees."""
+        """Return ``cluster_tree_`` and the hierarchy in it.
+
+        If the model has no tree, or the tree does not fit the present weights, the method builds the tree first.
+        """
         self._check_clusters()
         if self.is_query_:
             raise RuntimeError(
-                "Expected the model of a reference, found that of a query, whose clusters are the reference's and do "
-                "not change; change the reference, and map the query again."
+                "Expected the model of a reference, found the model of a query. The clusters of a query are the "
+                "clusters of its reference; change the reference, and map the query again."
             )
         if self.cluster_tree_ is None or not self._embeds_as_reference():
             if self.adata is None:
                 raise RuntimeError(
-                    "Expected a model with a cluster tree, found one saved without; load it with the adata it was "
-                    "trained on."
+                    "Expected a model with a cluster tree, found a model saved without one; load the model with the "
+                    "adata it was trained on."
                 )
             if not self._embeds_as_reference():
                 reference = self.reference_ or {}
@@ -222,15 +216,15 @@ class GranularityMixin(ModelProtocol):
             self._grow_tree()
         if self.reference is None or not len(self.reference.latent):
             raise RuntimeError(
-                "Expected a model with landmarks of its reference, found one saved without (landmarks=0); change the "
-                "model that it was saved from, and save it again."
+                "Expected a model with landmarks of its reference, found a model saved without landmarks "
+                "(landmarks=0); change the clusters of the original model, and save it again."
             )
         tree = self.cluster_tree_ or {}
         return tree, from_state(tree)
 
     @torch.no_grad()
     def _grow_tree(self) -> None:
-        """Build the tree through the clusters on (a sample of) the cells of the model."""
+        """Build the tree over the clusters from the cells of the model, or from a random sample of at most 10,000."""
         adata, manager = self.adata, self.adata_manager
         head = head_of(self.module)
         seed = 0 if settings.seed is None else int(settings.seed)
@@ -259,7 +253,10 @@ class GranularityMixin(ModelProtocol):
 
     @torch.no_grad()
     def _trained_probabilities(self, z: torch.Tensor) -> NDArray[np.float32]:
-        """Probabilities of embedded cells as training left them, whatever was cut since, ``(n, n_clusters)``."""
+        """Probabilities of embedded cells for the clusters that training found, ``(n, n_clusters)``.
+
+        Later cuts, splits and merges do not change these probabilities.
+        """
         tree = self.cluster_tree_ or {}
         centers = torch.tensor(tree["trained_centers"])
         options = dict(self.module._head_options)
@@ -269,16 +266,25 @@ class GranularityMixin(ModelProtocol):
         return head(z).softmax(dim=1).numpy()
 
     def _regroup(self, current: NDArray[np.integer], names: list[str] | None) -> None:
-        """Give the small groups these clusters, and the module a new head fitted to the cells of the reference."""
+        """Assign the small groups to clusters, and fit a new head to the landmarks of the reference.
+
+        Parameters
+        ----------
+        current
+            Number of the new cluster of each small group, ``(n_groups,)``.
+        names
+            Names of the new clusters. None names the clusters by number.
+        """
         tree, hierarchy = self._tree()
-        # Clusters that training left without cells have no small group, and end here.
+        # A cluster without cells has no small group. The next line drops its number.
         occupied, current = np.unique(current, return_inverse=True)
         names = None if names is None else [names[number] for number in occupied]
         n_clusters = len(occupied)
         z = torch.as_tensor(self._latent_landmarks().rep)
         trained = self._trained_probabilities(z)
         groups = hierarchy.assign(z.numpy(), trained.argmax(axis=1))
-        # The cells that are kept of a large reference are not in proportion.
+        # A large reference keeps only some cells as landmarks, and not the same share of every group. The weights
+        # correct for the shares.
         kept = np.bincount(groups, minlength=hierarchy.n_groups)
         weights = torch.as_tensor((hierarchy.sizes / np.maximum(kept, 1))[groups], dtype=z.dtype)
         labels = torch.as_tensor(current[groups])
@@ -305,25 +311,26 @@ class GranularityMixin(ModelProtocol):
 def regrouped(
     trained: NDArray[np.float32], groups: NDArray[np.integer], hierarchy: Hierarchy, current: NDArray[np.integer]
 ) -> NDArray[np.float32]:
-    """Probabilities of the clusters that small groups now form, from the probabilities as trained.
+    """Turn probabilities of the trained clusters into probabilities of the present clusters.
 
-    The probability of a cell's own cluster goes where its small group went. That of another cluster goes where its
-    small groups went, in proportion to their sizes.
+    The probability of the trained cluster that holds the cell's small group moves to the present cluster of that group.
+    The probability of any other trained cluster is divided among the present clusters of its small groups, in
+    proportion to the sizes of the groups.
 
     Parameters
     ----------
     trained
-        Probabilities of the clusters as trained, ``(n, n_trained)``.
+        Probabilities of the trained clusters, ``(n, n_trained)``.
     groups
-        Small group of each cell, ``(n,)``.
+        Number of the small group of each cell, ``(n,)``.
     hierarchy
         The tree over the small groups.
     current
-        Cluster of each small group now, ``(n_groups,)``.
+        Number of the present cluster of each small group, ``(n_groups,)``.
 
     Returns
     -------
-    Probabilities, ``(n, n_clusters)``, rows sum to 1.
+    Probabilities of the present clusters, ``(n, n_clusters)``. Each row sums to 1.
     """
     masses = np.zeros((trained.shape[1], int(current.max()) + 1), dtype=np.float32)
     np.add.at(masses, (hierarchy.clusters, current), hierarchy.sizes)
@@ -338,22 +345,22 @@ def regrouped(
 def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> float:
     """Fit centres and origin of a head to clusters of embedded cells by logistic regression.
 
-    A head that assigns nearly all cells to their cluster already is left as it is.
+    A head that already assigns nearly all cells to their clusters is not changed.
 
     Parameters
     ----------
     head
-        Head with its centres placed, changed in place.
+        Head with initial centres, changed in place.
     z
-        Cells, ``(n, n_latent)``.
+        Embedded cells, ``(n, n_latent)``.
     labels
-        Cluster of each cell, ``(n,)``.
+        Number of the cluster of each cell, ``(n,)``.
     weights
         Weight of each cell, ``(n,)``.
 
     Returns
     -------
-    Share of the cells that the head assigns to their cluster.
+    Weighted share of the cells that the head assigns to their cluster.
     """
 
     def agreement() -> float:
@@ -364,8 +371,8 @@ def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: to
     best, kept = agreement(), (head.centers.detach().clone(), head.origin.clone())
     if best >= _AGREEMENT:
         return best
-    # The origin is fitted too: parts of a cluster may differ in their distance from it, which the cosine kernel does
-    # not see.
+    # The origin is fitted too. The cosine kernel does not see the distance from the origin, and two parts of a cluster
+    # may differ in this distance only.
     head.origin = head.origin.clone().requires_grad_()
     optimiser = torch.optim.Adam([head.centers, head.origin], lr=_REFINEMENT_RATE * float(z.std()))
     for step in range(_REFINEMENT_STEPS):
@@ -380,17 +387,3 @@ def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: to
         head.centers.copy_(kept[0])
     head.centers.grad, head.origin = None, kept[1]
     return best
-
-
-def _free_number(names: Sequence[str]) -> str:
-    return next(str(number) for number in range(len(names) + 1) if str(number) not in names)
-
-
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Numbers first, in their order."""
-    is_number = _is_number(name)
-    return not is_number, int(name) if is_number else 0, name
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdigit()

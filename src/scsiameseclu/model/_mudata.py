@@ -1,4 +1,4 @@
-"""RNA and surface proteins measured in the same cells: a MuData."""
+"""Models of RNA and surface proteins measured in the same cells (a MuData)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from scsiameseclu.pp._threads import within_thread_limit
 from scsiameseclu.reference._sources import MuDataSource, read_proteins
 
 PROTEIN_STAT = f"n_{SIAMESE_KEYS.PROTEIN}"
-"""Name of the number of proteins in ``summary_stats``."""
+"""Key of the number of proteins in ``summary_stats``."""
 
 _DEFAULT_MODALITIES = {"rna_layer": "rna", "protein_layer": "protein"}
 _COLUMNS = (
@@ -48,7 +48,7 @@ _MuDataLabelsField = MuDataWrapper(LabelsField)
 
 
 class MuDataMixin(ModelProtocol):
-    """Set-up on a MuData, and what the model says about proteins."""
+    """Set-up on a MuData, and decoded proteins."""
 
     @classmethod
     @with_shared_descriptions
@@ -75,26 +75,26 @@ class MuDataMixin(ModelProtocol):
         Parameters
         ----------
         mdata
-            Modalities of the same cells in the same order, in memory: raw RNA counts, and proteins. Proteins as counts
-            are decoded by a negative binomial. Whole numbers are taken for counts, other numbers for normalised values,
-            such as CLR or DSB values, and decoded by a normal distribution. NaN stands for "not measured", and so does
-            a protein that is 0 in all cells of a batch of at least 20.
+            Data in memory with raw RNA counts and proteins of the same cells, in the same order. Whole numbers of
+            proteins are taken as counts, with a negative binomial distribution. Other numbers, such as CLR or DSB
+            values, are taken as normalised values, with a normal distribution. NaN means "not measured". A protein that
+            is 0 in all cells of a batch of at least 20 cells also counts as not measured in this batch.
         rna_layer, protein_layer
-            Layer with the RNA counts, layer with the proteins; ``X`` by default.
+            Layer with the RNA counts, and layer with the proteins. By default ``X`` of the modality.
         batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``obs``, as in :meth:`setup_anndata`: of the MuData itself, unless ``modalities`` names a
-            modality. Size factors belong to the RNA.
+            Columns of ``obs``, as in :meth:`setup_anndata`. The columns are taken from the MuData itself, unless
+            ``modalities`` names a modality. The size factors are used for the RNA only.
         use_rep
             Key of the MuData's own ``obsm`` to build the cell graph on, such as the latent space of TOTALVI. By
-            default: principal components of the RNA next to principal components of the standardised
-            proteins.
+            default the graph is built on a joint space: principal components of the RNA side by side with principal
+            components of the standardised proteins.
         %(param_n_neighbors)s
         protein_weight
-            Share of the proteins in the total variance of that joint space, and of the space in which clusters are
-            first looked for; between 0 and 1.
+            Share of the proteins in the total variance of the joint space, between 0 and 1. The first partition into
+            clusters uses the same share.
         modalities
-            Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`:
-            ``{"rna_layer": "rna", "protein_layer": "protein"}`` by default; other arguments may be added.
+            Modality of each argument, as in :meth:`scvi.model.TOTALVI.setup_mudata`. The default is
+            ``{"rna_layer": "rna", "protein_layer": "protein"}``. Entries for other arguments may be added.
         diffusion, accelerator
             As in :meth:`setup_anndata`.
         %(param_setup_kwargs)s
@@ -104,12 +104,12 @@ class MuDataMixin(ModelProtocol):
         TypeError
             If ``mdata`` is not a MuData.
         NotImplementedError
-            If it is backed.
+            If ``mdata`` is backed.
         KeyError
             If a key or a modality is missing.
         ValueError
             If the cells of the modalities differ or are in another order, counts or proteins are not valid, or there
-            are fewer than two proteins; and as :meth:`setup_anndata`.
+            are fewer than two proteins. Also under the conditions of :meth:`setup_anndata`.
 
         Warns
         -----
@@ -118,8 +118,8 @@ class MuDataMixin(ModelProtocol):
 
         Notes
         -----
-        The graph is kept with the set-up; :meth:`write_to_adata` writes it to ``obsm``, ``obsp`` and ``uns`` of the
-        MuData itself.
+        The set-up keeps the cell graph. :meth:`write_to_adata` writes the graph to ``obsm``, ``obsp`` and ``uns`` of
+        the MuData itself.
         """
         modalities = {**_DEFAULT_MODALITIES, **(modalities or {})}
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
@@ -169,12 +169,12 @@ class MuDataMixin(ModelProtocol):
         cls.register_manager(manager)
 
     def _protein_scaling(self) -> ProteinScaling | None:
-        """How the proteins were standardised; ``None`` for a model of RNA alone."""
+        """Statistics by which the proteins were standardised. ``None`` for a model of RNA alone."""
         state = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH).get("joint")
         return None if state is None else ProteinScaling.from_state(state["protein"])
 
     def _protein_arguments(self) -> dict[str, Any]:
-        """Arguments of the module; empty for a model of RNA alone."""
+        """Arguments of the module that concern proteins. Empty for a model of RNA alone."""
         scaling = self._protein_scaling()
         if scaling is None:
             return {}
@@ -186,7 +186,7 @@ class MuDataMixin(ModelProtocol):
         }
 
     def _fit_proteins(self) -> None:
-        """Give the module the statistics of the proteins, if there are any."""
+        """Give the module the statistics of the proteins, if the model has proteins."""
         scaling = self._protein_scaling()
         if scaling is None or self.module.protein is None:
             return
@@ -195,7 +195,7 @@ class MuDataMixin(ModelProtocol):
         self.module.protein.fit(*tables)
 
     def _rna(self, data: AnnData | MuData) -> AnnData:
-        """The part of the model's data with the genes."""
+        """The RNA modality of a MuData, or the AnnData itself."""
         if isinstance(data, AnnData):
             return data
         return data[_compat.setup_call(self.registry_)[1]["modalities"]["rna_layer"]]
@@ -212,7 +212,7 @@ class MuDataMixin(ModelProtocol):
         batch_size: int | None = None,
         return_numpy: bool = False,
     ) -> NDArray[np.float32] | pd.DataFrame:
-        """Decode the proteins.
+        """Decode the proteins of cells.
 
         Parameters
         ----------
@@ -220,21 +220,22 @@ class MuDataMixin(ModelProtocol):
         %(param_indices)s
         %(param_transform_batch)s
         protein_list
-            Proteins to return; all by default.
+            Names of the proteins to return. By default all proteins are returned.
         %(param_batch_size)s
         %(param_return_numpy)s
 
         Returns
         -------
-        float32 ``(n, n_proteins)``, indexed by ``obs_names`` and protein names: for counts, expected counts at the
-        median protein total of the training cells; otherwise values in the unit the proteins came in.
+        Decoded proteins, float32 ``(n, n_proteins)``, indexed by ``obs_names`` and protein names. If the proteins are
+        counts, the values are expected counts at the median protein total of the training cells. Otherwise the values
+        have the unit of the input.
 
         Raises
         ------
         KeyError
             If a protein of ``protein_list`` is unknown.
         ValueError
-            If the model has no proteins, was trained without their loss, or a batch is unknown.
+            If the model has no proteins, was trained without the loss of the proteins, or a batch is unknown.
         """
         scaling, protein = self._protein_scaling(), self.module.protein
         if scaling is None or protein is None:
@@ -267,7 +268,7 @@ class MuDataMixin(ModelProtocol):
 
 
 def check_mudata(mdata: Any, arguments: Mapping[str, Any], *, known: bool) -> None:
-    """Refuse a MuData that cannot be set up on, or that a model cannot be applied to; views are fine.
+    """Refuse a MuData that a model cannot be set up on or applied to. Views are accepted.
 
     Parameters
     ----------
@@ -276,12 +277,12 @@ def check_mudata(mdata: Any, arguments: Mapping[str, Any], *, known: bool) -> No
     arguments
         Arguments of :meth:`MuDataMixin.setup_mudata`.
     known
-        Whether a model is applied to the cells: they need no labels, and a single cell is enough.
+        Whether an existing model is applied to the cells. The cells then need no labels, and a single cell is enough.
 
     Raises
     ------
     TypeError, NotImplementedError, KeyError, ValueError
-        As :meth:`MuDataMixin.setup_mudata`.
+        Under the conditions of :meth:`MuDataMixin.setup_mudata`.
     """
     modalities = arguments["modalities"]
     _check_modalities(mdata, modalities, set(arguments))
@@ -296,7 +297,7 @@ def check_mudata(mdata: Any, arguments: Mapping[str, Any], *, known: bool) -> No
 
 
 def _check_modalities(mdata: Any, modalities: Mapping[str, str], arguments: set[str]) -> None:
-    """Refuse what is not a MuData in memory with the named modalities of the same cells in the same order."""
+    """Refuse data other than a MuData in memory whose named modalities have the same cells in the same order."""
     if not isinstance(mdata, MuData):
         raise TypeError(f"Expected a MuData, found {type(mdata).__name__}.")
     if mdata.isbacked:
@@ -312,7 +313,8 @@ def _check_modalities(mdata: Any, modalities: Mapping[str, str], arguments: set[
             )
         found = mdata[modality].obs_names
         if not found.equals(mdata.obs_names):
-            what = "others" if len(found) != mdata.n_obs or set(found) != set(mdata.obs_names) else "another order"
+            differ = len(found) != mdata.n_obs or set(found) != set(mdata.obs_names)
+            what = "other cells" if differ else "another order"
             raise ValueError(
                 f"Expected the cells of the MuData, in their order, in modality {modality!r}, found {what}. Take the "
                 "cells that all modalities have, and give each modality the same order."
@@ -326,8 +328,8 @@ def _check_proteins(protein: AnnData, layer: str | None, protein_weight: float, 
         raise ValueError(f"Expected at least 2 proteins, found {protein.n_vars}; set up the RNA alone instead.")
     if warn and read_proteins(protein, layer)[1] is False:
         warnings.warn(
-            "Expected raw protein counts, found values that are not whole numbers of at least 0: they are taken as "
-            "normalised, with a normal likelihood. If there are raw counts, name their layer, protein_layer=....",
+            "Expected raw protein counts, found values that are not whole numbers of at least 0. The values are taken "
+            "as normalised, with a normal likelihood. If there are raw counts, name their layer in protein_layer.",
             UserWarning,
             stacklevel=3,
         )

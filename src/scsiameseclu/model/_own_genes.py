@@ -14,19 +14,19 @@ from scsiameseclu.pp._genes import columns_of, copy_of_genes
 
 
 class OwnGenesMixin(ModelProtocol):
-    """Copies, with the genes of the model in their order, of data that have all these genes.
+    """Copies of data with additional or reordered genes. A copy has the genes of the model in the model's order.
 
-    A copy is kept as long as its original exists, so that neighbours are searched once.
+    The model keeps a copy as long as the original exists, so that neighbours are searched only once.
     """
 
     _copies: dict[int, tuple[ref[AnnData], AnnData]]
 
     def _keep_copy(self, adata: AnnData, cells: AnnData) -> None:
-        """Let the model read ``cells``, which it has met, whenever it is given ``adata``."""
+        """Let the model use ``cells``, a copy that it knows, whenever the user passes ``adata``."""
         self._copies[id(adata)] = (ref(adata), cells)
 
     def _with_own_genes(self, adata: AnnData) -> AnnData:
-        """Cells as the model can read them: the data themselves, or a copy if the genes differ.
+        """Return data with the genes of the model: ``adata`` itself, or a copy if the genes differ.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class OwnGenesMixin(ModelProtocol):
         return cells
 
     def _is_as_known(self, cells: AnnData, known: AnnData, arguments: dict[str, Any]) -> bool:
-        """Whether a new copy is no different from one that the model has met."""
+        """Whether a new copy equals the copy that the model already knows."""
         manager = self.get_anndata_manager(known)
         columns = [name for key in COVARIATE_KEYS for name in arguments.get(key) or ()]
         return (
@@ -62,16 +62,16 @@ class OwnGenesMixin(ModelProtocol):
         )
 
     def _originals(self) -> list[AnnData]:
-        """Data that the model's own are a copy of, as long as they exist and have the same cells."""
+        """Data of the user of which ``self.adata`` is a copy, if the data still exist and have the same cells."""
         found = [original() for original, cells in self._copies.values() if cells is self.adata]
         return [each for each in found if each is not None and each.obs_names.equals(self.adata.obs_names)]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle holds: not the copies, whose originals stay behind."""
+        """Leave the copies out of a pickle, because a pickle does not hold their originals."""
         return {**self.__dict__, "_copies": {}}
 
     def _forget_copies(self) -> None:
-        """Drop the copies of data that are gone."""
+        """Drop copies whose originals no longer exist."""
         for key, (original, cells) in list(self._copies.items()):
             if original() is None:
                 del self._copies[key]

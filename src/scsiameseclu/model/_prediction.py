@@ -1,4 +1,4 @@
-"""Embedding, clusters and their summary."""
+"""Embedding of cells, their clusters, and the summary of the clusters."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ from scsiameseclu.train._schedule import MAX_BATCH
 
 
 class PredictionMixin(ModelProtocol):
-    """What a trained model says about cells."""
+    """Embeddings and clusters of cells from a trained model."""
 
     def _check_clusters(self) -> None:
         """Refuse to predict before the clusters exist."""
@@ -33,7 +33,7 @@ class PredictionMixin(ModelProtocol):
             raise RuntimeError("Expected a trained model, found one without clusters; call model.train() first.")
 
     def _rows(self, adata: AnnData, indices: Sequence[int] | Sequence[bool] | None) -> NDArray[np.int64]:
-        """Row numbers from indices, a boolean mask, or None for all."""
+        """Row numbers of the cells that ``indices`` selects: row numbers, a boolean mask, or None for all cells."""
         if indices is None:
             return np.arange(adata.n_obs)
         rows = np.asarray(indices)
@@ -54,14 +54,17 @@ class PredictionMixin(ModelProtocol):
     def _cells(
         self, adata: AnnData | None, indices: Sequence[int] | Sequence[bool] | None
     ) -> tuple[AnnData, NDArray[np.int64]]:
-        """Data that the model can read, and the rows asked for. Only the counts of these rows are looked at."""
+        """Validated data and the row numbers of the selected cells.
+
+        Data that the model already knows are checked for changes, but only in the selected rows.
+        """
         if adata is not None:
             check_kind(adata)
             adata = self._with_own_genes(adata)
         is_known = adata is None or _compat.is_registered(self, adata)
         adata = self._validate_anndata(adata)
         rows = self._rows(adata, indices)
-        if is_known:  # new data were read just now
+        if is_known:  # unknown data were read just now and cannot have changed
             self._renew_if_changed(adata, None if indices is None else rows)
         return adata, rows
 
@@ -70,7 +73,7 @@ class PredictionMixin(ModelProtocol):
     def _embed(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None
     ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32]]:
-        """Embed cells: the validated data, row numbers and the embedding, all of it finite."""
+        """Embed cells. Return the validated data, the row numbers and the embedding, which is finite."""
         adata, rows = self._cells(adata, indices)
         latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
         for block, z in self._embedded(adata, rows, batch_size):
@@ -83,7 +86,10 @@ class PredictionMixin(ModelProtocol):
     def _infer(
         self, adata: AnnData | None, indices: Sequence[int] | None, batch_size: int | None
     ) -> tuple[AnnData, NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Embed cells and assign them: as :meth:`_embed`, with finite cluster probabilities."""
+        """Embed cells and assign the cells to clusters.
+
+        Return the results of :meth:`_embed` and finite cluster probabilities ``(n, n_clusters)``.
+        """
         adata, rows = self._cells(adata, indices)
         head = head_of(self.module)
         latent = np.empty((len(rows), self.module.n_latent), dtype=np.float32)
@@ -98,7 +104,7 @@ class PredictionMixin(ModelProtocol):
     def _embedded(
         self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """Embedding of the cells batch by batch, with the places of the batch among the rows."""
+        """Embed the cells in mini-batches. Each mini-batch comes with its slice of ``rows``."""
         self.module.eval()
         start = 0
         for tensors in self._batches(adata, rows, batch_size):
@@ -107,15 +113,15 @@ class PredictionMixin(ModelProtocol):
             start += len(z)
 
     def _batches(self, adata: AnnData, rows: NDArray[np.int64], batch_size: int | None) -> Iterator[dict[str, Any]]:
-        """What embedding the cells needs of them, batch by batch.
+        """Mini-batches with the tensors that the embedding of the cells needs.
 
-        Batches are formed on the GPU if the module is there and the data fit.
+        The batches are formed on the GPU if the module is on the GPU and the data fit into its memory.
         """
         manager = self.get_anndata_manager(adata, required=True)
         device = self.module.device
         if batch_size is None:
             batch_size = max(settings.batch_size, MAX_BATCH if device.type == "cuda" else 0)
-        # To copy all data for the sake of a few cells does not pay.
+        # Copying all data to the GPU takes longer than it saves if only a few cells are embedded.
         held = 2 * len(rows) > adata.n_obs and not settings.dl_num_workers and fits_on(device, manager)
         with manager.on_device(device) if held else nullcontext():
             yield from self._make_data_loader(
@@ -140,6 +146,11 @@ class PredictionMixin(ModelProtocol):
         Returns
         -------
         Embedding, float32 ``(n, n_latent)``.
+
+        Raises
+        ------
+        RuntimeError
+            If the model was not trained.
         """
         if self.module.head is None or not self.module.head.is_initialised:
             self._check_if_trained()
@@ -200,21 +211,23 @@ class PredictionMixin(ModelProtocol):
         %(param_adata)s
         %(param_indices)s
         soft
-            Return probabilities instead of labels.
+            Return cluster probabilities instead of labels.
         %(param_batch_size_on_gpu)s
         min_confidence
-            Leave cells whose highest probability is below this unassigned. By default all cells are assigned.
+            Limit for the highest cluster probability of a cell, such as 0.5. Cells below the limit are unassigned. By
+            default all cells are assigned.
         max_out_of_reference
-            Leave cells unassigned whose :meth:`get_out_of_reference_score` is above this, such as 0.95. By default all
-            cells are assigned.
+            Limit for the score of :meth:`get_out_of_reference_score`, such as 0.95. Cells above the limit are
+            unassigned. By default all cells are assigned.
         unassigned_label
-            Category of unassigned cells; it comes last, and is there only if one of the two limits is given.
+            Label of unassigned cells. The label is the last category, and exists only if one of the limits is given.
 
         Returns
         -------
-        ``soft=False``: categorical :class:`pandas.Series` of strings, one category per cluster, ``"0"`` the largest
-        cluster of the training cells, or the names given by :meth:`rename`. ``soft=True``: :class:`pandas.DataFrame`
-        ``(n, n_clusters)``, rows sum to 1. Both are indexed by ``obs_names``.
+        With ``soft=False``, a categorical :class:`pandas.Series` of strings with one category per cluster. The category
+        ``"0"`` is the largest cluster of the training cells, unless :meth:`rename` gave other names. With
+        ``soft=True``, a :class:`pandas.DataFrame` ``(n, n_clusters)`` of probabilities, where each row sums to 1. Both
+        are indexed by ``obs_names``.
 
         Raises
         ------
@@ -242,22 +255,26 @@ class PredictionMixin(ModelProtocol):
         return pd.Series(labels, index=names, name=DEFAULT_KEY)
 
     def _check_limits(self, limits: dict[str, float | None], soft: bool, unassigned_label: str) -> None:
-        """Refuse limits that cannot be meant."""
+        """Refuse limits outside [0, 1], limits with ``soft=True``, and a label that is the name of a cluster."""
         given = {name: value for name, value in limits.items() if value is not None}
         for name, value in given.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"`{name}`: expected a number between 0 and 1, found {value}.")
         if given and soft:
-            raise ValueError(f"Expected soft=False with {', '.join(given)}: probabilities leave no cell unassigned.")
+            raise ValueError(
+                f"Expected soft=False with {', '.join(given)}, found soft=True: probabilities leave no cell unassigned."
+            )
         if given and unassigned_label in self._cluster_names():
-            raise ValueError(f"`unassigned_label`: expected another name than a cluster's, found {unassigned_label!r}.")
+            raise ValueError(
+                f"`unassigned_label`: expected a name that no cluster has, found {unassigned_label!r}. Choose another."
+            )
 
     def _labels(self, probs: NDArray[np.float32]) -> pd.Categorical:
         return pd.Categorical.from_codes(probs.argmax(axis=1), categories=self._cluster_names())
 
     @with_shared_descriptions
     def get_cluster_summary(self, adata: AnnData | None = None, batch_size: int | None = None) -> pd.DataFrame:
-        """Describe the clusters.
+        """Describe the clusters by their sizes and by how surely the cells are assigned to them.
 
         Parameters
         ----------
@@ -266,9 +283,14 @@ class PredictionMixin(ModelProtocol):
 
         Returns
         -------
-        One row per cluster (index: its name) with ``size`` (cells), ``proportion`` (of the cells),
-        ``mean_confidence`` and ``min_confidence`` (probability of the assigned cluster; NaN if empty),
-        ``soft_proportion`` (mean probability over all cells) and ``marginal`` (mass the transport target was held to).
+        One row per cluster, indexed by the name of the cluster, with the columns
+
+        * ``size``: number of assigned cells;
+        * ``proportion``: share of all cells that are assigned to the cluster;
+        * ``mean_confidence``, ``min_confidence``: mean and minimum probability of the cluster among its assigned cells,
+          NaN for a cluster without cells;
+        * ``soft_proportion``: mean probability of the cluster over all cells;
+        * ``marginal``: share of the cells that the optimal-transport target gave the cluster in training.
 
         Raises
         ------
@@ -302,31 +324,33 @@ class PredictionMixin(ModelProtocol):
         Parameters
         ----------
         adata
-            Data to annotate, which may have further genes, or the genes in another order. By default the model's own,
-            and the data that :func:`scsiameseclu.tl.cluster` or :meth:`load` made a copy of, if they have its cells.
+            Data to annotate. The data may have additional genes, or the genes in another order. By default the method
+            writes to the data of the model. If :func:`scsiameseclu.tl.cluster` or :meth:`load` made these data as a
+            copy, the method also writes to the original, provided that the original still has the same cells.
         key_added
-            Key of the labels.
+            Key of the labels in ``obs``. The keys of the other results are derived from this key.
         %(param_batch_size_on_gpu)s
-
-        Notes
-        -----
-        Writes
-
-        * ``obs[key_added]``: categorical of strings, clusters without a cell left out;
-        * ``obs[f"{key_added}_confidence"]``: float32, probability of the assigned cluster, which says
-          how sure the model is of the cluster, not that the cluster is one cell type;
-        * ``obsm[f"{key_added}_probs"]``: float32 ``(n_obs, n_clusters)``;
-        * ``obsm[f"X_{key_added}"]``: embedding, float32 ``(n_obs, n_latent)``;
-        * ``uns[key_added]``: ``"params"`` and quality numbers, plain scalars;
-        * if ``adata`` are the cells of the reference, their graph, as :func:`scsiameseclu.pp.neighbor_graph` does.
 
         Raises
         ------
         RuntimeError
             If the model has no clusters yet.
         ValueError
-            If files cannot hold ``key_added`` (``"/"``, empty, ``"_index"``), or something else than earlier results
-            has this name.
+            If files cannot hold ``key_added`` (an empty key, a key with ``"/"``, or ``"_index"``), or the key already
+            names something other than earlier results.
+
+        Notes
+        -----
+        The method writes
+
+        * ``obs[key_added]``: cluster of each cell, categorical of strings, without categories of empty clusters;
+        * ``obs[f"{key_added}_confidence"]``: probability of the assigned cluster, float32. The probability says how
+          sure the model is of the cluster. It does not say that the cluster is one cell type;
+        * ``obsm[f"{key_added}_probs"]``: cluster probabilities, float32 ``(n_obs, n_clusters)``;
+        * ``obsm[f"X_{key_added}"]``: embedding, float32 ``(n_obs, n_latent)``;
+        * ``uns[key_added]``: settings under ``"params"``, and quality numbers;
+        * the cell graph, as :func:`scsiameseclu.pp.neighbor_graph` writes it, if ``adata`` holds the cells of the
+          reference.
         """
         self._check_clusters()
         targets = [self.adata, *self._originals()] if adata is None else [adata]

@@ -1,4 +1,4 @@
-"""What the mixins of the model rely on in one another and in scvi-tools' base class, for type checkers."""
+"""Declarations for type checkers: members of the other mixins and of scvi-tools' base class that a mixin uses."""
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -19,7 +19,7 @@ from scsiameseclu.reference import Reference
 if TYPE_CHECKING:
 
     class ModelProtocol(Protocol):
-        """A whole model, as each of its mixins sees it."""
+        """Members of a whole model that its mixins use."""
 
         # -- scvi-tools' base class --
 
@@ -119,5 +119,5 @@ if TYPE_CHECKING:
         def _quality(self) -> dict[str, Any]: ...
 
 else:
-    # The declarations above must not stand in front of the members of scvi-tools' base class.
+    # At run time the declarations above would hide the members of scvi-tools' base class.
     ModelProtocol = object

@@ -1,4 +1,4 @@
-"""Mapping new cells to a trained model, and telling which of them are unlike anything it has seen."""
+"""Mapping of new cells to a trained model, and a score of how unlike the reference the new cells are."""
 
 import logging
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ OUT_OF_REFERENCE = "out_of_reference"
 
 
 class QueryMixin(ArchesMixin, ModelProtocol):
-    """Query mapping on scvi-tools' ArchesMixin."""
+    """Query mapping, built on scvi-tools' ArchesMixin."""
 
     @classmethod
     @with_shared_descriptions
@@ -51,32 +51,32 @@ class QueryMixin(ArchesMixin, ModelProtocol):
     ) -> Self:
         """Map new cells to a trained model.
 
-        The result predicts the reference's clusters at once. Every cell finds its neighbours among the landmarks of the
-        reference (:class:`~scsiameseclu.pp.Landmarks`), never among the other cells of the query, so that the result
-        for a cell does not depend on which other cells are in the data.
+        The returned model can assign the new cells to the clusters of the reference without training. The neighbours of
+        every new cell are cells of the reference (:class:`~scsiameseclu.pp.Landmarks`), never other cells of the query.
+        The result for a cell therefore does not depend on the other cells of the query.
 
-        A batch, or a category of another covariate, that is new to the model gets the mean of the known ones' weights.
-        :meth:`train` then adapts these weights to the query and nothing else: cells of known batches and the clusters
-        stay where they are.
+        A batch that is new to the model gets the mean weights of the known batches. The same holds for a new category
+        of another covariate. By default :meth:`train` adapts only the weights of the new batches and categories to the
+        query. The clusters, and the embedding of cells from known batches, do not change.
 
         Parameters
         ----------
         adata
-            New cells: the same kind of counts, keys and representations as the reference. Genes that are missing count
-            as unobserved (0), additional genes are ignored, and the order of the genes does not matter. Labels are not
-            needed.
+            New cells, with the same kind of counts, the same keys and the same representations as the reference.
+            Missing genes count as 0, additional genes are ignored, and the order of the genes does not matter. Labels
+            are not needed.
         %(param_reference_model)s
         inplace_subset_query_vars
-            Bring the genes of ``adata`` itself into the order of the model. By default, if that is necessary, it
-            happens in a copy, which is then the ``adata`` of the result.
+            If True, bring the genes of ``adata`` itself into the order of the model. If False, and the genes differ,
+            the returned model works on a copy of ``adata``.
         %(param_device)s
         unfrozen
             Let training change all weights.
         allow_pickle
             Read a ``model.pt`` of scvi-tools from the folder, as for :meth:`load`.
         min_gene_share
-            Share of the genes of the model that the query must have, in ``[0, 1]``. Cells with fewer would get clusters
-            with high confidence that say nothing about them.
+            Smallest share of the genes of the model that the query must have, in ``[0, 1]``. With too few genes, the
+            model assigns cells to meaningless clusters with high confidence.
         **freeze_options
             ``freeze_dropout``, ``freeze_expression`` and the other options of
             :meth:`scvi.model.base.ArchesMixin.load_query_data`.
@@ -88,16 +88,16 @@ class QueryMixin(ArchesMixin, ModelProtocol):
         Raises
         ------
         TypeError
-            If ``adata`` is not of the kind the model was set up with, or batches (or categories of another covariate)
-            are numbers in one of query and reference and text in the other.
+            If ``adata`` is not of the class the model was set up with. Also if the batches of query and reference are
+            not of one kind, such as numbers and text. The same holds for categories of another covariate.
         ValueError
-            If the query has no cell, none of the reference's genes or too few of them, gene names are not unique, batch
-            labels are missing, or counts are not valid.
+            If the query has no cells, too few of the genes of the model, gene names that are not unique, missing batch
+            labels, or counts that are not valid.
         KeyError
             If a column or representation the model was set up with is missing.
         """
         if reference_model is None:
-            raise ValueError("Expected a trained model or the folder of one, found None.")
+            raise ValueError("Expected a trained model or the folder of a saved model, found None.")
         options = {"accelerator": accelerator, "device": device}
         if isinstance(reference_model, cls):
             reference: Self = reference_model
@@ -109,7 +109,7 @@ class QueryMixin(ArchesMixin, ModelProtocol):
         with search_on(accelerator):
             model = super().load_query_data(adata, reference, unfrozen=unfrozen, **options, **freeze_options)
         new_columns = place_covariates(model.module, reference.module)
-        model.history_ = deepcopy(model.history_)  # training adds to it, and that of the reference stays as it is
+        model.history_ = deepcopy(model.history_)  # training of the query must not add to the history of the reference
         model.freeze_ = None
         if not unfrozen:
             model.freeze_ = {"options": freeze_options, "new_columns": new_columns}
@@ -117,14 +117,17 @@ class QueryMixin(ArchesMixin, ModelProtocol):
             if not any(new_columns.values()):
                 logger.info("The query has no new batch or covariate category: there is nothing to adapt by training.")
         model.module.eval()
-        model.is_query_ = True  # also where the cells are those of the reference
+        model.is_query_ = True  # even if the cells are the cells of the reference
         head = model.module.head
         model.is_trained_ = head is not None and head.is_initialised
         return model
 
     @classmethod
     def _aligned(cls, data: AnnData | MuData, reference: Any, inplace: bool, min_gene_share: float) -> AnnData | MuData:
-        """The data with the genes of the reference in their order: themselves if they have that already."""
+        """Return data with the genes of the reference in the order of the reference.
+
+        The result is ``data`` itself if its genes fit already.
+        """
         prepare = cls.prepare_query_mudata if isinstance(data, MuData) else cls.prepare_query_anndata
         if isinstance(data, AnnData) and data.is_view:
             data = data.copy()
@@ -150,7 +153,7 @@ class QueryMixin(ArchesMixin, ModelProtocol):
             check_gene_share(present, wanted, min_gene_share)
         if isinstance(data, AnnData) and data.isbacked:
             raise NotImplementedError(
-                "Expected the genes of the model in their order, found others in a backed AnnData; call "
+                "Expected the genes of the model in the model's order, found different genes in a backed AnnData; call "
                 "adata.to_memory() first."
             )
         if inplace:
@@ -167,9 +170,9 @@ class QueryMixin(ArchesMixin, ModelProtocol):
         return_reference_var_names: bool = False,
         inplace: bool = True,
     ) -> AnnData | pd.Index | None:
-        """Give an AnnData the genes of a model, in their order; missing ones become 0.
+        """Give an AnnData the genes of a model, in the order of the model. Missing genes become 0.
 
-        :meth:`load_query_data` does this by itself.
+        A separate call is not necessary: :meth:`load_query_data` includes this step.
 
         Parameters
         ----------
@@ -177,23 +180,25 @@ class QueryMixin(ArchesMixin, ModelProtocol):
             New cells.
         %(param_reference_model)s
         return_reference_var_names
-            Only return the gene names of the model.
+            Only return the gene names of the model, and leave ``adata`` as it is.
         inplace
-            Change ``adata`` instead of returning another one.
+            Change ``adata`` instead of returning a new AnnData.
 
         Returns
         -------
-        Nothing, the AnnData (``inplace=False``), or gene names.
+        The gene names of the model if ``return_reference_var_names`` is True. Otherwise the new AnnData for
+        ``inplace=False``, and nothing for ``inplace=True``.
 
         Raises
         ------
         ValueError
-            If gene names are not unique, or none of them is known to the model, or a sparse matrix is damaged.
+            If gene names are not unique, the model knows none of the genes, or a sparse matrix is damaged.
 
         Warns
         -----
         UserWarning
-            If genes of the model are there under names that differ only by case or version suffix.
+            If genes of the model are missing, but ``adata`` has names that differ from theirs only by upper and lower
+            case or by a version suffix.
         """
         wanted = pd.Index(_names_of(reference_model))
         if return_reference_var_names:
@@ -216,9 +221,8 @@ class QueryMixin(ArchesMixin, ModelProtocol):
     ) -> MuData | dict[str, pd.Index] | None:
         """Give a MuData the modalities of a model, with the genes and proteins of the model in their order.
 
-        Missing genes become 0, and missing proteins NaN: not measured.
-
-        :meth:`load_query_data` does this by itself.
+        Missing genes become 0. Missing proteins become NaN, which means "not measured". A separate call is not
+        necessary: :meth:`load_query_data` includes this step.
 
         Parameters
         ----------
@@ -226,18 +230,19 @@ class QueryMixin(ArchesMixin, ModelProtocol):
             New cells. Modalities that the model does not know are left out.
         %(param_reference_model)s
         return_reference_var_names
-            Only return the names of the model, by modality.
+            Only return the names of the model, by modality, and leave ``mdata`` as it is.
         inplace
-            Change ``mdata`` instead of returning another one.
+            Change ``mdata`` instead of returning a new MuData.
 
         Returns
         -------
-        Nothing, the MuData (``inplace=False``), or names by modality.
+        The names of the model, by modality, if ``return_reference_var_names`` is True. Otherwise the new MuData for
+        ``inplace=False``, and nothing for ``inplace=True``.
 
         Raises
         ------
         ValueError
-            If a modality has no name in common with the model's.
+            If a modality has no variable of the model.
         """
         wanted = {modality: pd.Index(names) for modality, names in _names_of(reference_model).items()}
         if return_reference_var_names:
@@ -255,7 +260,7 @@ class QueryMixin(ArchesMixin, ModelProtocol):
             _compat.freeze_as_query(self.module, **self.freeze_["options"])
             adapt_only_new_categories(self.module, self.freeze_["new_columns"])
 
-    # -- unlike the reference ------------------------------------------------------------------------------------
+    # -- score of new cells --------------------------------------------------------------------------------------
 
     @with_shared_descriptions
     def get_out_of_reference_score(
@@ -264,12 +269,13 @@ class QueryMixin(ArchesMixin, ModelProtocol):
         indices: Sequence[int] | None = None,
         batch_size: int | None = None,
     ) -> pd.Series:
-        """Score how unlike the reference cells are.
+        """Score how unlike the cells of the reference each cell is.
 
-        For every cell, the mean distance to the nearest cells of the reference in the embedding, relative to the
-        distances these have among themselves; the score is the share of the reference whose own value is smaller. A
-        cell like those of the reference gets any value between 0 and 1 with equal probability, one unlike all of them a
-        value near 1. No label is used, and the score of a cell does not depend on other cells.
+        The method computes the mean distance of a cell to its nearest reference cells in the embedding, relative to
+        the distances among these reference cells. The score is the share of reference cells with a smaller relative
+        distance of their own. The scores of cells like the reference are evenly spread between 0 and 1. The score of a
+        cell unlike all reference cells is near 1. The score uses no labels. The score of a cell does not depend on the
+        other cells in ``adata``.
 
         Parameters
         ----------
@@ -279,17 +285,19 @@ class QueryMixin(ArchesMixin, ModelProtocol):
 
         Returns
         -------
-        float32 :class:`pandas.Series` in [0, 1], indexed by ``obs_names``.
+        Scores in [0, 1], a float32 :class:`pandas.Series` indexed by ``obs_names``.
 
         Raises
         ------
         RuntimeError
-            If the model was not trained, or its encoders have changed since it met the reference (``unfrozen=True``).
+            If the model was not trained, or the weights of its encoders were changed after training on the reference,
+            as training with ``unfrozen=True`` does.
 
         Notes
         -----
-        A type that differs from the known ones in nothing the embedding shows goes unnoticed, and a whole new batch may
-        score high for technical reasons: compare with the cells of that batch that are surely known.
+        The score misses a new cell type whose embedding looks like the embedding of a known type. All cells of a new
+        batch may score high for technical reasons. Compare the scores with the scores of surely known cells of the same
+        batch.
         """
         adata, rows, latent = self._embed(adata, indices, batch_size)
         return pd.Series(self._novelty(latent), index=adata.obs_names[rows], name=OUT_OF_REFERENCE)
@@ -301,32 +309,32 @@ class QueryMixin(ArchesMixin, ModelProtocol):
 
 def _as_path(folder: Any) -> str:
     if not isinstance(folder, str | PathLike):
-        raise TypeError(f"Expected a trained SCSiameseClu or the folder of one, found {type(folder).__name__}.")
+        raise TypeError(f"Expected a trained SCSiameseClu or the folder of a saved one, found {type(folder).__name__}.")
     return fspath(folder)
 
 
 def _names_of(reference: Any) -> Any:
-    """Names of the genes of a model, or of the one in a folder; of a model of a MuData, by modality."""
+    """Gene names of a model or of a model saved in a folder. For a model of a MuData, names by modality."""
     if isinstance(reference, str | PathLike):
         return SavedModel.read(Path(reference)).var_names
     return reference.get_var_names()
 
 
 def _registry_of(reference: Any) -> dict[str, Any]:
-    """Registry of a model, or of the one in a folder."""
+    """Registry of a model or of a model saved in a folder."""
     if isinstance(reference, str | PathLike):
         return dict(SavedModel.read(Path(reference)).attributes["registry_"])
     return dict(reference.registry)
 
 
 def _check_matrices(adata: AnnData) -> None:
-    """Refuse damaged matrices before anndata brings their columns into another order."""
+    """Refuse damaged sparse matrices, before anndata reorders their columns."""
     for matrix in (adata.X, *adata.layers.values()):
         check_indices(matrix)
 
 
 def _check_cells(query: Any, registry: dict[str, Any]) -> None:
-    """Refuse a query of the wrong kind, without cells, or with categories of another kind than the reference's."""
+    """Refuse a query of the wrong class, a query without cells, or categories of another kind than in the reference."""
     method, arguments = _compat.setup_call(registry)
     wanted = MuData if method == "setup_mudata" else AnnData
     if not isinstance(query, wanted):

@@ -1,4 +1,4 @@
-"""The reference of a model: made by training on its cells, kept through everything that follows."""
+"""The reference of a model: a record of the cells the model was trained on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ from scsiameseclu.train._first_partition import head_of
 
 
 class ReferenceMixin(ModelProtocol):
-    """What a model knows about the cells it was trained on."""
+    """Record of the cells a model was trained on."""
 
     registry_: dict[str, Any]
     reference_: dict[str, Any] | None
@@ -29,13 +29,18 @@ class ReferenceMixin(ModelProtocol):
 
     @property
     def reference(self) -> Reference | None:
-        """What the model knows about the cells it was trained on; ``None`` before training."""
+        """Record of the cells the model was trained on: landmarks, clusters, categories and seed.
+
+        ``None`` before training.
+        """
         if self.reference_ is None:
             return None
         return Reference.from_state(self.reference_, _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH))
 
     def _remember(self, seed: int | None) -> None:
-        """Make the cells of the model its reference, as it embeds and groups them now; cluster names are kept.
+        """Make the cells of the model its reference, with their present embedding and clusters.
+
+        The names of the clusters are kept.
 
         Parameters
         ----------
@@ -56,21 +61,24 @@ class ReferenceMixin(ModelProtocol):
         }
 
     def _embed_landmarks(self) -> NDArray[np.float32]:
-        """Embed the landmarks; training goes on as if this had not happened."""
+        """Embed the landmarks without an effect on a training that goes on afterwards.
+
+        The method restores the training mode of the module and torch's random generator.
+        """
         landmarks = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"]
         if "rows" in landmarks:
             rows = np.asarray(landmarks["rows"], dtype=np.int64)
-        else:  # an early model
+        else:  # a model of an early version did not store the rows
             rep = self.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)
             rows = np.arange(len(rep)) if len(rep) <= LANDMARK_LIMIT else even_sample(rep, LANDMARK_LIMIT)
         was_training = self.module.training
-        with torch.random.fork_rng(devices=[]):  # a data loader draws a number
+        with torch.random.fork_rng(devices=[]):  # a data loader draws a random number
             latent: NDArray[np.float32] = self._embed(None, rows, None)[2]
         self.module.train(was_training)
         return latent
 
     def _categories(self) -> dict[str, list[Any]]:
-        """Categories of every categorical covariate in the set-up of the model, the batch first."""
+        """Categories of every categorical covariate in the set-up of the model. The batch comes first."""
         batch = _compat.field_state(self.registry_, REGISTRY_KEYS.BATCH_KEY)["categorical_mapping"]
         further = _compat.field_state(self.registry_, REGISTRY_KEYS.CAT_COVS_KEY).get("mappings", {})
         return {name: np.asarray(known).tolist() for name, known in {"batch": batch, **further}.items()}
@@ -83,7 +91,7 @@ class ReferenceMixin(ModelProtocol):
         return encoder_digest(self.module, known) == self.reference_["weights_digest"]
 
     def _refresh_reference(self) -> None:
-        """Make the reference anew if the weights have changed since, as in the middle of a training on its cells."""
+        """Make the reference again if the weights have changed since, for example in the middle of a training."""
         is_placed = self.module.head is not None and self.module.head.is_initialised
         has_cells = self.adata is not None and not self.is_query_
         if is_placed and has_cells and not self._embeds_as_reference():
@@ -91,14 +99,17 @@ class ReferenceMixin(ModelProtocol):
             self.cluster_tree_ = None
 
     def _know_data(self) -> None:
-        """Find out whether the model holds the data of its reference; a model mapped to a query stays mapped."""
+        """Record whether the data of the model are a query.
+
+        The data are a query if their cells are not the cells of the reference. A model of a query stays one.
+        """
         if self.adata is not None:
             are_reference = self.adata_manager.blocks.are_reference
             self.is_query_ = self.is_query_ or not are_reference
 
     @contextmanager
     def _with_landmarks(self, limit: int | None) -> Iterator[None]:
-        """Have at most so many landmarks meanwhile; all, if there is no limit.
+        """Reduce the landmarks to at most ``limit`` while the ``with`` block runs. ``None`` means no limit.
 
         Raises
         ------
@@ -117,7 +128,7 @@ class ReferenceMixin(ModelProtocol):
         _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)["landmarks"] = thinned.to_state()
         if reference is not None:
             latent = reference["latent"]
-            # Early models embedded other cells than the landmarks.
+            # Models of early versions embedded other cells than the landmarks.
             rows = kept if len(latent) == len(landmarks) else np.arange(min(limit, len(latent)))
             self.reference_ = {**reference, "latent": latent[rows]}
         try:
@@ -131,28 +142,32 @@ class ReferenceMixin(ModelProtocol):
         Raises
         ------
         RuntimeError
-            If the model has no reference, or its encoders have changed since it met the reference.
+            If the model has no reference, or the weights of its encoders changed after training on the reference.
         """
         if self.reference_ is None or not len(self.reference_["latent"]) or not self._embeds_as_reference():
             raise RuntimeError(
-                "Expected a trained model that knows how its reference is embedded, found none: call train() on the "
+                "Expected a model with the embedding of its reference, found a model without it. Call train() on the "
                 "reference, map the query without unfrozen=True, or save the reference with its landmarks. "
                 "tl.map(..., max_out_of_reference=None) maps without a score."
             )
-        kept: Landmarks | None = getattr(self, "_kept_landmarks", None)  # holds a calibration that is made only once
+        # The landmarks are kept, because they hold a calibration that takes time.
+        kept: Landmarks | None = getattr(self, "_kept_landmarks", None)
         if kept is None or kept.rep is not self.reference_["latent"]:
             n_neighbors = int(self.registry_["setup_args"]["n_neighbors"])
             kept = self._kept_landmarks = Landmarks.of_points(self.reference_["latent"], n_neighbors)
         return kept
 
     def _cluster_names(self) -> list[str]:
-        """Names of the clusters by number, from the reference if it has as many clusters."""
+        """Names of the clusters in the order of their numbers.
+
+        The names are numbers if the reference has another number of clusters than the head.
+        """
         n_clusters = head_of(self.module).n_clusters
         names = [] if self.reference_ is None else list(self.reference_["cluster_names"])
         return names if len(names) == n_clusters else [str(number) for number in range(n_clusters)]
 
     def _rename(self, names: list[str] | None) -> None:
-        """Name the clusters of the head, by numbers if no names are given, and record their masses."""
+        """Record names and masses of the clusters of the head. Without names, the clusters are named by number."""
         head = head_of(self.module)
         if self.reference_ is None:
             raise RuntimeError("Expected a trained model, found one without a reference; this is a bug.")
@@ -161,14 +176,14 @@ class ReferenceMixin(ModelProtocol):
         self.reference_ = {**self.reference_, "cluster_names": named, "cluster_masses": masses}
 
     def _take_over_former(self) -> None:
-        """Make a reference from what models saved before there was one had in its place."""
+        """Make the reference of a model that an early version saved, which had other attributes in its place."""
         former = {name: vars(self).pop(name, None) for name in ("reference_latent_", "cluster_names_")}
         head = self.module.head
         if self.reference_ is not None or head is None or not head.is_initialised:
             return
         setup = _compat.field_state(self.registry_, SIAMESE_KEYS.CELL_GRAPH)
         categories = self._categories()
-        if setup["landmarks"]["batches"]:  # a query's set-up knows its new batches as well
+        if setup["landmarks"]["batches"]:  # the set-up of a query also lists its new batches
             known = set(setup["landmarks"]["batches"])
             categories["batch"] = [name for name in categories["batch"] if str(name) in known]
         latent = former["reference_latent_"]
@@ -179,7 +194,7 @@ class ReferenceMixin(ModelProtocol):
             "categories": categories,
             "seed": None,
             "data_digest": setup["source"],
-            # Without an embedding the digest is one that no weights have.
+            # Without an embedding, the empty digest equals the digest of no weights.
             "weights_digest": ""
             if latent is None
             else encoder_digest(self.module, [len(known) for known in categories.values()]),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ReportMixin:
-    """One page with what there is to know about the clusters."""
+    """Report about the clusters of a trained model, on one page."""
 
     def report(
         self,
@@ -32,48 +32,55 @@ class ReportMixin:
         figures: str | PathLike[str] | None = None,
         call: str | None = None,
     ) -> None:
-        """Write a report as one HTML file that fetches nothing from the network and can be printed.
+        """Write a report about the clusters as one HTML file.
 
-        It holds a summary of the data, what asks for a second look (few counts, small or unstable clusters, clusters
-        that follow a column of ``obs``, clusters that may hold two types), a UMAP, the tree over the clusters with its
-        evidence, marker genes, a table of the clusters with proposed names, the least certain cells and those unlike
-        the reference, and the settings, versions and call behind the result.
+        The file can be printed, and loads nothing from the network. The report contains
+
+        * a summary of the data;
+        * warnings about few counts, small or unstable clusters, clusters that follow a column of ``obs``, and clusters
+          that may hold two cell types;
+        * a UMAP, the tree over the clusters with the evidence for each split, and marker genes;
+        * a table of the clusters with proposed names;
+        * the least certain cells, and cells unlike the reference;
+        * settings, versions and code behind the result.
 
         Parameters
         ----------
         path
-            File to write, in a folder that is made if there is none; a file that is there is replaced.
+            File to write. The folder is created if necessary, and an existing file is replaced.
         adata
-            The cells of the model with all their genes or further columns of ``obs``, such as the object that was
-            passed to :func:`scsiameseclu.tl.cluster`. ``None``: the data of the model. Nothing is written to it.
+            Cells of the model with additional genes or columns of ``obs``, such as the object that was passed to
+            :func:`scsiameseclu.tl.cluster`. By default the data of the model. The method does not change the object.
         markers
-            Marker genes of each type, or the name of a bundled human set such as ``"blood"``, to propose names by
-            :func:`scsiameseclu.tl.annotate`.
+            Marker genes by cell type, or the name of a bundled human set such as ``"blood"``.
+            :func:`scsiameseclu.tl.annotate` proposes names of the clusters from the markers.
         labels_key
-            Column of ``obs`` with known types, shown next to the clusters and used for nothing else.
+            Column of ``obs`` with known cell types. The types are shown next to the clusters and used for nothing else.
         key
-            Name of the results in ``obs``, under which the stability of the clusters
-            (:func:`scsiameseclu.tl.stability`) is looked up.
+            Key of the results in ``obs``. The report finds the stability of the clusters
+            (:func:`scsiameseclu.tl.stability`) under this key.
         figures
-            Folder to write the figures to, as PNG and SVG. ``None``: they are on the page only.
+            Folder for the figures as PNG and SVG files. With ``None`` the figures are only in the report.
         call
-            Text to show as the call that made the result. ``None``: set-up, construction and training as code.
+            Code to show as the call that made the result. With ``None`` the report shows set-up, construction and
+            training of the model as code.
 
         Raises
         ------
         RuntimeError
             If the model has no clusters yet.
         ValueError
-            If ``adata`` has other cells than the model; and as :func:`scsiameseclu.tl.annotate`.
+            If ``adata`` has other cells than the model. Also under the conditions of
+            :func:`scsiameseclu.tl.annotate`.
         KeyError
-            If there is no column ``labels_key``.
+            If ``obs`` has no column ``labels_key``.
 
         Examples
         --------
         >>> model = scsiameseclu.tl.cluster(adata)
         >>> model.report("report.html", adata, markers={"B cell": ["CD79A", "MS4A1"], "T cell": ["CD3D", "CD3E"]})
         """
-        from scsiameseclu.report import build_report  # imported late: training needs no plots
+        from scsiameseclu.report import build_report  # imported here, so that training does not import plot libraries
 
         model = cast("SCSiameseClu", self)
         found = build_report(model, adata, markers=markers, labels_key=labels_key, key=key, call=call)

@@ -1,4 +1,4 @@
-"""What is in the files of a saved model: weights, names of the genes, attributes, and the data beside them."""
+"""Content of the files of a saved model: weights, gene names, attributes, and the data saved with the model."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 __all__ = ["DATA_FILES", "SCVI_FILE", "SavedModel", "check_graph"]
 
 SCVI_FILE = "model.pt"
-"""File of a model in the format of scvi-tools, a pickle."""
+"""Name of the file of a model in the format of scvi-tools, which is a pickle."""
 
 DATA_FILES = {"setup_anndata": "adata.h5ad", "setup_mudata": "mdata.h5mu"}
-"""File of the data saved beside a model, by the method that set them up, named as in scvi-tools."""
+"""Name of the file of the data saved with a model, by the method that set up the data. scvi-tools uses these names."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class SavedModel:
     Parameters
     ----------
     path
-        File that says what the model is; errors name it.
+        Main file of the model. Error messages name this file.
     weights
         Weights and buffers of the module.
     var_names
@@ -57,7 +57,7 @@ class SavedModel:
     attributes
         Attributes of the model whose names end in ``_``.
     manifest
-        Manifest of the files; None for a file of scvi-tools.
+        Manifest of the files. None for a file of scvi-tools.
     """
 
     path: Path
@@ -68,11 +68,20 @@ class SavedModel:
 
     @classmethod
     def of(cls, model: Any) -> SavedModel:
-        """What there is to save of a model."""
+        """Collect the content to save from a model."""
         return cls(Path(), dict(model.module.state_dict()), model.get_var_names(), _compat.stored_attributes(model))
 
     def write(self, folder: Path, prefix: str, beside: Sequence[str]) -> None:
-        """Write the files, with further ones ``beside`` them in the manifest.
+        """Write the files of the model and a manifest.
+
+        Parameters
+        ----------
+        folder
+            Folder to write to.
+        prefix
+            Beginning of the names of the files.
+        beside
+            Names of other files in the folder, which the manifest lists as well.
 
         Raises
         ------
@@ -88,26 +97,27 @@ class SavedModel:
 
     @classmethod
     def read(cls, folder: Path, prefix: str = "", allow_pickle: bool = False) -> SavedModel:
-        """Read and check the files of a model; code in them is never run.
+        """Read and check the files of a model. Code in the files is never run.
 
         Parameters
         ----------
         folder
             Folder of the model.
         prefix
-            What the names of the files begin with.
+            Beginning of the names of the files.
         allow_pickle
-            Read ``model.pt`` of scvi-tools where there is nothing else.
+            Read the ``model.pt`` of scvi-tools if the folder holds no other model.
 
         Raises
         ------
         OSError
             If a file cannot be read.
         ValueError
-            If there is no model, or its files are damaged, incomplete, from a newer version, or not allowed.
+            If there is no model, its files are damaged, incomplete or from a newer version, or the only file is a
+            ``model.pt`` and ``allow_pickle`` is False.
         """
         finish(folder)
-        finish(folder.parent)  # written by the command line, the model is one of several results
+        finish(folder.parent)  # the command line writes the model as one of several results in this folder
         path, old = folder / (prefix + MANIFEST), folder / (prefix + SCVI_FILE)
         if path.is_file():
             manifest = Manifest.read(folder, prefix)
@@ -117,7 +127,7 @@ class SavedModel:
             raise ValueError(
                 f"Expected a saved model, found no {path.name} in {str(folder)!r}"
                 + (
-                    f"; there is {', '.join(found)}: give its beginning as prefix."
+                    f"; there is {', '.join(found)}: pass the beginning of this name as prefix."
                     if found
                     else ". Name the folder of a model."
                 )
@@ -125,8 +135,8 @@ class SavedModel:
         if not allow_pickle:
             raise ValueError(
                 f"Expected {path.name} in {str(folder)!r}, found only {old.name}, the file of scvi-tools and of early "
-                "versions. It is a pickle, which can be made to run any code. If it is from someone you trust, read it "
-                "once with SCSiameseClu.load(folder, allow_pickle=True), and save the model again."
+                "versions. This file is a pickle, which can be made to run any code. If you trust its source, read the "
+                "file once with SCSiameseClu.load(folder, allow_pickle=True), and save the model again."
             )
         stored = read_torch_file(old, _compat.pickled_types())
         try:
@@ -140,7 +150,7 @@ class SavedModel:
 
     @classmethod
     def _checked(cls, path: Path, state: Any, manifest: Manifest | None) -> SavedModel:
-        """The content, if it has the shape of a model of this package."""
+        """Check that the content describes a model of this package, and return the content."""
         try:
             attributes = dict(state["attributes"])
             history: dict[str, pd.DataFrame] = {}
@@ -151,9 +161,9 @@ class SavedModel:
                 raise ValueError(f"the set-up {method!r}")
             names = model.var_names.values() if isinstance(model.var_names, dict) else [model.var_names]
             if not all(isinstance(each, np.ndarray) and each.ndim == 1 for each in names):
-                raise TypeError("names of genes that are no list")
+                raise TypeError("names of genes that are not a list")
             if not all(isinstance(each, torch.Tensor) for each in model.weights.values()):
-                raise TypeError("weights that are no tensors")
+                raise TypeError("weights that are not tensors")
             if any(not name.endswith("_") or name.startswith("_") for name in model.attributes):
                 raise ValueError("attributes of other names")
         except MALFORMED as error:
@@ -162,18 +172,18 @@ class SavedModel:
         return model
 
     def unusable(self, error: Exception) -> ValueError:
-        """What to raise if no model can be made of the content."""
+        """Make the error to raise if no model can be built from the content."""
         return _not_a_model(self.path, error)
 
     def data(self) -> AnnData | MuData | None:
-        """The data saved beside the model; None if there are none.
+        """Read the data saved with the model. The result is None if no data were saved.
 
         Raises
         ------
         OSError
             If the file cannot be read.
         ValueError
-            If it is damaged, or not the one that was saved with the model.
+            If the file is damaged, or is not the file that was saved with the model.
         """
         method, _ = _compat.setup_call(self.attributes["registry_"])
         name = DATA_FILES[method]
@@ -185,12 +195,12 @@ class SavedModel:
             if not path.exists():
                 return None
             if self.manifest is not None:
-                logger.warning("%s was not written together with the model: whether it is damaged is not known.", path)
+                logger.warning("%s was not written together with the model, and cannot be checked for damage.", path)
         return mudata.read(path) if method == "setup_mudata" else anndata.read_h5ad(path)
 
 
 def check_graph(registry: dict[str, Any]) -> None:
-    """Fail, in one way or another, on a registry without all that new cells need to find their neighbours."""
+    """Raise an error (of any class) if a registry lacks data that new cells need to find their neighbours."""
     state = _compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)
     GraphSettings.from_state(state)
     landmarks = Landmarks.from_state(state["landmarks"])

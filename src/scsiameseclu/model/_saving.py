@@ -41,43 +41,45 @@ class SavingMixin(ModelProtocol):
         landmarks: int | None = None,
         **anndata_write_kwargs: Any,
     ) -> None:
-        """Save the model, also in the middle of a training (checkpoints).
+        """Save the model.
 
-        Weights and arrays are written to ``model.safetensors``, everything else to ``model.json``, and the digests of
-        all files to ``manifest.json``. Whatever happens meanwhile, the folder has the whole old model or the whole new
-        one, and so has the file with the data.
+        Weights and arrays are written to ``model.safetensors``, all other content to ``model.json``, and the digests of
+        all files to ``manifest.json``. If saving fails or is interrupted, the folder still holds either the complete
+        old model or the complete new model. A model can also be saved during training.
 
         Parameters
         ----------
         dir_path
             Folder to write to.
         prefix
-            Put before the names of the files, so that several models can be in one folder.
+            Text in front of the names of the files. With prefixes, one folder can hold several models.
         overwrite
-            Write to a folder with content: files of this model are replaced, other files are kept.
+            Write to a folder that is not empty. Files of this model are replaced, other files are kept.
         save_anndata
-            Write the data as well, to ``adata.h5ad`` or ``mdata.h5mu``.
+            Also write the data, to ``adata.h5ad`` or ``mdata.h5mu``.
         also_scvi_tools
-            Write ``model.pt`` as well, the file that functions of scvi-tools read. It is a pickle, and :meth:`load`
+            Also write ``model.pt``, the file that functions of scvi-tools read. This file is a pickle, and :meth:`load`
             does not read it.
         landmarks
-            Landmarks to write, at most. A landmark is a cell of the reference: its components (or other
-            representation), its batch and its embedding, no counts. All by default, up to 20,000. With fewer,
-            neighbours of new cells are farther away than those in training; with 0 new cells have none, and there is no
-            :meth:`get_out_of_reference_score`.
+            Largest number of landmarks to write. A landmark is a cell of the reference, stored as its principal
+            components (or other representation), batch and embedding, without counts. By default all landmarks are
+            written, up to 20,000. With fewer landmarks, the neighbours of new cells are farther away than the
+            neighbours in training. With 0 landmarks, new cells have no neighbours, and
+            :meth:`get_out_of_reference_score` is not available.
         **anndata_write_kwargs
-            Arguments of :meth:`anndata.AnnData.write_h5ad`, with ``save_anndata=True``.
+            Arguments of :meth:`anndata.AnnData.write_h5ad`, for ``save_anndata=True``.
 
         Raises
         ------
         OSError
-            If the disk is full; what was there before is kept.
+            If the disk is full. The former content of the folder is kept.
         RuntimeError
-            If another process goes on writing to this folder.
+            If another process keeps writing to this folder.
         TypeError
-            If the model has an attribute that cannot be stored, or there are arguments for data that are not saved.
+            If the model has an attribute that cannot be stored, or if there are ``anndata_write_kwargs`` without
+            ``save_anndata=True``.
         ValueError
-            If the folder has content and ``overwrite`` is off, a weight is not finite, there are no data to save, or
+            If the folder is not empty and ``overwrite`` is False, a weight is not finite, there are no data to save, or
             ``landmarks`` is negative.
         """
         self._record_n_clusters()
@@ -117,29 +119,31 @@ class SavingMixin(ModelProtocol):
         *,
         allow_pickle: bool = False,
     ) -> Self:
-        """Load a saved model. No code that may be in its files is run.
+        """Load a saved model. Code in the files is never run.
 
         Parameters
         ----------
         %(param_dir_path)s
         adata
-            Data of the model; the data saved with it by default. An AnnData with further genes, or with the genes in
-            another order, is not changed: the model works on a copy with its own genes in their order.
-            :func:`scsiameseclu.tl.cluster` leaves such data. ``False``: load without data.
+            Data of the model. By default the data saved with the model. ``False`` loads the model without data. The
+            AnnData may have additional genes, or the genes in another order, like the AnnData that was passed to
+            :func:`scsiameseclu.tl.cluster`. The model then works on a copy with its own genes, and does not change the
+            AnnData.
         %(param_device)s
         %(param_prefix)s
         allow_pickle
-            Read ``model.pt`` where there is nothing else: the file of scvi-tools and of early versions of this package.
-            It is a pickle, which is made to be run. Only functions that build tensors, arrays and tables are called,
-            and a file that names any other is refused; yet read such files only if you trust who made them.
+            Read ``model.pt``, the file of scvi-tools and of early versions of this package, if the folder holds no
+            other model. This file is a pickle, and a pickle can name functions to call. Only functions that build
+            tensors, arrays and tables are called, and a file that names other functions is refused. Nevertheless, read
+            such files only if you trust their source.
 
         Raises
         ------
         OSError
             If a file cannot be read.
         ValueError
-            If there is no model, its files are damaged, incomplete or from a newer version, it is a model of another
-            class, or a ``model.pt`` that ``allow_pickle`` does not allow.
+            If there is no model, the files are damaged, incomplete or from a newer version, the model is of another
+            class, or the only file is a ``model.pt`` and ``allow_pickle`` is False.
         """
         _, _, torch_device = _compat.parse_device_args(
             accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
@@ -154,7 +158,7 @@ class SavingMixin(ModelProtocol):
         if adata is None:
             adata = saved.data()
             if adata is None:
-                logger.warning("There are no data beside the model in %s: it is loaded without.", dir_path)
+                logger.warning("No data are saved with the model in %s: the model is loaded without data.", dir_path)
         if adata is not None and adata is not False:
             with search_on(accelerator):
                 cells = _with_genes_of(adata, saved.var_names)
@@ -172,7 +176,7 @@ class SavingMixin(ModelProtocol):
 
     @classmethod
     def _checked(cls, saved: SavedModel) -> Self:
-        """The model without data: whatever fails now is the fault of the files."""
+        """Build the model without data. Any failure here means that the files are damaged."""
         try:
             check_graph(saved.attributes["registry_"])
             with torch.random.fork_rng(devices=[]):
@@ -182,7 +186,7 @@ class SavingMixin(ModelProtocol):
 
     @classmethod
     def _restored(cls, saved: SavedModel, adata: AnnData | MuData | None) -> Self:
-        """The model, set up on its data as it was when it was saved, if there are any."""
+        """Build the model from its saved content, and set up the data if there are any."""
         attributes = deepcopy(saved.attributes)
         registry = attributes.pop("registry_")
         if adata is not None:
@@ -196,7 +200,7 @@ class SavingMixin(ModelProtocol):
     @staticmethod
     @with_shared_descriptions
     def load_registry(dir_path: str | PathLike[str], prefix: str | None = None) -> dict[str, Any]:
-        """Registry of a saved model: what set-up recorded about its data.
+        """Return the registry of a saved model, which records the set-up of its data.
 
         Parameters
         ----------
@@ -230,24 +234,35 @@ class SavingMixin(ModelProtocol):
 
     @classmethod
     def convert_legacy_save(cls, *args: Any, **kwargs: Any) -> None:
-        """Not available: there are no models of this class in the format of scvi-tools before 0.15, which is a pickle.
+        """Refuse the conversion, because no model of this class exists in the format of scvi-tools before 0.15.
 
         Raises
         ------
         NotImplementedError
             Always.
         """
-        raise NotImplementedError("Expected a model that this package has saved, in a format it can load: use load.")
+        raise NotImplementedError("Expected a model saved by this package, which needs no conversion: use load.")
 
     def get_var_names(self, legacy_mudata_format: bool = False) -> Any:
-        """Names of the genes, or of the variables of every modality; as saved, for a model without data."""
+        """Names of the genes, or names of the variables of every modality.
+
+        A model without data returns the names that were saved with the model.
+        """
         if self.adata is None and self._saved_var_names is not None:
             return self._saved_var_names
         return super().get_var_names(legacy_mudata_format)  # type: ignore[safe-super]
 
 
 def _with_genes_of(data: AnnData | MuData, names: Any) -> AnnData | MuData:
-    """The data, or a copy with the genes of a saved model in their order, if the data have all of them."""
+    """Return data with the genes of a saved model in the order of the model.
+
+    The result is ``data`` itself if the genes fit already, and otherwise a copy.
+
+    Raises
+    ------
+    ValueError
+        If the data lack genes of the model.
+    """
     if not isinstance(data, AnnData) or isinstance(names, dict):
         return data
     names = pd.Index(names)

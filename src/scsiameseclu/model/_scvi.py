@@ -1,4 +1,4 @@
-"""A model beside an scVI model: the same data and set-up, a cell graph in scVI's latent space."""
+"""A model on the data and set-up of an scVI model, with the cell graph in scVI's latent space."""
 
 import logging
 from typing import Any, Literal, Self
@@ -40,24 +40,24 @@ class FromScviMixin(ModelProtocol):
     ) -> Self:
         """Build a model on the data of a trained scVI model, with the cell graph in its latent space.
 
-        Counts, batches, covariates and size factors are the ones the scVI model was set up with. Weights that read or
-        make an embedding are not taken over: the two embeddings differ in width and in what they hold.
+        The new model uses the counts, batches, covariates and size factors that the scVI model was set up with. The
+        weights of scVI's encoder and decoder are not copied, because the embeddings of the two models differ.
 
         Parameters
         ----------
         scvi_model
             Trained :class:`scvi.model.SCVI`, :class:`scvi.model.SCANVI` or :class:`scvi.model.LinearSCVI` with its data
-            attached. It is not changed, and both models go on working on the one AnnData.
+            attached. The scVI model is not changed. Both models share one AnnData.
         n_clusters
             Number of clusters, or ``"auto"``.
         %(param_n_neighbors)s
         diffusion
             Diffuse the graph, as in :meth:`~scsiameseclu.SCSiameseClu.setup_anndata`.
         key_added
-            Entry of ``obsm`` that the latent space, float32 ``(n_obs, n_latent of the scVI model)``, is written to.
+            Key of ``obsm`` for the latent space of the scVI model, float32 ``(n_obs, n_latent of the scVI model)``.
         init_decoder
-            Start the decoder with the dispersion of each gene (or gene and batch) in the scVI model, the part of its
-            decoder that means the same whatever the embedding, and take over ``dispersion``. They are trained further.
+            Start the decoder with the dispersions of the scVI model, by gene or by gene and batch, and use the same
+            setting of ``dispersion``. The dispersions do not depend on the embedding. Training changes them further.
         **model_kwargs
             Further arguments of :class:`~scsiameseclu.SCSiameseClu`.
 
@@ -70,15 +70,15 @@ class FromScviMixin(ModelProtocol):
         TypeError
             If ``scvi_model`` is a model of another class.
         RuntimeError
-            If it is not trained.
+            If ``scvi_model`` is not trained.
         ValueError
-            If it has no data attached, its data are minified, or it was not set up on an AnnData; with
-            ``init_decoder``, also if it has no dispersions by gene or by gene and batch, or ``dispersion`` or
-            ``gene_likelihood`` ask for something else.
+            If ``scvi_model`` has no data attached, has minified data, or was not set up on an AnnData. With
+            ``init_decoder``, also if ``scvi_model`` has no dispersions by gene or by gene and batch, or if
+            ``dispersion`` or ``gene_likelihood`` in ``model_kwargs`` do not fit the dispersions.
 
         Notes
         -----
-        Cells that the model is applied to later need their own ``obsm[key_added]`` from the same scVI model::
+        New cells need their own ``obsm[key_added]`` from the same scVI model::
 
             query.obsm["X_scVI"] = scvi_model.get_latent_representation(query)
 
@@ -107,12 +107,12 @@ class FromScviMixin(ModelProtocol):
 
 
 def _dispersion_of(scvi_model: SCVI, dispersion: str | None = None, gene_likelihood: str = "nb", **_others: Any) -> str:
-    """Kind of dispersion of an scVI model, which the arguments of a new model must agree with.
+    """Return the kind of dispersion of an scVI model, and check that the arguments of the new model agree.
 
     Raises
     ------
     ValueError
-        If they do not, or there is no such dispersion here.
+        If the arguments do not agree, or this package has no such dispersion.
     """
     found = scvi_model.module.dispersion
     if scvi_model.module.gene_likelihood not in ("nb", "zinb") or found not in ("gene", "gene-batch"):
@@ -134,17 +134,18 @@ def _setup_of(scvi_model: SCVI) -> dict[str, Any]:
     Raises
     ------
     TypeError, RuntimeError, ValueError
-        If the model cannot be built on.
+        If ``scvi_model`` is of another class, not trained, without data, with minified data, or not set up on an
+        AnnData.
     """
     if not isinstance(scvi_model, SCVI | SCANVI | LinearSCVI):
         raise TypeError(
-            f"Expected a model of class SCVI, SCANVI or LinearSCVI, found {type(scvi_model).__name__}. Write the "
-            "embedding of any other model to obsm and name it in setup_anndata(adata, use_rep=...)."
+            f"Expected a model of class SCVI, SCANVI or LinearSCVI, found {type(scvi_model).__name__}. For any other "
+            "model, write its embedding to obsm and pass the key to setup_anndata(adata, use_rep=...)."
         )
     if not scvi_model.is_trained:
         raise RuntimeError("Expected a trained scVI model, found an untrained one; call scvi_model.train() first.")
     if scvi_model.adata is None:
-        raise ValueError("Expected an scVI model with data, found one loaded without; load it with adata=...")
+        raise ValueError("Expected an scVI model with data, found a model without data; load it with adata=...")
     if getattr(scvi_model, "minified_data_type", None) is not None:
         raise ValueError(
             "Expected the counts of the scVI model, found minified data; load the model with the full data."

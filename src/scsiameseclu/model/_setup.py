@@ -29,12 +29,12 @@ COVARIATE_KEYS = ("categorical_covariate_keys", "continuous_covariate_keys")
 
 
 def check_kind(data: Any) -> None:
-    """Refuse what is no AnnData or MuData.
+    """Refuse data that are neither an AnnData nor a MuData.
 
     Raises
     ------
     TypeError
-        If it is neither.
+        If ``data`` is of another class.
     """
     if not isinstance(data, AnnData | MuData):
         raise TypeError(f"Expected an AnnData or MuData, found {type(data).__name__}; pass adata itself, not a part.")
@@ -51,24 +51,24 @@ def check_setup_input(
     *,
     min_cells: int = 2,
 ) -> None:
-    """Refuse data the model cannot be set up on.
+    """Refuse data that a model cannot be set up on. The counts are not checked here.
 
     Raises
     ------
     TypeError
         If ``adata`` is not an AnnData.
     NotImplementedError
-        If it is backed by a matrix whose rows cannot be read one by one.
+        If ``adata`` is backed by a matrix whose rows cannot be read one by one.
     KeyError
-        If a key is missing; the message lists the available ones.
+        If a key is missing. The message lists the available keys.
     ValueError
-        If it is a view, there are fewer than ``min_cells`` cells or two genes, the counts are negative, NaN or
-        infinite, batches or categories are missing, size factors are not positive, or continuous covariates not finite.
+        If ``adata`` is a view, there are fewer than ``min_cells`` cells or fewer than two genes, batches or categories
+        are missing, size factors are not positive, or continuous covariates are not finite.
 
     Warns
     -----
     UserWarning
-        If the counts are not whole numbers, or gene names occur more than once.
+        If gene names occur more than once.
     """
     if isinstance(adata, AnnData) and adata.is_view:
         raise ValueError("Expected an AnnData of its own, found a view; call adata = adata.copy() first.")
@@ -89,17 +89,12 @@ def check_cells(
     *,
     min_cells: int = 1,
 ) -> None:
-    """Refuse cells that cannot be set up on, or that a model cannot be applied to; views are fine.
+    """Refuse cells that a model cannot be set up on or applied to. Views are accepted.
 
     Raises
     ------
     TypeError, NotImplementedError, KeyError, ValueError
-        As :func:`check_setup_input`.
-
-    Warns
-    -----
-    UserWarning
-        If the counts are not whole numbers.
+        Under the conditions of :func:`check_setup_input`.
     """
     if not isinstance(adata, AnnData):
         raise TypeError(f"Expected an AnnData, found {type(adata).__name__}.")
@@ -127,8 +122,8 @@ def check_columns(
 
     Raises
     ------
-    KeyError, ValueError
-        As :func:`check_setup_input`.
+    KeyError, TypeError, ValueError
+        Under the conditions of :func:`check_setup_input` and :func:`check_one_kind`.
     """
     covariates = [*(categorical_covariate_keys or []), *(continuous_covariate_keys or [])]
     for key in [batch_key, labels_key, size_factor_key, *covariates]:
@@ -157,12 +152,12 @@ def check_one_kind(values: pd.Series, known: Sequence[Any] = ()) -> None:
     values
         Categories of cells, a column of ``obs``.
     known
-        Categories that a reference has.
+        Categories of the reference, if there is one.
 
     Raises
     ------
     TypeError
-        If there are both text and numbers, or values without an order.
+        If the categories mix text and numbers, or cannot be sorted.
     """
     found, known = values.dropna().unique().tolist(), np.asarray(known).tolist()
     try:
@@ -177,7 +172,7 @@ def check_one_kind(values: pd.Series, known: Sequence[Any] = ()) -> None:
 
 
 def _check_numbers(adata: AnnData, key: str, *, positive: bool) -> None:
-    """Refuse a column with values that are not finite numbers, or not positive where they must be."""
+    """Refuse a column of ``obs`` with values that are not finite or, if ``positive``, not positive."""
     values = pd.to_numeric(adata.obs[key], errors="coerce").to_numpy(dtype=float)
     bad = ~np.isfinite(values) | (positive & (values <= 0))
     if bad.any():
@@ -189,14 +184,14 @@ def _check_numbers(adata: AnnData, key: str, *, positive: bool) -> None:
 
 
 def wants_diffusion(diffusion: bool, source_registry: dict[str, Any] | None) -> bool:
-    """Whether to diffuse the graph: as asked for at a set-up of its own, otherwise as at that of the model."""
+    """Whether to diffuse the graph. The setting of an existing model takes precedence over ``diffusion``."""
     if source_registry is None:
         return diffusion
     return GraphSettings.from_state(_compat.field_state(source_registry, SIAMESE_KEYS.CELL_GRAPH)).diffusion
 
 
 def check_finite(values: NDArray[np.floating[Any]], names: Sequence[Any], what: str) -> None:
-    """Refuse to hand out results that are NaN or infinite.
+    """Refuse results that are NaN or infinite.
 
     Parameters
     ----------
@@ -205,21 +200,21 @@ def check_finite(values: NDArray[np.floating[Any]], names: Sequence[Any], what: 
     names
         Names of the cells.
     what
-        What the results are, for the message.
+        Name of the results in the error message.
 
     Raises
     ------
     ValueError
-        If a value is not finite; the message names the first such cell.
+        If a value is not finite. The message names the first such cell.
     """
-    if np.isfinite(values.sum(dtype=np.float64)):  # the usual case, without a table of its own
+    if np.isfinite(values.sum(dtype=np.float64)):  # quick check that needs no second table
         return
     bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if bad.size:
         raise ValueError(
             f"Expected finite {what}, found NaN or infinite values for cell {names[bad[0]]!r} ({bad.size} of "
             f"{len(values)} cells). Look for extreme values in the counts, representation or covariates of these "
-            "cells; if all cells are concerned, the weights of the model are damaged: load it again, or train anew."
+            "cells. If all cells have such values, the weights of the model are damaged: load or train the model again."
         )
 
 
@@ -233,7 +228,7 @@ def standard_fields(
 ) -> list[Any]:
     """Fields that every scvi-tools count model registers, in the usual order."""
     return [
-        # The counts were checked (and non-integers warned about) before.
+        # The cell graph field checks the counts, and warns if they are not whole numbers.
         LayerField(REGISTRY_KEYS.X_KEY, layer, is_count_data=False),
         CategoricalObsField(REGISTRY_KEYS.BATCH_KEY, batch_key),
         LabelsField(REGISTRY_KEYS.LABELS_KEY, labels_key),

@@ -1,4 +1,4 @@
-"""The model: set-up, construction, description."""
+"""The model: its set-up and its construction."""
 
 import logging
 from collections.abc import Mapping
@@ -69,35 +69,44 @@ class SCSiameseClu(
 ):
     """Siamese clustering of single-cell counts with an optimal-transport head.
 
-    After scSiameseClu (Xu et al., IJCAI 2025): two augmented views, a cell and one of its neighbours, an expression and
-    a graph encoder with shared weights, cross-correlation between views and branches, adaptive fusion, a count decoder,
-    and a clustering head trained against optimal-transport targets. Labels are never used.
+    The method follows scSiameseClu (Xu et al., IJCAI 2025). The two augmented views of a cell are the cell itself and
+    one of its neighbours. An expression encoder and a graph encoder embed both views with the same weights. Losses on
+    cross-correlations make the embeddings agree between views and between encoders. The embeddings of the two encoders
+    are fused. A decoder reconstructs the counts, and a clustering head is trained against optimal-transport targets.
+    Training never uses labels.
 
     Parameters
     ----------
     adata
-        Data set up with :meth:`setup_anndata`, or a MuData set up with :meth:`setup_mudata`.
+        AnnData set up with :meth:`setup_anndata`, or MuData set up with :meth:`setup_mudata`.
     registry
-        Registry of a saved model; used by :meth:`load`.
+        Registry of a saved model. Users do not need this argument; :meth:`load` uses it.
     n_clusters
-        Number of clusters, at least 1, or ``"auto"``: chosen without labels when clustering starts, 1 included (see
-        ``n_clusters_search_``).
-    n_latent, n_hidden, n_layers
-        Width of the embedding, width and number of the hidden layers.
+        Number of clusters, at least 1, or ``"auto"``. With ``"auto"``, the number is chosen without labels when the
+        clustering phase starts. The chosen number may be 1. ``n_clusters_search_`` records the choice.
+    n_latent
+        Number of dimensions of the embedding.
+    n_hidden
+        Number of units in each hidden layer.
+    n_layers
+        Number of hidden layers.
     gene_likelihood
-        ``"nb"``, ``"zinb"`` (the paper's) or ``"poisson"``.
+        Distribution of the counts: ``"nb"`` (negative binomial), ``"zinb"`` (zero-inflated negative binomial, as in the
+        paper) or ``"poisson"``.
     dispersion
-        ``"gene"`` or ``"gene-batch"``.
+        ``"gene"`` for one dispersion per gene, ``"gene-batch"`` for one dispersion per gene and batch.
     loss_weights
-        Loss weights that differ from the defaults of :class:`~scsiameseclu.module.LossWeights`, where some terms of the
-        paper are off; 0 switches a term off.
+        Weights of loss terms, by name, that replace the defaults of :class:`~scsiameseclu.module.LossWeights`. 0
+        switches a term off. Some terms of the paper are off by default.
     **module_kwargs
         Further arguments of :class:`~scsiameseclu.module.SiameseModule`.
 
     Raises
     ------
-    TypeError, ValueError
-        If ``n_clusters`` is neither ``"auto"`` nor an integer of at least 1 and below the number of cells.
+    TypeError
+        If ``n_clusters`` is neither ``"auto"`` nor an integer.
+    ValueError
+        If ``n_clusters`` is below 1, or is not below the number of cells.
 
     Examples
     --------
@@ -109,18 +118,25 @@ class SCSiameseClu(
 
     Notes
     -----
-    After training, ``cluster_tree_`` describes every split of a binary tree over the clusters and below them. It is a
-    dictionary of builtins: ``pandas.DataFrame(model.cluster_tree_["splits"])`` has one row per split, the topmost
-    first, with the two sides (``left``, ``right``: nodes, numbered as by :func:`scipy.cluster.hierarchy.linkage`),
-    their cells (``n_left``, ``n_right``), ``n_clusters`` of a cut just below, the relative ``separability``, the
-    ``p_value`` against one population, and the ``genes`` that carry it (name: standardised difference, positive if
-    higher on the left). ``current`` holds the cluster of each small group, the leaves.
+    After training, ``cluster_tree_`` describes a binary tree. Its leaves are small groups of cells, and each cluster
+    consists of one or more small groups. ``cluster_tree_`` is a dictionary of built-in Python types.
+    ``pandas.DataFrame(model.cluster_tree_["splits"])`` has one row per split, the topmost split first, with the columns
 
-    ``reference`` (:class:`~scsiameseclu.reference.Reference`) is what the model knows about the cells it was trained
-    on: landmarks, names and masses of the clusters, known categories, seed. Other cells never change it, and further
-    training keeps the names.
+    * ``left``, ``right``: the two nodes of the split, numbered as by :func:`scipy.cluster.hierarchy.linkage`;
+    * ``n_left``, ``n_right``: number of cells in the two nodes;
+    * ``n_clusters``: number of clusters of a cut just below the split;
+    * ``separability``: relative separability of the two nodes;
+    * ``p_value``: p value of the split against the hypothesis of one population;
+    * ``genes``: genes that differ most, each with a standardised difference, positive if expression is higher on the
+      left.
 
-    Results are reproducible when ``scvi.settings.seed`` is set before construction and training.
+    ``cluster_tree_["current"]`` holds the number of the present cluster of each small group.
+
+    ``reference`` (:class:`~scsiameseclu.reference.Reference`) records the cells the model was trained on: landmarks,
+    names and masses of the clusters, known categories and seed. Other cells never change the reference. Further
+    training keeps the names of the clusters.
+
+    Set ``scvi.settings.seed`` before construction and training to get reproducible results.
     """
 
     _module_cls = SiameseModule
@@ -140,7 +156,7 @@ class SCSiameseClu(
     ) -> None:
         super().__init__(adata, registry)
         self._copies = {}
-        # numpy integers would make the saved file depend on the numpy version.
+        # Saved numpy integers would make the file depend on the version of numpy.
         n_clusters = checked_n_clusters(n_clusters)
         n_latent, n_hidden, n_layers = (plain_number(value) for value in (n_latent, n_hidden, n_layers))
         module_kwargs = plain_numbers(module_kwargs)
@@ -172,7 +188,7 @@ class SCSiameseClu(
         self.freeze_: dict[str, Any] | None = None
         self.is_query_ = False
         self.init_params_ = self._get_init_params(locals())
-        if sets_up:  # otherwise all of it comes with the weights
+        if sets_up:  # otherwise the statistics of the input are loaded with the weights
             check_storable(self.registry_, "registry_")
             self._fit_input()
 
@@ -196,38 +212,42 @@ class SCSiameseClu(
         accelerator: str = "auto",
         **kwargs: Any,
     ) -> None:
-        """Set up an AnnData: check the counts, build the cell graph, register everything the model reads.
+        """Set up an AnnData: check the counts, build the cell graph, and register the data the model reads.
 
         Parameters
         ----------
         adata
-            Cells by genes, raw counts, never changed, in memory or backed (``anndata.read_h5ad(path, backed="r")``):
-            CSR or dense counts then stay on disk, and only the cells of a mini-batch are read.
+            Cells by genes with raw counts, in memory or backed (``anndata.read_h5ad(path, backed="r")``). Backed counts
+            in CSR or dense format stay on disk, and only the cells of a mini-batch are read. The counts are never
+            changed.
         layer
-            Layer with the counts; ``X`` by default.
+            Layer with the counts. By default ``X``.
         batch_key
-            Column of ``obs`` with the batch. Encoders and decoder are told the batch, and neighbours of a cell are
-            drawn from every batch.
+            Column of ``obs`` with the batch. The batch is an input of encoders and decoder. The neighbours of a cell
+            come from every batch.
         labels_key
-            Column of ``obs`` with labels. Registered for bookkeeping only, never used in training, and not needed in
-            the cells the model is applied to later.
+            Column of ``obs`` with labels, recorded as in scvi-tools. Training never uses the labels. Cells that the
+            model is applied to later need no labels.
         size_factor_key
             Column of ``obs`` with size factors, used instead of the library size.
         categorical_covariate_keys, continuous_covariate_keys
-            Columns of ``obs`` with further covariates. Continuous ones come on any scale: they are standardised with
-            the mean and standard deviation of these cells, which are part of the model.
+            Columns of ``obs`` with further covariates. Continuous covariates may have any scale. The model standardises
+            them with the mean and standard deviation of these cells.
         use_rep
-            Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``; PCA of log-normalised counts by default.
+            Key of ``obsm`` to build the cell graph on, such as ``"X_scVI"``. By default the graph is built on a PCA of
+            log-normalised counts.
         neighbors_key
-            Key of ``uns`` with a graph made by :func:`scanpy.pp.neighbors`, to be used instead of building one.
+            Key of ``uns`` with a graph made by :func:`scanpy.pp.neighbors`. This graph is then used, and no graph is
+            built.
         %(param_n_neighbors)s
         diffusion
             Diffuse the graph by personalised PageRank (:func:`scsiameseclu.pp.ppr_diffusion`) for the second view of
-            a cell, as the paper does. By default the second view has the neighbours of the graph itself: on ten data
-            sets that made no difference, and diffusion takes much of the time of a set-up. A model that is loaded or
-            mapped to a query keeps the setting it was made with.
+            a cell, as the paper does. By default the second view uses the graph without diffusion. On ten data sets
+            both settings gave equally good clusters, and diffusion takes much of the time of a set-up. A model that is
+            loaded or mapped to a query keeps its own setting.
         accelerator
-            ``"cpu"`` keeps the search for neighbours off a GPU, which is used for more than 30,000 cells otherwise.
+            ``"cpu"`` keeps the neighbour search on the CPU. By default the search uses a GPU, if there is one, for more
+            than 30,000 cells.
         %(param_setup_kwargs)s
 
         Raises
@@ -242,13 +262,14 @@ class SCSiameseClu(
 
         Notes
         -----
-        The graph is kept with the set-up, not in ``adata``; :meth:`write_to_adata` writes it. A graph that is there
-        already is reused if it was written for the same data and settings.
+        The set-up keeps the cell graph, and does not write the graph to ``adata``. :meth:`write_to_adata` writes the
+        graph. If ``adata`` already holds a graph that was written for the same data and settings, the set-up reuses
+        this graph.
         """
         diffusion = wants_diffusion(diffusion, kwargs.get("source_registry"))
         setup_method_args = cls._get_setup_method_args(**locals())
         columns = (batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
-        # Cells that meet a model later need no labels, and one of them is enough.
+        # Cells that an existing model is applied to need no labels, and may be a single cell.
         is_query = kwargs.get("source_registry") is not None
         required = (batch_key, None if is_query else labels_key, *columns[2:])
         check_setup_input(adata, layer, *required, min_cells=1 if is_query else 2)
@@ -272,7 +293,7 @@ class SCSiameseClu(
         cls.register_manager(manager)
 
     def _fit_input(self) -> None:
-        """Give the module the input statistics of the model's data."""
+        """Compute the statistics of the model's data that the module needs to scale its input."""
         manager = self.adata_manager
         size_factors = None
         if REGISTRY_KEYS.SIZE_FACTOR_KEY in manager.data_registry:
@@ -309,9 +330,9 @@ class SCSiameseClu(
         self._fit_proteins()
 
     def _validate_anndata(self, adata: AnnData | None = None, copy_if_view: bool = True) -> AnnData:
-        """Validate as scvi-tools does; data that are new to the model are checked as set-up checks them."""
+        """Validate data as scvi-tools does. Data that are new to the model also pass the checks of the set-up."""
         if adata is None and self.adata is None:
-            raise ValueError("Expected data, found a model loaded without; pass adata.")
+            raise ValueError("Expected data, found a model loaded without data; pass adata.")
         if adata is not None:
             check_kind(adata)
             adata = self._with_own_genes(adata)
@@ -320,10 +341,10 @@ class SCSiameseClu(
         return super()._validate_anndata(adata, copy_if_view)  # type: ignore[safe-super]
 
     def _renew_if_changed(self, adata: AnnData | MuData, rows: NDArray[np.int64] | None) -> None:
-        """Read data again that have changed in place, as far as these rows (all by default) tell.
+        """Read data again if they were changed in place. Only ``rows``, by default all rows, are checked for changes.
 
-        Before training, the cells as they are now become the reference. A trained model keeps its reference: to it the
-        changed cells are new ones.
+        Before training, the changed cells become the reference. A trained model keeps its reference, and treats the
+        changed cells as new cells.
         """
         manager = self.get_anndata_manager(adata, required=True)
         if manager.is_current(rows):
@@ -336,7 +357,7 @@ class SCSiameseClu(
             self._know_data()
 
     def _check_new_cells(self, adata: AnnData) -> None:
-        """Check what set-up checks, on cells the model is about to be applied to; labels are not needed."""
+        """Apply the checks of the set-up to new cells. New cells need no labels."""
         method, arguments = _compat.setup_call(self.registry_)
         if method == "setup_mudata":
             check_mudata(adata, arguments, known=True)

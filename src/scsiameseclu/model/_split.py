@@ -1,4 +1,4 @@
-"""Which cells train, as settings of the training have to know it before it starts."""
+"""Split of the cells into training and validation cells, computed before training because settings depend on it."""
 
 import math
 from collections.abc import Mapping
@@ -13,16 +13,18 @@ from scvi import settings
 
 @dataclass(frozen=True)
 class Split:
-    """Numbers of cells that train and that are held out.
+    """Numbers of training cells and of cells held out for validation.
 
     Attributes
     ----------
-    n_train, n_held_out
-        Cells that train, cells held out for validation.
+    n_train
+        Number of training cells.
+    n_held_out
+        Number of cells held out for validation.
     external
-        Rows that train, are held out, and are left over, if they were given.
+        Row numbers of the training cells, the held-out cells and the remaining cells, if the user gave a split.
     batch_size, drop_last
-        Of a datamodule that was given; None otherwise.
+        Settings of the datamodule, if the user gave a datamodule. None otherwise.
     """
 
     n_train: int
@@ -40,7 +42,7 @@ class Split:
         split_options: Mapping[str, Any],
         datamodule: Any = None,
     ) -> Self:
-        """Work out the split from the arguments of a training.
+        """Compute the split from the arguments of :meth:`~scsiameseclu.SCSiameseClu.train`.
 
         Raises
         ------
@@ -60,12 +62,17 @@ class Split:
         return cls(n_train, n_held_out)
 
     def check_held_out(self, users: list[str]) -> None:
-        """Refuse a split without cells held out where something needs them.
+        """Refuse a split without held-out cells if settings of the training need held-out cells.
+
+        Parameters
+        ----------
+        users
+            Names of the settings that need held-out cells.
 
         Raises
         ------
         ValueError
-            If there are none.
+            If no cell is held out and ``users`` is not empty.
         """
         if users and self.n_held_out == 0:
             raise ValueError(
@@ -79,7 +86,7 @@ class Split:
         Raises
         ------
         ValueError
-            If there would be none, or ``batch_size`` is not a whole number of at least 1.
+            If there would be no batch, or ``batch_size`` is not a whole number of at least 1.
         """
         if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"Expected batch_size as a whole number of at least 1, found {batch_size!r}.")
@@ -95,7 +102,7 @@ class Split:
 def validation_users(
     early_stopping: bool, plan_options: Mapping[str, Any], trainer_options: Mapping[str, Any]
 ) -> list[str]:
-    """Arguments of a training that need cells held out."""
+    """Names of the arguments of a training that need held-out cells."""
     callbacks = trainer_options.get("callbacks") or []
     users = {
         "early_stopping": early_stopping,
@@ -109,21 +116,25 @@ def validation_users(
 
 
 def plain_number(value: Any) -> Any:
-    """Turn a number of numpy into one of Python, which Lightning insists on and saved files keep; all else as it is."""
+    """Turn a numpy number into a Python number. Other values are returned unchanged.
+
+    Lightning does not accept numpy numbers everywhere, and saved files should not hold them.
+    """
     return value.item() if isinstance(value, np.generic) else value
 
 
 def plain_numbers(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Do the same for the values of a mapping."""
+    """Turn numpy numbers among the values of a mapping into Python numbers."""
     return {name: plain_number(value) for name, value in options.items()}
 
 
 def _rows(external: Any, n_obs: int) -> list[NDArray[np.int64]]:
-    """Three arrays of rows: to train on, held out, left over."""
+    """Row numbers of the training cells, the held-out cells and the remaining cells."""
     parts = list(external)
     if not 1 <= len(parts) <= 3:
         raise ValueError(
-            f"Expected external_indexing with arrays of rows to train on, hold out and leave over, found {len(parts)}."
+            "Expected external_indexing with one to three arrays of rows (training, validation, unused), found "
+            f"{len(parts)}."
         )
     rows = [np.zeros(0, dtype=np.int64) if part is None else np.asarray(part).ravel() for part in parts]
     rows = [np.flatnonzero(part) if part.dtype == bool else part.astype(np.int64) for part in rows]
@@ -134,5 +145,5 @@ def _rows(external: Any, n_obs: int) -> list[NDArray[np.int64]]:
     if len(np.unique(given)) < len(given):
         raise ValueError("Expected every row once in external_indexing, found some more than once.")
     left = np.setdiff1d(np.arange(n_obs), given)
-    rows[2] = np.concatenate([rows[2], left])  # rows that are not named are left over
+    rows[2] = np.concatenate([rows[2], left])
     return rows

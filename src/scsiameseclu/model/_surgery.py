@@ -1,4 +1,4 @@
-"""Weights of categories that a query adds to a covariate, and weights that training leaves as they are."""
+"""Weights of new categories in a query, and freezing of all other weights."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,22 +12,24 @@ from scsiameseclu.module import SiameseModule
 
 @torch.no_grad()
 def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[str, list[int]]:
-    """Give every category of the reference its own weights, and each new category the mean over its covariate.
+    """Copy the weights of known categories from the reference, and give new categories mean weights.
 
-    scvi-tools appends the columns of new categories, with random weights, at the end. They belong at the end of their
-    covariate, which is another place if further categorical covariates follow; and random weights would move the cells
-    of a new batch before any training.
+    A new category gets the mean weights of the known categories of its covariate. scvi-tools puts the columns of new
+    categories, with random weights, at the end of the matrix. The columns belong at the end of their covariate, which
+    is another place if more categorical covariates follow. Random weights would also move the cells of a new batch
+    before any training.
 
     Parameters
     ----------
     module
         Module of the query, changed in place.
     reference
-        Module of the reference, with no more categories per covariate.
+        Module of the reference. No covariate has more categories here than in ``module``.
 
     Returns
     -------
-    Numbers of the new columns of every covariate-dependent weight matrix of ``module``, by name of the parameter.
+    Column numbers of the new categories in every covariate-dependent weight matrix of ``module``, by name of the
+    parameter.
     """
     known = dict(reference.named_modules())
     new_columns: dict[str, list[int]] = {}
@@ -42,20 +44,22 @@ def place_covariates(module: SiameseModule, reference: SiameseModule) -> dict[st
     table, old_table = module.decoder.log_dispersion, reference.decoder.log_dispersion
     if table.shape[1] > old_table.shape[1]:
         table.copy_(_extended(old_table.to(table.device), table.shape[1]))
-    # What differs in a new batch is not known: nothing is taken out.
+    # The offsets of a new batch are not known, so no offset is subtracted.
     module.expression_scaler.offset[:, reference.expression_scaler.offset.shape[1] :] = 0.0
     return new_columns
 
 
 def adapt_only_new_categories(module: SiameseModule, new_columns: Mapping[str, Sequence[int]]) -> None:
-    """Let training change these columns only of covariate-dependent weights, on top of what scvi-tools freezes.
+    """Let training change only the columns of new categories in covariate-dependent weights.
+
+    scvi-tools freezes all other weights before.
 
     Parameters
     ----------
     module
         Module of a query, changed in place.
     new_columns
-        Columns of new categories, by name of the parameter.
+        Column numbers of new categories, by name of the parameter.
     """
     parameters = dict(module.named_parameters())
     for name, columns in new_columns.items():
@@ -73,8 +77,8 @@ def encoder_digest(module: SiameseModule, n_categories: Sequence[int]) -> str:
     module
         Module of a reference or a query.
     n_categories
-        Number of known categories of every categorical covariate, the batch first. Weights of further ones do not
-        count.
+        Number of known categories of every categorical covariate. The batch comes first. Weights of new categories do
+        not change the digest.
     """
     known = _known_columns(module, n_categories)
     state = hashlib.sha1(usedforsecurity=False)
@@ -96,16 +100,16 @@ _ENCODING = (
     "protein.encoder.",
     "protein.fusion.",
 )
-"""Beginnings of the names of everything that an embedding depends on."""
+"""Beginnings of the names of all tensors that an embedding depends on."""
 
 
 def _known_columns(module: SiameseModule, n_categories: Sequence[int]) -> dict[str, Tensor]:
-    """Columns that belong to the input and to known categories, bool, by name of each covariate-dependent tensor."""
+    """Masks of the columns of the input and of known categories, by name of each covariate-dependent tensor."""
     columns = {"expression_scaler.offset": torch.arange(module.expression_scaler.offset.shape[1]) < n_categories[0]}
     for name, layers in module.named_modules():
         if not isinstance(layers, FCLayers) or not layers.n_cat_list:
             continue
-        # A covariate of a single category has no columns until there is a second one.
+        # A covariate with a single category has no columns. Columns appear when a second category is added.
         of_categories = [
             torch.arange(n_cat) < (n_known if n_known > 1 else 0)
             for n_cat, n_known in zip(layers.n_cat_list, n_categories, strict=True)
@@ -124,7 +128,7 @@ def _layer_name(number: int) -> str:
 
 
 class _Mask:
-    """Zero the gradient of all columns but the given ones."""
+    """Gradient hook that zeroes the gradient of masked columns, where the mask is 0."""
 
     def __init__(self, columns: Tensor) -> None:
         self.columns = columns
@@ -134,9 +138,9 @@ class _Mask:
 
 
 def _place(linear: nn.Linear, old: Tensor, n_cats: list[int], old_n_cats: list[int]) -> Tensor:
-    """Fill a linear layer column by column from ``old``; which columns are new.
+    """Fill the weights of a linear layer from ``old``, and return a mask of the new columns.
 
-    Columns are the input, continuous covariates, then the categories of one covariate after the other.
+    The columns are the input, then the continuous covariates, then the categories of one covariate after the other.
     """
     old = old.to(linear.weight.device)
     start = old.shape[1] - sum(old_n_cats)
@@ -151,9 +155,9 @@ def _place(linear: nn.Linear, old: Tensor, n_cats: list[int], old_n_cats: list[i
 
 
 def _extended(table: Tensor, n_columns: int) -> Tensor:
-    """Append the mean column up to ``n_columns``.
+    """Append the mean of the columns until the table has ``n_columns`` columns.
 
-    Where there is no column, zeros are appended: a covariate of a single category has no weights.
+    A table without columns gets columns of zeros. Such a table belongs to a covariate with a single category.
     """
     if table.shape[1] == 0:
         return table.new_zeros(table.shape[0], n_columns)

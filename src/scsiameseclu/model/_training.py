@@ -1,4 +1,4 @@
-"""Training, and what it refuses or records."""
+"""Training of the model, checks of its arguments, and the record of its results."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,18 +17,18 @@ from scsiameseclu.model._split import Split, plain_number, plain_numbers, valida
 from scsiameseclu.train import Schedule, SiameseTrainingPlan, SiameseTrainRunner
 from scsiameseclu.train._checkpoint import follow_clustering
 from scsiameseclu.train._messages import quiet_lightning
-from scsiameseclu.train._planner import DevicePlan
+from scsiameseclu.train._planner import DevicePlan, check_precision
 
 AUTO: Literal["auto"] = "auto"
 NO_RANDOM_ACCESS = (
-    "Expected the model's own AnnData, found {}: it is read in sequence, while training looks up the neighbours of "
-    "every cell. Copy a collection of files to where rows can be looked up with SCSiameseClu.setup_mapped (or "
+    "Expected the model's own AnnData, found {}, which reads cells in sequence. Training looks up the neighbours of "
+    "every cell, and needs random access. Copy a collection of files with SCSiameseClu.setup_mapped (or "
     "scsiameseclu.pp.write_mapped), and train without a datamodule."
 )
 
 
 class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
-    """Two-phase training on the schedule of the package."""
+    """Training in two phases: pretraining, then clustering."""
 
     n_clusters_search_: dict[str, Any] | None
 
@@ -54,57 +54,58 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
         Parameters
         ----------
         max_epochs
-            Epochs in all, pretraining and clustering in the proportion of the default schedule. By default the number
-            follows from the number of cells (:class:`~scsiameseclu.train.Schedule`); a model that has its clusters
-            already (further training, or a reference mapped to a query) gets the clustering epochs only.
+            Total number of epochs. The epochs are divided between pretraining and clustering as in the default
+            schedule. By default the number follows from the number of cells
+            (:class:`~scsiameseclu.train.Schedule`). A model that already has clusters gets only the clustering epochs.
+            Such a model is trained further, or was mapped to a query.
         accelerator, devices
-            As in scvi-tools. With several devices, give ``n_clusters`` as a number and
-            ``strategy="ddp_find_unused_parameters_true"``: each phase leaves some weights unused. Correlation losses
-            and transport targets are computed over the cells of all processes, whatever their number.
+            As in scvi-tools. For several devices, give ``n_clusters`` as a number, and pass
+            ``strategy="ddp_find_unused_parameters_true"``, because each phase leaves some weights unused. Correlation
+            losses and transport targets are computed over the cells of all processes.
         train_size, validation_size, shuffle_set_split
-            Split of the cells. By default all cells train, or 90 % if something needs cells held out:
-            ``early_stopping``, ``check_val_every_n_epoch``, a checkpoint of the best epoch, or
+            Split of the cells into training and validation cells. By default all cells are training cells. If an
+            argument needs validation cells, 90 % of the cells are training cells by default. Such arguments are
+            ``early_stopping``, ``check_val_every_n_epoch``, a checkpoint of the best epoch, and
             ``plan_kwargs={"reduce_lr_on_plateau": True}``.
         batch_size
-            Cells per batch, on each of several devices; 256 by default, and more on a GPU if there are many cells
-            (:func:`~scsiameseclu.train.default_batch_size`). The last, incomplete batch of an epoch is dropped if there
-            is more than one. With more than 256 cells per step, all devices together, the default learning rate grows
-            (:func:`~scsiameseclu.train.learning_rate`).
+            Cells per batch on each device. The default is 256, and more on a GPU if there are many cells
+            (:func:`~scsiameseclu.train.default_batch_size`). The last batch of an epoch is dropped if it is incomplete
+            and not the only batch. The default learning rate grows if all devices together use more than 256 cells per
+            step (:func:`~scsiameseclu.train.learning_rate`).
         early_stopping
-            Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining always
-            runs in full. Change with scvi-tools' ``early_stopping_*`` arguments.
+            Stop when ``validation_loss`` has not improved for 3 epochs of the clustering phase. Pretraining is never
+            shortened. The ``early_stopping_*`` arguments of scvi-tools change these settings.
         datasplitter_kwargs
-            Further arguments of :class:`scvi.dataloaders.DataSplitter`, and ``on_device``: with True the data, which
-            must be in memory, are copied to the one device of the training, counts as CSR, and batches are formed
-            there. Batches are the same. By default that is done on one GPU if the data are in memory and take at most
-            half of what the GPU has free.
+            Further arguments of :class:`scvi.dataloaders.DataSplitter`, and ``on_device``. With ``on_device=True`` the
+            data, which must be in memory, are copied to the device of the training, counts as CSR, and the batches are
+            formed there. The batches are the same as without copying. By default the data are copied if the training
+            runs on one GPU, and the data are in memory and take at most half of the free memory of the GPU.
         plan_kwargs
             Arguments of :class:`~scsiameseclu.train.SiameseTrainingPlan`.
         **trainer_kwargs
-            Arguments of :class:`scvi.train.Trainer`, such as ``precision="bf16-mixed"``, or
-            ``callbacks=[ResumeCheckpoint(path)]`` and, to continue a training that was killed, ``ckpt_path=path`` with
-            the same data and arguments (:class:`~scsiameseclu.train.ResumeCheckpoint`). A
-            :class:`scvi.train.SaveCheckpoint` among the ``callbacks`` saves epochs of the clustering phase only. A
+            Arguments of :class:`scvi.train.Trainer`, such as ``precision="bf16-mixed"``. With
+            ``callbacks=[ResumeCheckpoint(path)]`` a training that was killed can be continued: pass ``ckpt_path=path``
+            and the same data and arguments (:class:`~scsiameseclu.train.ResumeCheckpoint`). A
+            :class:`scvi.train.SaveCheckpoint` among the ``callbacks`` saves only epochs of the clustering phase. A
             ``datamodule`` has to be a :class:`scvi.dataloaders.DataSplitter` of the model's data.
 
         Raises
         ------
         NotImplementedError
-            If another kind of ``datamodule`` is given.
+            If ``datamodule`` is not a :class:`scvi.dataloaders.DataSplitter`.
         NonFiniteLossError
-            If the loss becomes NaN or infinite; the weights of the last good epoch are kept.
+            If the loss becomes NaN or infinite. The model keeps the weights of the last good epoch.
         ValueError
-            If there are not more training cells than clusters or no whole batch of them, no cells are held out where
-            something needs them, ``max_epochs`` is below 1, or ``on_device`` is asked for with several processes,
-            workers or pinned memory.
+            If there are not more training cells than clusters, the training cells do not fill a batch, an argument
+            needs validation cells and there are none, ``max_epochs`` is below 1, ``precision`` changes the dtype of the
+            weights, or ``on_device=True`` is combined with several processes, workers or pinned memory.
         RuntimeError
-            If not a single training step was made.
+            If training ended without a single step.
 
         Notes
         -----
-        An interrupt (Ctrl-C) ends the training and leaves a model that can predict, or, before the first step, the
-        model as it was. Training a trained model again
-        continues with its clusters.
+        An interrupt (Ctrl-C) ends the training. The model keeps the weights so far and can predict. An interrupt before
+        the first step leaves the model unchanged. Training a trained model again continues with its clusters.
         """
         self._validate_anndata()
         self._renew_if_changed(self.adata, None)
@@ -116,6 +117,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
         trainer_kwargs, plan_options = (plain_numbers(options or {}) for options in (trainer_kwargs, plan_kwargs))
         max_epochs, batch_size, devices = plain_number(max_epochs), plain_number(batch_size), plain_number(devices)
         split_options = plain_numbers(datasplitter_kwargs or {})
+        check_precision(trainer_kwargs.get("precision"))
         held_out_for = validation_users(early_stopping, plan_options, trainer_kwargs)
         if train_size is None:
             held_out = validation_size if validation_size is not None else 0.1 if held_out_for else 0.0
@@ -134,7 +136,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
         if plan_options.get("optimizer") != "Custom":
             plan_options.setdefault("lr", on.learning_rate(batch_size))
         if head is not None and head.is_initialised:
-            # A model that has its clusters starts with the clustering phase.
+            # A model that already has clusters starts with the clustering phase.
             n_pretrain = 0
         if early_stopping:
             trainer_kwargs.setdefault("early_stopping_monitor", "validation_loss")
@@ -149,7 +151,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
         wanted = split_options.pop("on_device", AUTO)
         loads_elsewhere = split_options.get("num_workers", settings.dl_num_workers) or split_options.get("pin_memory")
         hold = on.holds_data(self.adata_manager, wanted, bool(loads_elsewhere))
-        # An epoch may have fewer batches than Lightning's default interval, which it would warn about.
+        # Lightning warns if an epoch has fewer batches than its logging interval.
         trainer_kwargs.setdefault("log_every_n_steps", 1)
         with quiet_lightning(), self.adata_manager.on_device(on.device) if hold else nullcontext():
             super().train(
@@ -167,27 +169,33 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
             )
 
     def _loaded_keys(self, plan_options: dict[str, Any]) -> dict[str, Any]:
-        """Leave out of the batches what only a second view needs, where that is a partner with tensors of its own."""
+        """Argument of the data splitter that selects the tensors of the batches.
+
+        If the second view is a partner cell, which has its own tensors, the batches leave out the tensors that only a
+        second view of the cell itself needs.
+        """
         if not plan_options.get("partner_views", True) or self.module.extra_payload_autotune:
             return {}
         return {"data_and_attributes": view_keys(self.adata_manager, "first")}
 
     def _check_datamodule(self, datamodule: Any) -> None:
-        """Refuse data that cannot be looked up by row number: neighbours and targets are."""
+        """Refuse a datamodule without random access. Neighbours and targets are looked up by row number."""
         if datamodule is None:
             return
         if not isinstance(datamodule, DataSplitter):
             raise NotImplementedError(NO_RANDOM_ACCESS.format(f"a {type(datamodule).__name__}"))
         if datamodule.adata_manager is not self.adata_manager:
-            raise ValueError("Expected a datamodule of the model's data, found one of others; use model.adata_manager.")
+            raise ValueError(
+                "Expected a datamodule of the model's data, found a datamodule of other data; use model.adata_manager."
+            )
 
     def _record_n_clusters(self) -> None:
-        """Keep the number of clusters, once chosen: as part of the module's shape it has to be there on loading."""
+        """Record the number of clusters, which loading needs to build a module of the right shape."""
         if self.module.head is not None:
             self.init_params_["non_kwargs"]["n_clusters"] = self.module.head.n_clusters
 
     def _after_training(self, plan: SiameseTrainingPlan) -> None:
-        """Record what training found out; called by the runner, also after an interrupt."""
+        """Record the results of training. The runner calls this method, also after an interrupt."""
         self._record_n_clusters()
         if plan.n_clusters_result is not None:
             self.n_clusters_search_ = plan.n_clusters_result.to_state()
@@ -197,7 +205,7 @@ class TrainingMixin(UnsupervisedTrainingMixin, ModelProtocol):
 
     @property
     def n_clusters(self) -> int | Literal["auto"]:
-        """Number of clusters; ``"auto"`` while it is still to be chosen."""
+        """Number of clusters. ``"auto"`` until the number is chosen."""
         head = self.module.head
         return AUTO if head is None else head.n_clusters
 

@@ -1,4 +1,4 @@
-"""Cells that a trained model is not sure of."""
+"""Cells with an uncertain cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class UncertainCellsMixin(ModelProtocol):
-    """Selection of cells by how sure the model is of them."""
+    """Selection of cells with an uncertain cluster."""
 
     @with_shared_descriptions
     def get_uncertain_cells(
@@ -28,29 +28,32 @@ class UncertainCellsMixin(ModelProtocol):
         min_out_of_reference: float | None = None,
         batch_size: int | None = None,
     ) -> pd.DataFrame:
-        """Cells between clusters, the least certain first; and, on request, cells unlike the reference.
+        """List cells whose cluster is uncertain and, on request, cells that are unlike the reference.
 
         Parameters
         ----------
-        adata
-            Cells to look at; those of the model by default.
+        %(param_adata)s
         %(param_indices)s
         max_confidence
-            Cells whose cluster has a lower probability are returned.
+            Upper limit of the probability. A cell is listed if the probability of its cluster is below the limit.
         min_out_of_reference
-            Cells with a higher :meth:`get_out_of_reference_score` are returned as well, such as 0.95. ``None``: none.
+            Lower limit of the score of :meth:`get_out_of_reference_score`, such as 0.95. A cell is also listed if its
+            score is above the limit. With ``None`` the score is not used.
         %(param_batch_size)s
 
         Returns
         -------
-        One row per cell, indexed by ``obs_names``: ``cluster`` and ``confidence``, the cluster and its probability;
-        ``runner_up`` and ``runner_up_probability``, the next one (with one cluster, missing and 0); and
-        ``out_of_reference``, if ``min_out_of_reference`` is given. ``cluster`` and ``runner_up`` are categorical.
+        One row per listed cell, indexed by ``obs_names``, the least certain cell first, with the columns
+
+        * ``cluster``, ``confidence``: the most probable cluster (categorical) and its probability;
+        * ``runner_up``, ``runner_up_probability``: the second most probable cluster (categorical) and its probability,
+          missing and 0 for a model with one cluster;
+        * ``out_of_reference``: the score, only if ``min_out_of_reference`` is given.
 
         Raises
         ------
         RuntimeError
-            If the model has no clusters yet, or cannot say how unlike the reference cells are.
+            If the model has no clusters yet, or under the conditions of :meth:`get_out_of_reference_score`.
         ValueError
             If a limit is outside [0, 1].
 
@@ -66,7 +69,7 @@ class UncertainCellsMixin(ModelProtocol):
                 raise ValueError(f"`{name}`: expected a number between 0 and 1, found {limit}.")
         cells, rows, latent, probs = self._infer(adata, indices, batch_size)
         names = self._cluster_names()
-        # A cluster that no cell can be in stands for the runner-up of the only one.
+        # With a single cluster, a column of zeros stands in for the runner-up.
         padded = np.column_stack([probs, np.zeros(len(probs), dtype=probs.dtype)]) if len(names) == 1 else probs
         best, second = np.argsort(-padded, axis=1, kind="stable")[:, :2].T
         each = np.arange(len(probs))

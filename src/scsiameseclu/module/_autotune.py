@@ -1,4 +1,4 @@
-"""What scvi-tools' hyperparameter search wants to know of every batch."""
+"""Metrics of a mini-batch for scvi-tools' hyperparameter search."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 
 class ScibMetrics(dict[str, Tensor]):
-    """Scalars to log, and beside them the embedding, batch and label of every cell of a mini-batch.
+    """Scalars to log, together with the embedding, batch and label of every cell of a mini-batch.
 
-    :class:`scvi.train.ScibCallback` looks the latter up in the metrics by name; what is iterated over, and logged, are
-    the scalars alone.
+    :class:`scvi.train.ScibCallback` looks up embedding, batch and label in the metrics, under the keys ``"z"``,
+    ``"batch"`` and ``"labels"``. Iteration yields only the scalars, so only the scalars are logged.
 
     Parameters
     ----------
     metrics
-        Scalars.
+        Scalars to log, by name.
     z
         Embedding, ``(batch, n_latent)``.
     tensors

@@ -1,4 +1,4 @@
-"""What the network reads of a mini-batch."""
+"""Inputs of the network from the tensors of a mini-batch."""
 
 from typing import Any
 
@@ -6,17 +6,18 @@ from scvi import REGISTRY_KEYS
 from scvi.module.base import BaseModuleClass
 from torch import Tensor
 
-from scsiameseclu._keys import SIAMESE_KEYS
-from scsiameseclu.nn import NORMALISED_TOTAL, CovariateScaler, ExpressionScaler, ProteinBranch
+from scsiameseclu._keys import SIAMESE_KEYS, TARGET_SUM
+from scsiameseclu.nn import CovariateScaler, ExpressionScaler, ProteinBranch
 
 
 class BatchInputs(BaseModuleClass):
-    """Choose from the tensors of a mini-batch the arguments of ``inference`` and of ``generative``.
+    """Select the arguments of ``inference`` and ``generative`` from the tensors of a mini-batch.
 
     Attributes
     ----------
     expression_scaler, covariate_scaler, protein
-        Parts of the network that decide what is read; the class that builds the network sets them.
+        Parts of the network that determine which inputs are needed. The subclass that builds the network sets these
+        attributes.
     """
 
     expression_scaler: ExpressionScaler
@@ -24,7 +25,7 @@ class BatchInputs(BaseModuleClass):
     protein: ProteinBranch | None
 
     def _covariates(self, tensors: dict[str, Tensor]) -> dict[str, Any]:
-        """Categorical codes (batch first) and standardised continuous covariates of the batch."""
+        """Codes of the categorical covariates (batch first) and standardised continuous covariates of the cells."""
         categories = [tensors[REGISTRY_KEYS.BATCH_KEY]]
         if REGISTRY_KEYS.CAT_COVS_KEY in tensors:
             categories += list(tensors[REGISTRY_KEYS.CAT_COVS_KEY].split(1, dim=1))
@@ -32,7 +33,7 @@ class BatchInputs(BaseModuleClass):
         return {"categories": categories, "cont": self.covariate_scaler(cont) if self.covariate_scaler else cont}
 
     def _library(self, tensors: dict[str, Tensor]) -> Tensor:
-        """Size factor where one was registered, otherwise the total count, ``(batch, 1)``."""
+        """Size factors if the model was set up with size factors, otherwise total counts, ``(batch, 1)``."""
         size_factor = tensors.get(REGISTRY_KEYS.SIZE_FACTOR_KEY)
         return tensors[REGISTRY_KEYS.X_KEY].sum(dim=1, keepdim=True) if size_factor is None else size_factor
 
@@ -47,7 +48,7 @@ class BatchInputs(BaseModuleClass):
         return inputs
 
     def _view_input(self, tensors: dict[str, Tensor], rep_key: str, weight_key: str) -> dict[str, Any]:
-        """What the encoders read of each cell and of one of its neighbour blocks."""
+        """Inputs of the encoders for one view: the cells, and the neighbours under ``rep_key`` and ``weight_key``."""
         protein = {} if self.protein is None else {"protein": tensors[SIAMESE_KEYS.PROTEIN_REP]}
         return {
             **protein,
@@ -62,7 +63,7 @@ class BatchInputs(BaseModuleClass):
     def _get_generative_input(
         self, tensors: dict[str, Tensor], inference_outputs: dict[str, Any], **kwargs: Any
     ) -> dict[str, Any]:
-        # Size factors come in any unit; the decoder works in counts.
-        library = self._library(tensors) * (NORMALISED_TOTAL / self.expression_scaler.target_sum)
+        # Size factors may have any unit. This factor scales them to library sizes in counts.
+        library = self._library(tensors) * (TARGET_SUM / self.expression_scaler.target_sum)
         counts = tensors[REGISTRY_KEYS.X_KEY] if kwargs.get("for_loss") else None
         return {"z": inference_outputs["z"], "library": library, "counts": counts, **self._covariates(tensors)}

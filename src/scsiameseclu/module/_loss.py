@@ -1,4 +1,4 @@
-"""Training loss: which embeddings, counts, proteins and targets each of its terms compares."""
+"""Training loss of the Siamese network and its terms."""
 
 from typing import Any
 
@@ -25,17 +25,17 @@ class SiameseLoss(BatchInputs):
     Attributes
     ----------
     graph_encoder, head
-        Parts of the network that terms are computed with; the class that builds the network sets them.
+        Parts of the network that some terms use. The subclass that builds the network sets these attributes.
     loss_weights
-        Weight of each term; terms of weight 0 are not computed.
+        Weight of each term. Terms of weight 0 are not computed.
     off_diagonal_weight
         Weight of the decorrelation part of the latent-level terms.
     neighbor_positives
-        Whether the cell-level term spares graph neighbours.
+        Whether the cell-level term treats graph neighbours as positives, and does not push them apart.
     clustering_active
         Whether the clustering phase has begun.
     extra_payload_autotune
-        Whether the metrics carry embedding, batch and label of every cell.
+        Whether the metrics include embedding, batch and label of every cell.
     """
 
     graph_encoder: GraphEncoder
@@ -52,10 +52,10 @@ class SiameseLoss(BatchInputs):
         inference_outputs: dict[str, Any],
         generative_outputs: dict[str, Any],
     ) -> LossOutput:
-        """Weighted sum of the active terms; each term, unweighted, goes to ``extra_metrics``.
+        """Weighted sum of the active terms. ``extra_metrics`` holds the unweighted terms.
 
-        Without a second view (validation) the view is compared with itself, so that correlation terms then measure
-        redundancy only.
+        In validation there is no second view, and the first view is compared with itself. The correlation terms then
+        measure redundancy only.
         """
         first: View = inference_outputs
         second: View = inference_outputs.get("second", first)
@@ -66,13 +66,14 @@ class SiameseLoss(BatchInputs):
             **self._clusters(tensors, first, second),
         }
         weights = self.loss_weights
-        # Every part of the network that embeds gets a gradient, be it 0, whatever the terms.
+        # The zero gives every part of the encoders a gradient, even if no active term uses the part.
         start = 0.0 if "reconstruction" in terms else 0.0 * first["z"].sum()
         total = sum((getattr(weights, name) * term for name, term in terms.items()), start=start)
         others_nll = generative_outputs.get("others_nll")
         if self.training and others_nll is not None:
-            # Trains a part of the decoder that sends nothing back, so that its weight means nothing. Left out of the
-            # validation loss, which is to judge the embedding.
+            # This term trains only the decoder of the genes outside the embedding. Its gradient does not reach the
+            # rest of the network, so the term needs no weight. The validation loss judges the embedding, and leaves
+            # the term out.
             total = total + others_nll.mean()
         metrics = {name: term.detach() for name, term in terms.items()}
         metrics["gate"] = first["gate"].detach().mean()
@@ -89,7 +90,7 @@ class SiameseLoss(BatchInputs):
         """Negative log-likelihoods of the counts of embedding genes and of the proteins."""
         terms: Terms = {}
         if self.loss_weights.reconstruction > 0.0:
-            # The mean over genes, so that one set of weights serves any number of genes.
+            # With the mean over genes, one set of loss weights fits any number of genes.
             terms["reconstruction"] = generative_outputs["nll"].mean()
         if self.protein is not None and self.loss_weights.protein > 0.0:
             values, scores = tensors[SIAMESE_KEYS.PROTEIN], tensors[SIAMESE_KEYS.PROTEIN_REP]
@@ -98,9 +99,10 @@ class SiameseLoss(BatchInputs):
         return terms
 
     def _correlations(self, tensors: dict[str, Any], first: View, second: View) -> Terms:
-        """Correlations of the two views, in training over the cells of all processes of a distributed run.
+        """Correlation losses between the two views.
 
-        In validation every process takes its own cells: processes may have different numbers of batches.
+        In training, the losses use the cells of all processes of a distributed run. In validation, every process uses
+        its own cells, because the processes may have different numbers of batches.
         """
         weights, terms = self.loss_weights, Terms()
         if self.training:
@@ -122,18 +124,21 @@ class SiameseLoss(BatchInputs):
         return terms
 
     def _cell_correlation(self, rows: dict[str, Tensor], first: View, second: View) -> Tensor:
-        """Cell-level correlation, mean of the two branches; ``rows`` are :func:`row_numbers` of the same cells."""
+        """Cell-level correlation loss, mean of the two branches.
+
+        ``rows`` is the result of :func:`row_numbers` for the same cells.
+        """
         positives = None
         if self.neighbor_positives:
             cells, neighbors = rows[SIAMESE_KEYS.CELL_INDEX], rows[SIAMESE_KEYS.NEIGHBOR_INDEX]
             positives = losses.batch_neighbor_mask(cells, neighbors)
-            if SIAMESE_KEYS.PARTNER in rows:  # the columns are partners of the cells, not the cells themselves
+            if SIAMESE_KEYS.PARTNER in rows:  # the columns of the similarity matrix are the partners of the cells
                 positives |= losses.batch_neighbor_mask(cells, neighbors, rows[SIAMESE_KEYS.PARTNER])
         pairs = [(first[key], second[key]) for key in ("z_expression", "z_graph")]
         return torch.stack([losses.cell_correlation_loss(u, v, positives) for u, v in pairs]).mean()
 
     def _propagation(self, tensors: dict[str, Tensor], first: View) -> Terms:
-        """Divergence between the graph embedding of the cells without their neighbours and with them."""
+        """Divergence between the graph embedding without neighbours and the graph embedding with neighbours."""
         if self.loss_weights.propagation == 0.0:
             return {}
         rep, neighbor_rep = tensors[SIAMESE_KEYS.GRAPH_REP], tensors[SIAMESE_KEYS.NEIGHBOR_REP]
@@ -142,16 +147,16 @@ class SiameseLoss(BatchInputs):
         return {"propagation": losses.propagation_loss(alone, first["z_graph"])}
 
     def _clusters(self, tensors: dict[str, Any], first: View, second: View) -> Terms:
-        """Divergence from the cluster targets, once the clustering phase has begun."""
+        """Divergence of the assignments from the cluster targets. Only in the clustering phase."""
         if self.loss_weights.clustering == 0.0 or not self.clustering_active or self.head is None:
             return {}
         return {"clustering": self._clustering(self.head, tensors, first["z"], second["z"])}
 
     def _clustering(self, head: ClusterHead, tensors: dict[str, Any], z_first: Tensor, z_second: Tensor) -> Tensor:
-        """KL(P || Q) of both views, each cell against its own target.
+        """KL(P || Q) of both views. Each cell is compared with its own target.
 
-        The target is the one the batch carries; for a cell without one (a row of 0), the transport target of its
-        logits.
+        The target of a cell comes with the batch. A cell without a target in the batch (a row of zeros) gets the
+        transport target of its logits.
         """
         logits = head(torch.cat([z_first, z_second]))
         targets = head.targets(logits.detach())
@@ -163,9 +168,10 @@ class SiameseLoss(BatchInputs):
 
 
 def _nll_per_cell(counts: Tensor, generative_outputs: dict[str, Any]) -> Tensor:
-    """Negative log-likelihood of all genes of each cell, ``(batch,)``; 0 where the term is switched off.
+    """Negative log-likelihood of all genes of each cell, ``(batch,)``, or 0 if the term is switched off.
 
-    In training the other genes are evaluated on some of the cells; the remaining cells count as the mean of these.
+    In training, the genes outside the embedding are evaluated for the first cells of the batch only. All cells then get
+    the mean of these first cells for the genes outside the embedding.
     """
     if "nll" not in generative_outputs:
         return torch.zeros(len(counts), device=counts.device)

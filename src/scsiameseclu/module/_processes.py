@@ -1,4 +1,4 @@
-"""What the processes of a distributed run share in training."""
+"""Exchange of embeddings and row numbers between the processes of a distributed run."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _NUMBERS = (SIAMESE_KEYS.CELL_INDEX, SIAMESE_KEYS.NEIGHBOR_INDEX)
 
 
 def row_numbers(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """Row numbers in a batch: of the cells, their neighbours and, under the key ``PARTNER``, their partners."""
+    """Row numbers of the cells of a batch, of their neighbours and, under the key ``PARTNER``, of their partners."""
     rows = {key: tensors[key] for key in _NUMBERS if key in tensors}
     if SIAMESE_KEYS.PARTNER in tensors:
         rows[SIAMESE_KEYS.PARTNER] = tensors[SIAMESE_KEYS.PARTNER][SIAMESE_KEYS.CELL_INDEX]
@@ -23,23 +23,25 @@ def row_numbers(tensors: dict[str, Any]) -> dict[str, Tensor]:
 def of_all_processes(
     tensors: dict[str, Any], first: dict[str, Tensor], second: dict[str, Tensor], *, numbers: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Both branches of both views of the cells on all processes, and row numbers of cells and neighbours on request.
+    """Collect both views of the cells of all processes and, on request, the row numbers.
 
-    Correlations are statistics of the whole batch: computed on each process's part alone, their value would depend on
-    the number of parts. In a single process everything is returned as it is. To be called by all processes or by none.
+    Correlations are statistics of the whole batch. If each process used only its own cells, the loss would depend on
+    the number of processes. In a single process, the function returns its arguments unchanged. Either all processes or
+    no process must call this function.
 
     Parameters
     ----------
     tensors
-        This process's batch.
+        Batch of this process.
     first, second
-        Its views, each branch ``(n_own, n_latent)``.
+        Views of this process, each branch ``(n_own, n_latent)``.
     numbers
-        Whether the row numbers of all processes are needed.
+        Whether to collect the row numbers of all processes, too.
 
     Returns
     -------
-    The two views, each branch ``(n_all, n_latent)`` with gradient, and :func:`row_numbers`.
+    The two views, each branch ``(n_all, n_latent)`` with gradient, and the result of :func:`row_numbers` (of all
+    processes if ``numbers`` is True).
     """
     rows = row_numbers(tensors)
     if n_processes() == 1:

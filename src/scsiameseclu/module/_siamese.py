@@ -25,40 +25,41 @@ from scsiameseclu.nn import (
 )
 
 OTHERS_SHARE = 0.25
-"""Share of the cells of a training batch that the likelihood of genes outside the embedding is computed on."""
+"""Share of the cells of a training batch for which the likelihood of genes outside the embedding is computed."""
 
 
 class SiameseModule(SiameseLoss):
     """Expression encoder, graph encoder, adaptive fusion, count decoder and clustering head.
 
-    In training there are two views with shared weights. View 1 is the cell with its kNN block. View 2 is its
-    *partner*, one of its graph neighbours that the batch carries (the cell itself, if it carries none), with that
-    cell's kNN block, or its personalised-PageRank block if the batch carries that. Each view has edges dropped at
-    random and its own corruption of the expression. In evaluation there is one view, uncorrupted, with the full kNN
-    block, and nothing is random.
+    In training there are two views of each cell, which share all weights. View 1 is the cell with its nearest
+    neighbours. View 2 is a *partner*, which is one of the cell's graph neighbours, with the partner's own neighbours.
+    If the batch has no partners, view 2 is the cell itself. If the batch has neighbours by personalised PageRank, view
+    2 uses these neighbours. In each view, some edges are dropped at random, and the expression is corrupted at random.
+    In evaluation there is only view 1, with all edges, and nothing is random.
 
-    No tensor in here has a dimension of the size of the data.
+    No tensor of the module has the number of cells in the data as a dimension.
 
     Parameters
     ----------
     n_genes, n_rep
-        Number of genes and width of the graph representation.
+        Number of genes, and width of the graph representation.
     n_clusters
-        Number of clusters; None while it is still unknown (see :meth:`build_head`).
+        Number of clusters. None if the number is not known yet (see :meth:`build_head`).
     n_embedding_genes
-        Number of genes, the most variable ones, that the embedding is made of; all, if there are no more than that.
+        Number of genes that the embedding is computed from: the most variable genes, or all genes if there are fewer.
     n_batch, n_cats_per_cov, n_continuous_cov
-        Number of batches, of categories of each further categorical covariate, and of continuous covariates.
+        Number of batches, number of categories of each further categorical covariate, and number of continuous
+        covariates.
     n_latent, n_hidden, n_layers
-        Width of the embedding, width and number of the hidden layers.
+        Width of the embedding, width of the hidden layers, and number of hidden layers.
     gene_likelihood, dispersion
         See :class:`~scsiameseclu.nn.CountDecoder`.
     convolution
         See :class:`~scsiameseclu.nn.GraphEncoder`.
     fusion
-        ``"adaptive"``: a gate mixes the embeddings of expression and graph, see
-        :class:`~scsiameseclu.nn.AdaptiveFusion`. For comparison: their ``"mean"``, or ``"expression"`` or ``"graph"``
-        alone.
+        ``"adaptive"``: a gate mixes the embeddings of the expression encoder and the graph encoder
+        (:class:`~scsiameseclu.nn.AdaptiveFusion`). For comparisons, ``"mean"`` takes the mean of both embeddings, and
+        ``"expression"`` and ``"graph"`` take only one of them.
     dropout_rate
         Dropout probability of the encoders.
     swap_rate, noise_sd
@@ -70,15 +71,16 @@ class SiameseModule(SiameseLoss):
     kernel, temperature, sharpening
         See :class:`~scsiameseclu.nn.ClusterHead`.
     neighbor_positives
-        Whether graph neighbours are spared by the cell-level correlation, which pushes all other pairs of cells apart.
+        Whether the cell-level correlation loss leaves out graph neighbours. The loss pushes all other pairs of cells
+        apart.
     loss_weights
-        Weights that differ from the defaults of :class:`LossWeights`.
+        Weights of loss terms, by name, that replace the defaults of :class:`LossWeights`.
     n_proteins, protein_likelihood
-        Number of surface proteins, none by default; see :class:`~scsiameseclu.nn.ProteinBranch`.
+        Number of surface proteins, by default none, and ``likelihood`` of :class:`~scsiameseclu.nn.ProteinBranch`.
     protein_share
-        Share of the proteins in the space of the first partition.
+        Share of the proteins in the total variance of the space of the first partition, between 0 and 1.
     extra_payload_autotune
-        Hand embedding, batch and label of every cell to the callbacks of :mod:`scvi.autotune`.
+        Pass embedding, batch and label of every cell to the callbacks of :mod:`scvi.autotune`.
     """
 
     embedding_genes: Tensor
@@ -169,14 +171,14 @@ class SiameseModule(SiameseLoss):
             self.build_head(n_clusters)
 
     def build_head(self, n_clusters: int) -> ClusterHead:
-        """Create the clustering head (again), with centres still to be placed, and return it."""
-        # Asked for first: the module has no single device while the new part is elsewhere.
+        """Create a new clustering head, whose centres are not placed yet, and return the head."""
+        # The device is read before the head is created. A new head on another device would make it ambiguous.
         device = self.device
         self.head = ClusterHead(n_clusters, self.n_latent, **self._head_options).to(device)
         return self.head
 
     def forward(self, tensors: dict[str, Any], *args: Any, compute_loss: bool = True, **kwargs: Any) -> Any:
-        """Pass a batch through; for a loss, the likelihood takes the place of the distribution of the counts."""
+        """Pass a batch through. With ``compute_loss``, the likelihood of the counts replaces their distribution."""
         options = {"for_loss": compute_loss, **(kwargs.pop("get_generative_input_kwargs", None) or {})}
         return super().forward(tensors, *args, get_generative_input_kwargs=options, compute_loss=compute_loss, **kwargs)
 
@@ -207,25 +209,26 @@ class SiameseModule(SiameseLoss):
         neighbor_rep, weight
             Representation ``(batch, k, n_rep)`` and edge weights ``(batch, k)`` of the neighbours.
         categories, cont
-            Covariates.
+            Codes of each categorical covariate, int64 ``(batch, 1)``, the batch first, and continuous covariates,
+            ``(batch, n_continuous_cov)``.
         second
-            The same for the second view. If given, both views are corrupted.
+            The same inputs for the second view. If ``second`` is given, both views are corrupted.
         n_samples
-            Accepted for the scvi-tools signature; the embedding is deterministic.
+            Not used. The signature of scvi-tools has this argument, but the embedding is deterministic.
         protein
             Standardised proteins, ``(batch, n_proteins)``.
 
         Returns
         -------
-        ``z_expression``, ``z_graph``, ``z``, ``gate``, each ``(batch, n_latent)``; those of view 2, if there is one,
-        under ``second``.
+        ``z_expression``, ``z_graph``, ``z`` and ``gate``, each ``(batch, n_latent)``. If there is a second view,
+        ``second`` holds the same four outputs of view 2.
         """
         first = self._encoder_inputs(
             second is not None, x, library, rep, neighbor_rep, weight, categories, cont, protein
         )
         if second is None:
             return self._embed(**first)
-        # One pass for both views: as many operations as for one of them.
+        # One pass with the rows of both views needs no more operations than a pass with one view.
         both = self._embed(**_joined(first, self._encoder_inputs(True, **second)))
         halves = {key: value.chunk(2) for key, value in both.items()}
         outputs: dict[str, Any] = {key: half[0] for key, half in halves.items()}
@@ -243,7 +246,7 @@ class SiameseModule(SiameseLoss):
         cont: Tensor | None,
         protein: Tensor | None = None,
     ) -> dict[str, Any]:
-        """What the encoders read of one view: scaled, corrupted where asked for, neighbours mixed."""
+        """Inputs of the encoders for one view: scaled, corrupted if ``corrupted``, and with neighbours averaged."""
         expression = self.expression_scaler(x.index_select(1, self.embedding_genes), library, categories[0])
         if corrupted:
             expression = self.augmentation(expression)[0]
@@ -265,7 +268,7 @@ class SiameseModule(SiameseLoss):
         cont: Tensor | None,
         protein: Tensor | None,
     ) -> View:
-        """Both branches and their fusion; arguments are those of :meth:`_encoder_inputs`."""
+        """Embed one view with both encoders, and fuse the embeddings. Arguments come from :meth:`_encoder_inputs`."""
         z_expression = self.expression_encoder(expression, categories, cont)
         if self.protein is not None and protein is not None:
             z_expression = self.protein.embed(protein, z_expression, categories, cont)
@@ -283,14 +286,28 @@ class SiameseModule(SiameseLoss):
         counts: Tensor | None = None,
         transform_batch: int | None = None,
     ) -> dict[str, Any]:
-        """Decode embeddings ``(batch, n_latent)``.
+        """Decode embeddings.
 
-        Without ``counts``: the distribution ``px`` of the counts of all genes; ``transform_batch`` replaces the batch
-        of every cell. With ``counts``: their negative log-likelihood ``nll`` per embedding gene and ``others_nll`` per
-        other gene (see :meth:`~scsiameseclu.nn.CountDecoder.negative_log_likelihood`), or nothing if that loss is
-        switched off. In training the other genes, from which no gradient reaches the embedding, are evaluated on the
-        first quarter of the batch's cells only, which are in random order: the same loss in the mean, with more noise,
-        at a quarter of the cost.
+        In training, the genes outside the embedding are evaluated for the first quarter of the cells only. The cells of
+        a batch are in random order, so the expected loss is the same, with more noise and at a quarter of the cost. No
+        gradient from these genes reaches the embedding.
+
+        Parameters
+        ----------
+        z
+            Embedding, ``(batch, n_latent)``.
+        library, categories, cont
+            Library sizes, ``(batch, 1)``, and covariates as for :meth:`inference`.
+        counts
+            Counts, ``(batch, n_genes)``, whose likelihood is wanted.
+        transform_batch
+            Code of a batch that replaces the batch of every cell. Only used without ``counts``.
+
+        Returns
+        -------
+        Without ``counts``, ``px``: the distribution of the counts of all genes. With ``counts``, ``nll`` and
+        ``others_nll``, the two results of :meth:`~scsiameseclu.nn.CountDecoder.negative_log_likelihood`, or nothing if
+        the weight of the reconstruction loss is 0.
         """
         if counts is not None:
             if self.loss_weights.reconstruction == 0.0:
@@ -310,8 +327,8 @@ class SiameseModule(SiameseLoss):
     def decoded_expression(self, z: Tensor, categories: list[Tensor], cont: Tensor | None = None) -> Tensor:
         """Z-scored log-normalised expression of the embedding genes, decoded as if all cells were of the first batch.
 
-        A space in which distances mean something: the embedding's own axes are arbitrary, and decorrelation has made
-        them equally wide.
+        Distances between cells are meaningful in this space. In the embedding they are less meaningful, because the
+        decorrelation loss makes its axes equally wide.
         """
         first_batch = [torch.zeros_like(categories[0]), *categories[1:]]
         scale = self.decoder.embedding_scale(z, first_batch, cont)
@@ -341,20 +358,22 @@ class SiameseModule(SiameseLoss):
         Parameters
         ----------
         embedding_genes
-            Columns of the genes the embedding is made of, ``(n_embedding_genes,)``. Each weight of a gene belongs to a
-            place in this order: genes sorted by name get the same starting weights whatever the order of the columns.
+            Columns of the genes that the embedding is computed from, ``(n_embedding_genes,)``. The order of this array
+            decides which initial weights a gene gets. With genes sorted by name, the initial weights do not depend on
+            the order of the columns.
         other_genes
-            All other columns, in the same kind of order.
+            All other columns, sorted in the same way.
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, ``(n_genes,)``.
         proportions
             Share of each gene in all counts, ``(n_genes,)``.
         target_sum
-            Total of the normalisation.
+            Total to which the counts of each cell are scaled before the logarithm.
         rep
             Graph representation of the training cells, ``(n_obs, n_rep)``.
         batch_offsets
-            What log-normalised expression is higher by in each batch, ``(n_embedding_genes, n_batch)``.
+            Difference between the log-normalised expression in each batch and the overall expression,
+            ``(n_embedding_genes, n_batch)``.
         """
         genes = torch.as_tensor(embedding_genes)
         self.embedding_genes.copy_(genes)
@@ -368,7 +387,7 @@ class SiameseModule(SiameseLoss):
 
 
 def _joined(first: Any, second: Any) -> Any:
-    """Rows of the first, then of the second view: of tensors, and of tensors in dictionaries and lists."""
+    """Concatenate the rows of two views: tensors, or dictionaries and lists of tensors."""
     if isinstance(first, dict):
         return {key: _joined(value, second[key]) for key, value in first.items()}
     if isinstance(first, list):

@@ -7,26 +7,29 @@ from dataclasses import asdict, dataclass, fields
 
 @dataclass(frozen=True)
 class LossWeights:
-    """One weight per loss term; 0 switches a term off and skips its computation.
+    """Weights of the loss terms. Weight 0 switches a term off, and the term is not computed.
 
-    Terms of the paper (Xu et al., IJCAI 2025) whose benefit has not been measured yet are off by default.
+    Some terms of the paper (Xu et al., IJCAI 2025) are off by default.
 
     Attributes
     ----------
     reconstruction
-        Negative log-likelihood of the counts, per cell and gene.
+        Weight of the negative log-likelihood of the counts, mean per cell and gene.
     cell_correlation
-        Cell-level cross-correlation of the two views, neighbours counted as positives. Off by default.
+        Weight of the cell-level cross-correlation loss between the two views. Off by default.
     latent_correlation
-        Latent-level cross-correlation of the two views, within each branch.
+        Weight of the latent-level cross-correlation loss between the two views of the same encoder.
     cross_correlation
-        Latent-level cross-correlation between the expression and the graph branch, across the two views.
+        Weight of the latent-level cross-correlation loss between the expression encoder in one view and the graph
+        encoder in the other view.
     propagation
-        Jensen-Shannon divergence between the graph embedding with and without its neighbours. Off by default.
+        Weight of the Jensen-Shannon divergence between the graph embeddings of a cell with and without its neighbours.
+        Off by default.
     protein
-        Negative log-likelihood of the proteins, per cell and protein; without effect where there are none.
+        Weight of the negative log-likelihood of the proteins, mean per cell and protein. Without proteins the weight
+        has no effect.
     clustering
-        KL divergence from the transport target to the soft assignment (clustering phase only).
+        Weight of the KL divergence of the soft assignment from its target. Only used in the clustering phase.
     """
 
     reconstruction: float = 1.0
@@ -45,12 +48,12 @@ class LossWeights:
 
     @classmethod
     def from_mapping(cls, weights: Mapping[str, float] | None) -> "LossWeights":
-        """Build from a mapping of the weights that differ from the defaults.
+        """Build the weights from a mapping of the weights that differ from the defaults.
 
         Raises
         ------
         ValueError
-            If a name is unknown, or a weight negative or not finite.
+            If a name is unknown, or a weight is negative or not finite.
         """
         known = [field.name for field in fields(cls)]
         unknown = sorted(set(weights or {}) - set(known))

@@ -4,7 +4,6 @@ from scsiameseclu.nn._augment import ExpressionAugmentation, perturb_edges
 from scsiameseclu.nn._covariates import CovariateScaler
 from scsiameseclu.nn._decoder import CountDecoder
 from scsiameseclu.nn._encoders import (
-    NORMALISED_TOTAL,
     ExpressionEncoder,
     ExpressionScaler,
     GraphEncoder,
@@ -15,7 +14,6 @@ from scsiameseclu.nn._head import ClusterHead
 from scsiameseclu.nn._protein import ProteinBranch
 
 __all__ = [
-    "NORMALISED_TOTAL",
     "AdaptiveFusion",
     "ClusterHead",
     "CountDecoder",

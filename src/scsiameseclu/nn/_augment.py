@@ -1,4 +1,4 @@
-"""Augmentations of the two views. All randomness comes from torch (the global generator unless one is given)."""
+"""Random augmentations of the two views. Random numbers come from torch."""
 
 import torch
 from torch import Generator, Tensor, nn
@@ -7,17 +7,21 @@ from torch import Generator, Tensor, nn
 class ExpressionAugmentation(nn.Module):
     """Corrupt standardised expression: gene swaps between cells, then multiplicative noise.
 
+    The corruption does not depend on the training mode. :class:`~scsiameseclu.module.SiameseModule` corrupts expression
+    only in training.
+
     Parameters
     ----------
     swap_rate
-        Probability that a gene's value is replaced by that of another cell of the batch (one random donor per cell).
-        Keeps every gene's marginal distribution, unlike masking with zeros.
+        Probability that the value of a gene is replaced by the value in another cell of the batch. Each cell has one
+        random donor cell. Swaps keep the marginal distribution of every gene, which masking with zeros does not.
     noise_sd
         Standard deviation of the multiplicative Gaussian noise with mean 1 (Xu et al., IJCAI 2025, use 0.1).
 
-    Notes
-    -----
-    Applies whenever it is called; the module calls it in training only.
+    Raises
+    ------
+    ValueError
+        If ``swap_rate`` is outside [0, 1], or ``noise_sd`` is negative.
     """
 
     def __init__(self, swap_rate: float = 0.4, noise_sd: float = 0.1) -> None:
@@ -30,7 +34,10 @@ class ExpressionAugmentation(nn.Module):
         self.noise_sd = noise_sd
 
     def forward(self, x: Tensor, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return corrupted expression and the boolean mask of swapped entries, both shaped like ``x``."""
+        """Return corrupted expression and the boolean mask of swapped entries, both in the shape of ``x``.
+
+        Random numbers come from ``generator``, by default from torch's global generator.
+        """
         swapped = torch.zeros_like(x, dtype=torch.bool)
         if self.swap_rate > 0.0 and x.shape[0] > 1:
             swapped = torch.rand(x.shape, device=x.device, generator=generator) < self.swap_rate
@@ -42,7 +49,7 @@ class ExpressionAugmentation(nn.Module):
 
 
 def _donors(n_cells: int, device: torch.device, generator: Generator | None) -> Tensor:
-    """Pick one donor per cell, uniform over the other cells of the batch (at least two cells)."""
+    """Pick one donor per cell, uniformly among the other cells of the batch. The batch has at least two cells."""
     offset = torch.randint(1, n_cells, (n_cells,), device=device, generator=generator)
     return (torch.arange(n_cells, device=device) + offset) % n_cells
 
@@ -53,16 +60,16 @@ def perturb_edges(weights: Tensor, rate: float, generator: Generator | None = No
     Parameters
     ----------
     weights
-        Edge weights, ``(batch, k)``; 0 on padding.
+        Edge weights, ``(batch, k)``. Padding has weight 0.
     rate
-        Probability that a real edge is dropped, in [0, 1].
+        Probability that an edge is dropped, in [0, 1].
     generator
-        Source of randomness; the global one by default.
+        Random generator. By default torch's global generator.
 
     Returns
     -------
-    A copy with dropped edges at weight 0. Remaining weights are untouched, and a cell that has edges keeps at least
-    its strongest one.
+    Edge weights, ``(batch, k)``, with weight 0 for dropped edges. The other weights are unchanged. A cell that would
+    lose all its edges keeps its strongest edge.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Continuous covariates on a scale that a network can work with."""
+"""Standardisation of continuous covariates."""
 
 from typing import Any
 
@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 
 class CovariateScaler(nn.Module):
-    """Standardise continuous covariates with the moments of the cells it was fitted on.
+    """Standardise continuous covariates with the mean and standard deviation of the training cells.
 
-    On their own scale (a total count, an age in days) they would drown everything else the first layer reads. Before
-    :meth:`fit`, and in models saved by states of the package that did not standardise, values pass as they are.
+    Without standardisation, covariates with large values (a total count, an age in days) would outweigh all other
+    inputs of the first layer. Before :meth:`fit` is called, the scaler returns the values unchanged. Models of early
+    versions of this package did not standardise, and their scalers also return the values unchanged.
 
     Parameters
     ----------
@@ -28,10 +29,13 @@ class CovariateScaler(nn.Module):
 
     @torch.no_grad()
     def fit(self, values: Tensor) -> None:
-        """Take mean and standard deviation from ``values``, ``(n_obs, n_covariates)``; constant ones become 0."""
+        """Compute mean and standard deviation from ``values``, ``(n_obs, n_covariates)``.
+
+        A constant covariate is scaled to 0.
+        """
         values = values.to(torch.float64)
         mean, sd = values.mean(dim=0), values.std(dim=0, unbiased=False)
-        # Rounding leaves a constant a deviation of about 1e-16 of its size.
+        # By rounding, a constant has a standard deviation of about 1e-16 times its value instead of 0.
         sd = torch.where(sd > 1e-9 * mean.abs().clamp_min(1e-300), sd, torch.ones_like(sd))
         self.mean.copy_(mean)
         self.sd.copy_(sd)

@@ -18,29 +18,42 @@ _MIN_RATE = 1e-8  # log(0) has no gradient
 
 
 class CountDecoder(nn.Module):
-    r"""Decode an embedding to counts.
+    r"""Decode an embedding to a distribution of counts.
 
-    Expression proportions :math:`\rho = \mathrm{softmax}(f(z, \text{covariates}))` over all genes, rate
-    :math:`\mu = s\rho` with library size :math:`s`, one dispersion per gene (or gene and batch) and, for ``"zinb"``,
-    one dropout logit per entry, as in scVI (Lopez et al., Nature Methods 2018).
+    The decoder computes expression proportions :math:`\rho = \mathrm{softmax}(f(z, \text{covariates}))` over all genes.
+    The rate is :math:`\mu = s\rho` with library size :math:`s`. There is one dispersion per gene, or per gene and
+    batch. For ``"zinb"`` there is also one dropout logit per cell and gene. Source: scVI (Lopez et al., Nature Methods
+    2018).
 
-    The *embedding genes* shape the embedding. The others are decoded from it by a linear layer of their own through
-    which no gradient goes back: they are there to be looked at, and their noise stays out of the embedding.
+    The loss of the *embedding genes* trains the embedding. A separate linear layer decodes all other genes from the
+    hidden layers, and no gradient from this layer reaches the rest of the network. The noise of the other genes
+    therefore does not affect the embedding.
 
     Parameters
     ----------
-    n_latent, n_genes
-        Width of the embedding and number of genes.
-    n_hidden, n_layers
-        Width and number of the hidden layers.
-    n_cat_list, n_cont
-        Categories of each categorical covariate (batch first), number of continuous covariates.
+    n_latent
+        Width of the embedding.
+    n_genes
+        Number of genes.
+    n_hidden
+        Width of the hidden layers.
+    n_layers
+        Number of hidden layers.
+    n_cat_list
+        Number of categories of each categorical covariate. The batch comes first.
+    n_cont
+        Number of continuous covariates.
     gene_likelihood
-        ``"zinb"``, ``"nb"`` or ``"poisson"``.
+        Distribution of the counts: ``"zinb"``, ``"nb"`` or ``"poisson"``.
     dispersion
-        ``"gene"`` or ``"gene-batch"``.
+        ``"gene"`` for one dispersion per gene, ``"gene-batch"`` for one dispersion per gene and batch.
     n_embedding_genes
-        Number of embedding genes; all by default. Which ones they are is set by :meth:`assign`.
+        Number of embedding genes. By default all genes are embedding genes. :meth:`assign` selects the genes.
+
+    Raises
+    ------
+    ValueError
+        If ``gene_likelihood`` or ``dispersion`` is unknown.
     """
 
     order: Tensor
@@ -74,20 +87,22 @@ class CountDecoder(nn.Module):
         self.other_dropout_logits = nn.Linear(n_hidden, n_others) if zero_inflated and n_others else None
         n_batch = max(1, n_cat_list[0]) if dispersion == "gene-batch" and n_cat_list else 1
         self.log_dispersion = nn.Parameter(torch.zeros(n_genes, n_batch))
-        # Position of every gene in (embedding genes, other genes).
+        # Position of every gene in the concatenation of embedding genes and other genes.
         self.register_buffer("order", torch.arange(n_genes))
 
     @torch.no_grad()
     def assign(self, embedding_genes: Tensor, other_genes: Tensor, proportions: Tensor) -> None:
-        """Say which genes shape the embedding, and make mean expression the starting point.
+        """Select the embedding genes, and start the decoder at the mean expression.
 
-        Proportions span several orders of magnitude, which a bias that starts at 0 would take thousands of steps to
-        reach; training is better spent on what differs between cells.
+        The proportions of genes span several orders of magnitude. Biases that start at 0 would need thousands of
+        training steps to reach these proportions.
 
         Parameters
         ----------
-        embedding_genes, other_genes
-            Columns of the embedding genes, ``(n_embedding_genes,)``, and of all others.
+        embedding_genes
+            Columns of the embedding genes, ``(n_embedding_genes,)``.
+        other_genes
+            Columns of all other genes.
         proportions
             Share of each gene in all counts, ``(n_genes,)``.
         """
@@ -101,13 +116,13 @@ class CountDecoder(nn.Module):
 
     @torch.no_grad()
     def set_dispersion(self, log_dispersion: Tensor) -> None:
-        r"""Start from known dispersions, after :meth:`assign`.
+        r"""Set the dispersions that training starts from. Call :meth:`assign` first.
 
         Parameters
         ----------
         log_dispersion
-            Natural logarithm of the inverse dispersion :math:`\theta`, genes in the order of their columns,
-            ``(n_genes,)`` or ``(n_genes, n_batch)``.
+            Natural logarithm of the inverse dispersion :math:`\theta`, ``(n_genes,)`` or ``(n_genes, n_batch)``. Genes
+            are in the order of the columns of the data.
         """
         by_column = log_dispersion.reshape(len(self.order), -1)
         self.log_dispersion[self.order] = by_column.to(self.log_dispersion)
@@ -124,7 +139,8 @@ class CountDecoder(nn.Module):
         library
             Library sizes, ``(batch, 1)``.
         categories, cont
-            Covariates: integer codes ``(batch, 1)`` each, the batch first, and values ``(batch, n_cont)``.
+            Covariates: integer codes of each categorical covariate, ``(batch, 1)``, the batch first, and values of the
+            continuous covariates, ``(batch, n_cont)``.
 
         Returns
         -------
@@ -158,28 +174,32 @@ class CountDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         r"""Negative log-likelihood of counts, in nats.
 
-        The rates of the embedding genes are conditioned on their observed total :math:`t_i`,
-        :math:`\mu_{ig} = t_i \rho_{ig} / \sum_h \rho_{ih}` with sums over embedding genes: their share in the library,
-        which may be a technical matter, does not shape the embedding.
+        The rates of the embedding genes are conditioned on the observed total :math:`t_i` of these genes:
+        :math:`\mu_{ig} = t_i \rho_{ig} / \sum_h \rho_{ih}`, with the sum over embedding genes. The share of the
+        embedding genes in the library, which may have technical causes, therefore does not affect the embedding. If all
+        genes are embedding genes, :math:`t_i` is ``library``.
 
         Parameters
         ----------
-        x, x_others
-            Counts of the embedding genes ``(batch, n_embedding_genes)`` and of the others, in the order of
-            :meth:`assign`; the latter may be those of the first cells of the batch only, ``(n_rows, n_others)``.
+        x
+            Counts of the embedding genes in the order of :meth:`assign`, ``(batch, n_embedding_genes)``.
+        x_others
+            Counts of the other genes in the order of :meth:`assign`, ``(n_rows, n_others)``, for the first ``n_rows``
+            cells of the batch. None if there are no other genes.
         z, library, categories, cont
             As for :meth:`forward`.
 
         Returns
         -------
-        Per cell and embedding gene, ``(batch, n_embedding_genes)``, and per cell and other gene,
-        ``(n_rows, n_others)``, without gradient into ``z``; None if there are no other genes.
+        Negative log-likelihood of each embedding gene, ``(batch, n_embedding_genes)``, and of each other gene,
+        ``(n_rows, n_others)``. The second tensor is None if there are no other genes, and has no gradient with respect
+        to ``z``.
         """
         hidden = self.px_decoder(z, *categories, cont=cont)
         logits = self.scale_logits(hidden)
         log_theta = self._log_dispersion(categories)
         n = self.n_embedding_genes
-        # Without other genes a registered size factor is the better total.
+        # Without other genes, the library size (or size factor) is the total.
         total = library if x_others is None else x.sum(dim=1, keepdim=True)
         dropout = None if self.dropout_logits is None else self.dropout_logits(hidden)
         nll = self._nll(x, logits.log_softmax(dim=-1), total, log_theta[..., :n], dropout)
@@ -202,12 +222,12 @@ class CountDecoder(nn.Module):
         return losses.negative_binomial_nll(x, log_rate, log_theta)
 
     def _log_dispersion(self, categories: Sequence[Tensor]) -> Tensor:
-        """Log dispersion, embedding genes first: per gene, or per cell and gene when it depends on the batch."""
+        """Log dispersion with embedding genes first, ``(n_genes,)``, or ``(batch, n_genes)`` for ``"gene-batch"``."""
         log_dispersion = self.log_dispersion.clamp(-losses.MAX_LOG_DISPERSION, losses.MAX_LOG_DISPERSION)
         if log_dispersion.shape[1] == 1:
             return log_dispersion[:, 0]
         return log_dispersion.T.index_select(0, categories[0].squeeze(-1))
 
     def embedding_scale(self, z: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:
-        """Proportions among the embedding genes, ``(batch, n_embedding_genes)``, rows sum to 1."""
+        """Proportions among the embedding genes, ``(batch, n_embedding_genes)``. Each row sums to 1."""
         return self.scale_logits(self.px_decoder(z, *categories, cont=cont)).softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""The two branches of the Siamese network: expression and cell graph."""
+"""The two encoders of the Siamese network (expression and cell graph) and the scaling of their inputs."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -7,26 +7,25 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.nn import GATv2Conv
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.nn._layers import hidden_stack
 
 _EPS = 1e-8
 
-NORMALISED_TOTAL = 1e4
-"""Total that the counts of a cell of typical size are scaled to before the logarithm."""
-
 
 class ExpressionScaler(nn.Module):
-    r"""Turn counts into the standardised expression the encoder reads.
+    r"""Turn counts into the standardised expression that the encoder reads.
 
-    For cell :math:`i` with library size (or size factor) :math:`s_i` and gene :math:`g`
+    For cell :math:`i` with counts :math:`c_{ig}` and library size (or size factor) :math:`s_i`,
 
     .. math::
         x_{ig} = \mathrm{clip}\bigl(w_g\,(\log(1 + t\,c_{ig} / s_i) - m_g - o_{g b_i}),\ \pm x_{\max}\bigr)
 
-    with per-gene mean :math:`m_g` and weight :math:`w_g`, a target sum :math:`t`, and the offset :math:`o_{gb}` of the
-    cell's batch (:func:`~scsiameseclu.data._statistics.batch_offsets`; 0 for a batch that was not there in training).
-    They are statistics of the training cells, kept as buffers, so that they travel with the weights and every later
-    cell is scaled alike.
+    with mean :math:`m_g` and weight :math:`w_g` of gene :math:`g`, a target sum :math:`t`, and the offset
+    :math:`o_{gb}` of the gene in the batch :math:`b` of the cell
+    (:func:`~scsiameseclu.data._statistics.batch_offsets`). The offset of a batch that is new to the model is 0. All
+    these statistics come from the training cells. They are stored as buffers and saved with the weights, so that new
+    cells are scaled in the same way.
 
     Parameters
     ----------
@@ -46,11 +45,11 @@ class ExpressionScaler(nn.Module):
     def __init__(self, n_genes: int, n_batch: int = 1, clip: float = 10.0) -> None:
         super().__init__()
         self.clip = clip
-        # Batches last: scvi-tools appends those of a query to the last dimension.
+        # Batches are the last dimension, because scvi-tools appends the batches of a query to the last dimension.
         self.register_buffer("offset", torch.zeros(n_genes, max(n_batch, 1)))
         self.register_buffer("mean", torch.zeros(n_genes))
         self.register_buffer("weight", torch.ones(n_genes))
-        self.register_buffer("target_sum", torch.tensor(NORMALISED_TOTAL))
+        self.register_buffer("target_sum", torch.tensor(TARGET_SUM))
 
     @torch.no_grad()
     def fit(self, mean: Tensor, sd: Tensor, target_sum: float) -> None:
@@ -61,14 +60,14 @@ class ExpressionScaler(nn.Module):
         mean, sd
             Mean and standard deviation of each gene's log-normalised expression, shape ``(n_genes,)``.
         target_sum
-            Numerator of the normalisation: :data:`NORMALISED_TOTAL` times the typical ratio of size factor and library
+            Numerator of the normalisation: 10,000 times the typical ratio of size factor and library
             size.
 
         Notes
         -----
         The weight is :math:`1 / (\sqrt{sd_g}\, s)` with one :math:`s` for all genes, chosen so that the whole matrix
-        has unit variance: half-way between z-scores (which inflate noise genes) and no scaling. Genes that never
-        vary get weight 0.
+        has unit variance. This weight is a compromise between z-scores, which inflate noisy genes, and no scaling.
+        Genes that do not vary get weight 0.
         """
         variable = sd > _EPS
         overall = sd[variable].mean().sqrt() if bool(variable.any()) else torch.ones(())
@@ -86,13 +85,13 @@ class ExpressionScaler(nn.Module):
         library
             Library sizes, ``(batch, 1)``.
         batch
-            Codes of the cells' batches, int64 ``(batch, 1)``; without it, no offset is taken out.
+            Codes of the batches of the cells, int64 ``(batch, 1)``. With None, no offset is subtracted.
 
         Returns
         -------
-        float32 ``(batch, n_genes)``.
+        Scaled expression, float32 ``(batch, n_genes)``.
         """
-        # An all-zero cell has library 0 and stays at log1p(0). One block of memory serves all operations.
+        # A cell without counts has library 0 and stays at log1p(0). The operations work in place to save memory.
         scaled = (counts * (self.target_sum / library.clamp_min(_EPS))).log1p_()
         centre = self.mean
         if batch is not None and self.offset.shape[1] > 1:
@@ -100,20 +99,21 @@ class ExpressionScaler(nn.Module):
         return scaled.sub_(centre).mul_(self.weight).clamp_(-self.clip, self.clip)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Models of before there were offsets have none: 0."""
+        """Load the state. Models of early versions have no offsets and get offsets of 0."""
         state_dict.setdefault(f"{prefix}offset", torch.zeros_like(self.offset))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def standardise(self, proportions: Tensor) -> Tensor:
-        """Z-score expression given as proportions ``(batch, n_genes)`` (up to one factor common to all genes)."""
-        # The weight is 1 / sqrt(sd), so its square is 1 / sd.
-        return (torch.log1p(proportions * NORMALISED_TOTAL) - self.mean) * self.weight.square()
+        """Z-score expression given as proportions ``(batch, n_genes)``, up to one factor common to all genes."""
+        # The weight is proportional to 1 / sqrt(sd), so the square of the weight is proportional to 1 / sd.
+        return (torch.log1p(proportions * TARGET_SUM) - self.mean) * self.weight.square()
 
 
 class RepresentationScaler(nn.Module):
-    """Centre the graph representation and give it unit mean variance, keeping the relative size of its axes.
+    """Centre the graph representation and divide it by one number, so that the mean variance of its axes is 1.
 
-    The representation may come in any unit (PCA scores, another model's latent space, spatial coordinates).
+    The relative sizes of the axes are kept. The representation may have any unit: PCA scores, the latent space of
+    another model, or spatial coordinates.
 
     Parameters
     ----------
@@ -149,10 +149,14 @@ class ExpressionEncoder(nn.Module):
         Number of genes.
     n_latent
         Width of the embedding.
-    n_hidden, n_layers
-        Width and number of the hidden layers.
-    n_cat_list, n_cont
-        Categories of each categorical covariate (batch first), number of continuous covariates.
+    n_hidden
+        Width of the hidden layers.
+    n_layers
+        Number of hidden layers.
+    n_cat_list
+        Number of categories of each categorical covariate. The batch comes first.
+    n_cont
+        Number of continuous covariates.
     dropout_rate
         Dropout probability of the hidden layers.
     """
@@ -179,14 +183,13 @@ class ExpressionEncoder(nn.Module):
 
 
 class GraphEncoder(nn.Module):
-    """Embed a cell from its block of ``k`` neighbours.
+    """Embed a cell from its ``k`` neighbours.
 
-    One convolution on the bipartite graph "neighbours -> cells of the batch", whose pattern is the same for every
-    batch, then an MLP. The cell itself is left out: the expression encoder sees the cell and no neighbour, the graph
-    encoder the neighbours and not the cell, so that agreement between the two branches has to be learned. (With the
-    cell on both sides, and inputs smoothed by the graph, they agree from the start and learn nothing.) Edges of weight
-    0 (padding, or dropped by :func:`~scsiameseclu.nn.perturb_edges`) carry nothing; a cell without any edge stands in
-    for its neighbours.
+    The encoder is one graph convolution from the neighbours to the cells of the batch, followed by hidden layers and a
+    linear map. The convolution leaves out the cell itself. The expression encoder reads the cell and no neighbour, and
+    the graph encoder reads the neighbours and not the cell. The two encoders therefore have to learn to agree. If both
+    read the cell, they would agree from the start and learn nothing. Edges of weight 0 (padding, or edges dropped by
+    :func:`~scsiameseclu.nn.perturb_edges`) have no effect. For a cell without edges, the encoder reads the cell itself.
 
     Parameters
     ----------
@@ -194,15 +197,24 @@ class GraphEncoder(nn.Module):
         Width of the representation in which the neighbours were found.
     n_latent
         Width of the embedding.
-    n_hidden, n_layers
-        Width and number of the hidden layers.
-    n_cat_list, n_cont
-        Categories of each categorical covariate (batch first), number of continuous covariates.
+    n_hidden
+        Width of the hidden layers.
+    n_layers
+        Number of hidden layers.
+    n_cat_list
+        Number of categories of each categorical covariate. The batch comes first.
+    n_cont
+        Number of continuous covariates.
     convolution
-        ``"mean"``: mean of the neighbours by edge weight; ``"attention"``: :class:`torch_geometric.nn.GATv2Conv` with
-        the edge weight as edge feature.
+        ``"mean"``: mean of the neighbours, weighted by the edges. ``"attention"``:
+        :class:`torch_geometric.nn.GATv2Conv` with the edge weight as edge feature.
     dropout_rate
         Dropout probability of the hidden layers.
+
+    Raises
+    ------
+    ValueError
+        If ``convolution`` is unknown.
     """
 
     def __init__(
@@ -243,11 +255,12 @@ class GraphEncoder(nn.Module):
         rep
             Representation of the cells, ``(batch, n_rep)``.
         neighbor_rep
-            Representation of their neighbours, ``(batch, k, n_rep)``.
+            Representation of the neighbours, ``(batch, k, n_rep)``.
         edge_weight
-            Non-negative edge weights, ``(batch, k)``; 0 means "no edge".
+            Non-negative edge weights, ``(batch, k)``. 0 means "no edge".
         categories, cont
-            Covariates of the cells: integer codes ``(batch, 1)`` each, and values ``(batch, n_cont)``.
+            Covariates of the cells: integer codes of each categorical covariate, ``(batch, 1)``, and values of the
+            continuous covariates, ``(batch, n_cont)``.
 
         Returns
         -------
@@ -256,27 +269,27 @@ class GraphEncoder(nn.Module):
         return self.embed(self.mix(rep, neighbor_rep, edge_weight), categories, cont)
 
     def mix(self, rep: Tensor, neighbor_rep: Tensor, edge_weight: Tensor) -> Tensor:
-        """Mix the neighbours of each cell; arguments as in :meth:`forward`.
+        """Apply the graph convolution. The arguments are those of :meth:`forward`.
 
         Returns
         -------
-        Scaled representation, ``(batch, n_rep)``.
+        Scaled and mixed representation of the neighbours, ``(batch, n_rep)``.
         """
         total = edge_weight.sum(dim=1, keepdim=True)
         has_edges = total > 0
         weights = edge_weight / total.clamp_min(_EPS)
-        # Scaled before they are mixed: a product in reduced precision would lose small differences of large values.
+        # The scaler comes before the mean. In reduced precision, a mean of large values would lose small differences.
         own, others = self.scaler(rep), self.scaler(neighbor_rep)
         if self.convolution == "mean":
             return torch.where(has_edges, torch.bmm(weights.unsqueeze(1), others).squeeze(1), own)
         edges, weights = _block_edges(edge_weight.shape[0], edge_weight.shape[1], rep.device), weights.flatten()
-        # Attention has no notion of an edge of weight 0, so such edges must not be there at all.
+        # Attention would use edges of weight 0, so these edges are removed.
         present = weights > 0
         mixed = self.conv((others.flatten(0, 1), own), edges[:, present], edge_attr=weights[present].unsqueeze(1))
         return torch.where(has_edges, mixed, own)
 
     def embed(self, mixed: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:
-        """Map mixed neighbours ``(batch, n_rep)``, as :meth:`mix` gives them, to ``(batch, n_latent)``."""
+        """Map the result of :meth:`mix`, ``(batch, n_rep)``, to embeddings ``(batch, n_latent)``."""
         return self.project(self.hidden(mixed, *categories, cont=cont))
 
 

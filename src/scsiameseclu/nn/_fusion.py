@@ -12,27 +12,27 @@ _SHARES = {"mean": 0.5, "expression": 1.0, "graph": 0.0}
 
 
 class AdaptiveFusion(nn.Module):
-    r"""Mix two embeddings with a gate computed from the cell itself.
+    r"""Mix two embeddings with a gate that is computed from both embeddings.
 
     .. math::
         z = a \odot z_e + (1 - a) \odot z_g, \qquad a = \sigma(f([z_e, z_g])) \in (0, 1)^d
 
-    The published code keeps one weight per cell and dimension as a parameter; a gate that is a function of the cell
-    has the same freedom, costs no memory per cell and works for cells never seen in training.
+    The published code has one trained weight per cell and dimension. A computed gate needs no memory per cell, and also
+    works for cells outside the training data.
 
     Parameters
     ----------
     n_latent
-        Width of both embeddings and of the result.
+        Width of both embeddings and of the fused embedding.
     n_hidden
-        Width of the gate's hidden layer.
+        Width of the hidden layer of the gate.
     """
 
     def __init__(self, n_latent: int, n_hidden: int = 64) -> None:
         super().__init__()
         self.hidden = hidden_stack(2 * n_latent, n_hidden)
         self.gate = nn.Linear(n_hidden, n_latent)
-        # Start at an even mixture, whatever the inputs.
+        # With zeros, the gate starts at 0.5 for all inputs.
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
 
@@ -43,7 +43,9 @@ class AdaptiveFusion(nn.Module):
 
 
 class FixedFusion(nn.Module):
-    r"""Mix two embeddings, :math:`z = a z_e + (1 - a) z_g`, alike for all cells and dimensions; for comparison.
+    r"""Mix two embeddings with the same share for all cells and dimensions, :math:`z = a z_e + (1 - a) z_g`.
+
+    This fusion is meant for comparisons with :class:`AdaptiveFusion`.
 
     Parameters
     ----------
@@ -69,12 +71,13 @@ class FixedFusion(nn.Module):
 
 
 def build_fusion(name: FusionName, n_latent: int) -> AdaptiveFusion | FixedFusion:
-    """Build the fusion of this name: learned, the plain mean, or one of the two embeddings alone.
+    """Build a fusion by name.
 
     Parameters
     ----------
     name
-        ``"adaptive"``, ``"mean"``, ``"expression"`` or ``"graph"``.
+        ``"adaptive"`` for a learned gate, ``"mean"`` for the mean of both embeddings, ``"expression"`` or ``"graph"``
+        for one embedding alone.
     n_latent
         Width of both embeddings.
 

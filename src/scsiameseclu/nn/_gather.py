@@ -1,4 +1,4 @@
-"""Rows of all processes of a distributed run; without one, everything in here does nothing."""
+"""Exchange of tensors between the processes of a distributed run. In a single process the functions do nothing."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 def n_processes() -> int:
-    """Number of processes that train together, 1 outside of a distributed run."""
+    """Number of processes that train together. 1 outside a distributed run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def own_share(rows: NDArray[Any]) -> NDArray[Any]:
-    """Part of some work that falls to this process: parts differ in length by at most one, and follow the ranks."""
+    """Rows that this process works on. The rows are divided evenly among the processes, in the order of the ranks."""
     return rows if n_processes() == 1 else np.array_split(rows, n_processes())[dist.get_rank()]
 
 
@@ -26,24 +26,27 @@ def gather_rows(tensor: Tensor) -> Tensor:
     Parameters
     ----------
     tensor
-        Shape ``(n_own, ...)``; the number of rows may differ between processes, the rest of the shape must not.
+        Shape ``(n_own, ...)``. The number of rows may differ between processes. The other dimensions must be the same.
 
     Returns
     -------
-    Shape ``(n_all, ...)``, the same on every process. A loss of it that every process computes has, averaged over the
-    processes as :class:`torch.nn.parallel.DistributedDataParallel` does, exactly the gradient a single process would
-    have had.
+    Shape ``(n_all, ...)``, the same on every process. If every process computes a loss of this tensor, the mean of the
+    gradients over the processes is the gradient of a single process with all rows.
+    :class:`torch.nn.parallel.DistributedDataParallel` computes this mean.
     """
     return tensor if n_processes() == 1 else _GatherRows.apply(tensor)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Average the gradients of all processes, as :class:`torch.nn.parallel.DistributedDataParallel` does for its own.
+    """Average the gradients of parameters over all processes.
+
+    :class:`torch.nn.parallel.DistributedDataParallel` averages only gradients of parameters that exist when training
+    starts. This function is for parameters that are created later.
 
     Parameters
     ----------
     parameters
-        Parameters that were made after that class looked for them.
+        Parameters that were created during training.
     """
     if n_processes() == 1:
         return
@@ -60,7 +63,7 @@ class _GatherRows(torch.autograd.Function):
         dist.all_gather(sizes, torch.tensor([len(tensor)], device=tensor.device))
         lengths = [int(size) for size in sizes]
         ctx.start, ctx.length = sum(lengths[: dist.get_rank()]), len(tensor)
-        # Collectives want one shape everywhere.
+        # all_gather needs tensors of the same shape on every process.
         padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
         padded[: len(tensor)] = tensor
         parts = [torch.empty_like(padded) for _ in lengths]

@@ -23,19 +23,28 @@ class ClusterHead(nn.Module):
     * ``"student_t"``: :math:`s_{ik} = -\log(1 + \lVert z_i - c_k \rVert^2)`, the kernel of DEC and of
       Xu et al. (IJCAI 2025),
 
-    and :math:`Q = \mathrm{softmax}(s)`. The target of a cell follows from the column duals :math:`g` of the last
-    Sinkhorn run alone, :math:`P_i = \mathrm{softmax}(\beta s_i + g)`, so nothing of the size of the data is kept.
+    and the soft assignment is :math:`Q = \mathrm{softmax}(s)`. The transport target of a cell is
+    :math:`P_i = \mathrm{softmax}(\beta s_i + g)` with the column duals :math:`g` of the last Sinkhorn run. The head
+    stores only the :math:`K` duals, and nothing per cell.
 
     Parameters
     ----------
-    n_clusters, n_latent
-        Number of clusters :math:`K` and width of the embedding.
+    n_clusters
+        Number of clusters :math:`K`.
+    n_latent
+        Width of the embedding.
     kernel
         ``"cosine"`` or ``"student_t"``.
     temperature
-        :math:`\tau` of the cosine kernel, until :meth:`calibrate` sets another.
+        Initial temperature :math:`\tau` of the cosine kernel. :meth:`calibrate` changes the temperature.
     sharpening
-        Factor :math:`\beta` on the logits of the target; above 1 the target is more certain than the assignment.
+        Factor :math:`\beta` on the logits of the target. With a factor above 1, the target is more certain than the
+        assignment.
+
+    Raises
+    ------
+    ValueError
+        If ``kernel`` is unknown, or ``temperature`` or ``sharpening`` is not positive.
     """
 
     temperature: Tensor
@@ -97,18 +106,18 @@ class ClusterHead(nn.Module):
 
     @torch.no_grad()
     def update_targets(self, log_duals: Tensor, marginals: Tensor) -> None:
-        """Store the column duals and marginals of a Sinkhorn run on ``sharpening * logits``, ``(n_clusters,)`` each."""
+        """Store the column duals and marginals, ``(n_clusters,)``, of a Sinkhorn run on ``sharpening * logits``."""
         self.log_duals.copy_(log_duals)
         self.marginals.copy_(marginals)
 
     @torch.no_grad()
     def reorder(self, order: Tensor) -> None:
-        """Renumber the clusters: new cluster ``i`` is old cluster ``order[i]``."""
+        """Renumber the clusters. The new cluster ``i`` is the old cluster ``order[i]``."""
         for tensor in (self.centers, self.log_duals, self.marginals):
             tensor.copy_(tensor[order].clone())
 
     def forward(self, z: Tensor) -> Tensor:
-        """Logits of the soft assignment, ``(batch, n_latent)`` to ``(batch, n_clusters)``."""
+        """Map embeddings ``(batch, n_latent)`` to logits of the soft assignment ``(batch, n_clusters)``."""
         if self.kernel == "student_t":
             squared = (z.unsqueeze(1) - self.centers.unsqueeze(0)).square().sum(dim=-1)
             return -torch.log1p(squared)
@@ -118,21 +127,27 @@ class ClusterHead(nn.Module):
 
     @torch.no_grad()
     def targets(self, logits: Tensor) -> Tensor:
-        """Transport targets of cells with these logits, ``(batch, n_clusters)``, rows sum to 1, no gradient."""
+        """Transport targets of cells with these logits, ``(batch, n_clusters)``, without gradient.
+
+        Each row sums to 1.
+        """
         return target_from_duals(self.sharpening * logits, self.log_duals)
 
     @torch.no_grad()
     def calibrate(self, z: Tensor, confidence: float, weights: Tensor | None = None) -> None:
-        """Set the temperature of the cosine kernel so that the assignments are as certain as asked; their order stays.
+        """Set the temperature of the cosine kernel so that the assignments have a given mean confidence.
+
+        The most probable cluster of each cell does not change. With the Student t kernel, or with a single cluster, the
+        method does nothing.
 
         Parameters
         ----------
         z
-            Cells, ``(n, n_latent)``.
+            Embedded cells, ``(n, n_latent)``.
         confidence
-            Wanted mean over the cells of the largest probability. The temperature stays within 0.001 and 10.
+            Wanted mean of the largest probability of each cell. The temperature stays between 0.001 and 10.
         weights
-            Weights of the cells in the mean, ``(n,)``; equal by default.
+            Weights of the cells in the mean, ``(n,)``. Equal by default.
         """
         if self.kernel != "cosine" or self.n_clusters == 1:
             return
@@ -147,6 +162,6 @@ class ClusterHead(nn.Module):
         self.temperature.fill_(math.sqrt(low * high))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # Heads of early versions have a fixed temperature and do not store it.
+        # Heads of early versions have a fixed temperature, which was not saved.
         state_dict.setdefault(prefix + "temperature", self.temperature)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

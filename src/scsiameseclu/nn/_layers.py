@@ -15,11 +15,12 @@ def hidden_stack(
     n_cont: int = 0,
     dropout_rate: float = 0.0,
 ) -> FCLayers:
-    """Fully connected hidden layers with layer normalisation and Mish.
+    """Build fully connected hidden layers with layer normalisation and the Mish activation.
 
-    Every weight that depends on a covariate lives in here: the query-mapping rule of scvi-tools recognises
-    :class:`scvi.nn.FCLayers` by name and trains only its covariate columns. Layer instead of batch normalisation,
-    so that a batch of one cell works and the result for a cell does not depend on its batch.
+    All weights that depend on covariates are in these layers, because query mapping in scvi-tools recognises
+    :class:`scvi.nn.FCLayers` and trains only its covariate columns. Layer normalisation, in contrast to batch
+    normalisation, works for a mini-batch of one cell, and the result for a cell does not depend on the other cells of
+    the mini-batch.
 
     Parameters
     ----------
@@ -30,7 +31,8 @@ def hidden_stack(
     n_layers
         Number of hidden layers, at least 1.
     n_cat_list
-        Number of categories of each categorical covariate (the batch first); 1 or 0 means "not used".
+        Number of categories of each categorical covariate. The batch comes first. A covariate with one category or
+        none is not used.
     n_cont
         Number of continuous covariates.
     dropout_rate

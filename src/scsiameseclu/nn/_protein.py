@@ -1,4 +1,4 @@
-"""Surface proteins of a cell: their encoder, its fusion with the RNA's, and their decoder."""
+"""Encoder and decoder of surface proteins, and the fusion of the protein embedding with the expression embedding."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
@@ -13,33 +13,45 @@ from scsiameseclu.nn._layers import hidden_stack
 
 ProteinLikelihood: TypeAlias = Literal["nb", "normal"]
 
-_MIN_VARIANCE = 0.01  # of normalised proteins, whose variance is 1: a protein that is known for certain stays bounded
-_ABSENT = -1e4  # logit of a protein that was not measured: no share, and no infinity in the gradient
+_MIN_VARIANCE = 0.01  # lower bound of the variance of standardised proteins, so that the likelihood stays bounded
+_ABSENT = -1e4  # logit of a protein that was not measured: its share is 0, and the gradient stays finite
 
 
 class ProteinBranch(nn.Module):
     r"""Embed and decode the proteins of a cell.
 
-    The embedding of the standardised proteins is mixed by a gate (:class:`AdaptiveFusion`) with that of the expression,
-    to what the cell itself says; the graph branch and everything after it stay as they are without proteins.
+    A gate (:class:`AdaptiveFusion`) mixes the embedding of the standardised proteins with the embedding of the
+    expression. The graph encoder and all later parts of the network are the same as without proteins.
 
-    Counts are negative binomial with rates :math:`\mu_{ip} = t_i \rho_{ip}`: proportions :math:`\rho =
-    \mathrm{softmax}(f(z))` over the proteins measured in the cell and their observed total :math:`t_i`, so that the
-    depth of the protein library, a technical matter, stays out of the embedding. Normalised values, standardised, are
-    normal with one variance per protein, never below 0.01.
+    Counts have a negative binomial distribution with rates :math:`\mu_{ip} = t_i \rho_{ip}`. Here
+    :math:`\rho = \mathrm{softmax}(f(z))` are proportions over the proteins measured in the cell, and :math:`t_i` is the
+    observed total of these proteins. The depth of the protein library, a technical effect, therefore does not affect
+    the embedding. Normalised values are standardised, and have a normal distribution with one variance per protein of
+    at least 0.01.
 
     Parameters
     ----------
-    n_proteins, n_latent
-        Number of proteins, at least 2, and width of the embedding.
-    n_hidden, n_layers
-        Width and number of the hidden layers.
-    n_cat_list, n_cont
-        Categories of each categorical covariate (batch first), number of continuous covariates.
+    n_proteins
+        Number of proteins, at least 2.
+    n_latent
+        Width of the embedding.
+    n_hidden
+        Width of the hidden layers.
+    n_layers
+        Number of hidden layers.
+    n_cat_list
+        Number of categories of each categorical covariate. The batch comes first.
+    n_cont
+        Number of continuous covariates.
     dropout_rate
         Dropout probability of the encoder.
     likelihood
         ``"nb"`` for counts, ``"normal"`` for normalised values.
+
+    Raises
+    ------
+    ValueError
+        If ``likelihood`` is unknown.
     """
 
     mean: Tensor
@@ -68,7 +80,7 @@ class ProteinBranch(nn.Module):
         self.fusion = AdaptiveFusion(n_latent)
         self.px_decoder = hidden_stack(n_latent, n_hidden, n_layers, **covariates)
         self.output = nn.Linear(n_hidden, n_proteins)
-        # Log dispersion of counts, or log standard deviation.
+        # Log dispersion of counts, or log standard deviation of normalised values.
         self.log_spread = nn.Parameter(torch.zeros(n_proteins))
         self.register_buffer("mean", torch.zeros(n_proteins))
         self.register_buffer("sd", torch.ones(n_proteins))
@@ -81,9 +93,10 @@ class ProteinBranch(nn.Module):
         Parameters
         ----------
         values
-            Proteins as measured, ``(n_obs, n_proteins)``, NaN where not.
+            Proteins as measured, ``(n_obs, n_proteins)``. NaN means "not measured".
         mean, sd
-            What they were standardised with, ``(n_proteins,)``; ``sd`` 0 for proteins that do not vary.
+            Mean and standard deviation by which the proteins are standardised, ``(n_proteins,)``. ``sd`` is 0 for
+            proteins that do not vary.
         """
         self.mean.copy_(mean)
         self.sd.copy_(sd)
@@ -95,7 +108,10 @@ class ProteinBranch(nn.Module):
     def embed(
         self, scores: Tensor, z_expression: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None
     ) -> Tensor:
-        """Mix the embedding of standardised proteins ``(batch, n_proteins)`` into that of the expression."""
+        """Embed standardised proteins ``(batch, n_proteins)``, and fuse the result with the expression embedding.
+
+        The result has shape ``(batch, n_latent)``.
+        """
         return self.fusion(z_expression, self.encoder(scores, categories, cont))[0]
 
     def negative_log_likelihood(
@@ -106,14 +122,20 @@ class ProteinBranch(nn.Module):
         categories: Sequence[Tensor] = (),
         cont: Tensor | None = None,
     ) -> Tensor:
-        """Negative log-likelihood per measured protein, a scalar: the mean over those of the batch.
+        """Mean negative log-likelihood, in nats, over all measured proteins of the batch, a scalar.
+
+        For normalised values, the constant term of the normal distribution is left out.
 
         Parameters
         ----------
-        values, scores
-            Proteins as measured (NaN where not) and standardised, ``(batch, n_proteins)``.
-        z, categories, cont
-            Embedding ``(batch, n_latent)`` and covariates.
+        values
+            Proteins as measured, ``(batch, n_proteins)``. NaN means "not measured".
+        scores
+            Standardised proteins, ``(batch, n_proteins)``.
+        z
+            Embedding, ``(batch, n_latent)``.
+        categories, cont
+            Covariates, as for :class:`CountDecoder`.
         """
         measured = ~torch.isnan(values)
         output = self.output(self.px_decoder(z, *categories, cont=cont))
@@ -130,12 +152,15 @@ class ProteinBranch(nn.Module):
     def expected(
         self, z: Tensor, total: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None
     ) -> Tensor:
-        """Decoded proteins ``(batch, n_proteins)`` in the unit of the input; counts for totals ``(batch, 1)``."""
+        """Decoded proteins in the unit of the input, ``(batch, n_proteins)``.
+
+        For counts, ``total`` ``(batch, 1)`` is the total of the expected counts of each cell.
+        """
         output = self.output(self.px_decoder(z, *categories, cont=cont))
         return output.softmax(dim=-1) * total if self.likelihood == "nb" else output * self.sd + self.mean
 
     def standardised(self, z: Tensor, categories: Sequence[Tensor] = (), cont: Tensor | None = None) -> Tensor:
-        """Decoded proteins, standardised as the encoder's input is, for cells of the typical total."""
+        """Decoded proteins, standardised like the input of the encoder, at the median total of the training cells."""
         if self.likelihood == "normal":
             return self.output(self.px_decoder(z, *categories, cont=cont)) * (self.sd > 0)
         logs = torch.log1p(self.expected(z, self.total, categories, cont))

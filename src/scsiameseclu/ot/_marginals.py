@@ -1,4 +1,4 @@
-"""Estimates of the cluster masses that the transport target is held to."""
+"""Estimates of the cluster masses, which are the column sums of the transport problem."""
 
 import torch
 from torch import Tensor
@@ -7,8 +7,8 @@ from torch import Tensor
 def estimate_marginals(labels: Tensor, n_clusters: int, smoothing: float = 1.0) -> Tensor:
     r"""Cluster masses from a hard partition, :math:`b_k = (n_k + s) / (n + K s)`.
 
-    Sizes of an initial partition are a better guess than equal masses, which tear large types apart. The smoothing
-    (additive, Laplace) keeps a cluster that is empty in the initial partition reachable.
+    The sizes of an initial partition are a better estimate than equal masses, which split large cell types. The
+    additive (Laplace) smoothing gives a positive mass to a cluster that is empty in the initial partition.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def estimate_marginals(labels: Tensor, n_clusters: int, smoothing: float = 1.0) 
     Returns
     -------
     Tensor
-        Shape ``(n_clusters,)``, float64 (float32 on devices without it), total 1.
+        Shape ``(n_clusters,)``, float64 (float32 on devices without float64), total 1.
 
     Raises
     ------
@@ -47,21 +47,23 @@ def estimate_marginals(labels: Tensor, n_clusters: int, smoothing: float = 1.0) 
 
 
 def ema_marginals(prior: Tensor, soft_mean: Tensor, momentum: float = 0.8) -> Tensor:
-    r"""Cluster masses that follow the model, :math:`b \leftarrow m\,b + (1 - m)\,\frac{1}{n}\sum_i q_i`.
+    r"""Update cluster masses by an exponential moving average, :math:`b \leftarrow m\,b + (1 - m)\,\bar q`.
+
+    :math:`\bar q = \frac{1}{n}\sum_i q_i` is the mean of the soft assignments over the cells.
 
     Parameters
     ----------
     prior
-        Masses so far, shape ``(K,)``, total 1.
+        Present masses :math:`b`, shape ``(K,)``, total 1.
     soft_mean
         Mean of the soft assignments over the cells, shape ``(K,)``, total 1.
     momentum
-        Share of the old masses that is kept, in ``[0, 1]``: 1 freezes them, 0 forgets them.
+        Share :math:`m` of the present masses that is kept, in ``[0, 1]``. 1 keeps the present masses, 0 replaces them.
 
     Returns
     -------
     Tensor
-        Shape ``(K,)``, dtype and device of ``prior``, total 1; without gradient.
+        Shape ``(K,)``, dtype and device of ``prior``, total 1, without gradient.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Sinkhorn scaling of a cells x clusters score matrix.
 
-Everything a cell needs to find its row of the transport plan is the vector of K column duals, because its own dual
-only normalises the row. The solver therefore iterates on K numbers, reads the scores in chunks of rows, and never
-holds more than one chunk of temporaries: time and memory are linear in the number of cells.
+The row of a cell in the transport plan follows from its scores and the K column duals, because the dual of the cell
+only normalises the row. The solver therefore iterates on K numbers. It reads the scores in chunks of rows, and holds
+temporary tensors for one chunk only. Time and memory are linear in the number of cells.
 """
 
 import logging
@@ -23,17 +23,17 @@ class SinkhornResult:
     r"""Solution of an entropic transport problem between cells (rows) and clusters (columns).
 
     The plan is :math:`T_{ik} = \exp(s_{ik} + f_i + g_k)`, with ``logits`` :math:`s`, row duals :math:`f` and column
-    duals :math:`g`. Its row sums are exact by construction; ``marginal_error`` says how far its column sums are off.
+    duals :math:`g`. The row sums of the plan are exact. ``marginal_error`` is the error of the column sums.
 
     Attributes
     ----------
     logits
-        Scores the problem was posed with, shape ``(n, K)``. Not a copy.
+        Scores that were passed to :func:`sinkhorn`, shape ``(n, K)``. Not a copy.
     row_duals
         :math:`f`, shape ``(n,)``, dtype of ``logits``.
     column_duals
-        :math:`g`, shape ``(K,)``, float64 (float32 on devices without float64); ``-inf`` for a cluster of mass 0.
-        All that :func:`target_from_duals` needs to assign any other cell.
+        :math:`g`, shape ``(K,)``, float64 (float32 on devices without float64). ``-inf`` for a cluster of mass 0.
+        :func:`target_from_duals` needs only these duals to assign other cells.
     row_marginals
         Requested row sums, shape ``(n,)``, dtype of ``logits``, total 1.
     column_marginals
@@ -41,10 +41,10 @@ class SinkhornResult:
     column_masses
         Column sums of the plan, shape ``(K,)``, dtype of ``column_duals``.
     residual
-        Distance from the fixed point in units of mass (L1): what ``tol`` is compared with. Equal to
-        ``marginal_error`` unless the column constraint is relaxed.
+        L1 distance from the fixed point in units of mass. The solver stops when the residual is at most ``tol``. The
+        residual equals ``marginal_error`` unless the column constraint is relaxed.
     n_iter
-        Number of column updates that were made.
+        Number of column updates.
     converged
         Whether ``residual <= tol``.
     """
@@ -61,12 +61,12 @@ class SinkhornResult:
 
     @property
     def marginal_error(self) -> float:
-        """L1 distance between the plan's column sums and the requested ones: 0 is exact, 2 is the worst."""
+        """L1 distance between the column sums of the plan and the requested column sums, from 0 (exact) to 2."""
         return float((self.column_masses - self.column_marginals).abs().sum())
 
     @property
     def target(self) -> Tensor:
-        """Soft assignments of the cells, shape ``(n, K)``, dtype of ``logits``: the plan with rows scaled to sum 1."""
+        """Soft assignments of the cells, shape ``(n, K)``, dtype of ``logits``: the plan with row sums of 1."""
         return target_from_duals(self.logits, self.column_duals)
 
     @property
@@ -97,32 +97,33 @@ def sinkhorn(
 
     by the updates :math:`f_i = \log a_i - \mathrm{LSE}_k(s_{ik} + g_k)` and
     :math:`g_k = \frac{\rho}{1 + \rho} \left(\log b_k - \mathrm{LSE}_i(s_{ik} + f_i)\right)`.
-    For a cost matrix ``M`` and a regularisation ``reg``, pass ``logits=-M / reg``; a relaxation ``reg_m`` of POT's
-    ``ot.unbalanced.sinkhorn_unbalanced(reg_type="entropy")`` is ``marginal_relaxation=reg_m / reg`` here.
+    For a cost matrix ``M`` and a regularisation ``reg``, pass ``logits=-M / reg``. The relaxation ``reg_m`` of POT's
+    ``ot.unbalanced.sinkhorn_unbalanced(reg_type="entropy")`` corresponds to ``marginal_relaxation=reg_m / reg``.
 
     Parameters
     ----------
     logits
-        Finite scores, shape ``(n, K)``, floating dtype: similarity divided by temperature.
+        Finite scores (similarity divided by temperature), shape ``(n, K)``, floating-point dtype.
     column_marginals
-        Mass of each cluster, shape ``(K,)``, non-negative, total 1. Uniform if not given. A cluster of mass 0 gets
-        no cell.
+        Mass of each cluster, shape ``(K,)``, non-negative, total 1. Uniform by default. A cluster of mass 0 gets no
+        cell.
     row_marginals
-        Mass of each cell, shape ``(n,)``, non-negative, total 1. ``1 / n`` each if not given.
+        Mass of each cell, shape ``(n,)``, non-negative, total 1. By default ``1 / n`` for each cell.
     n_iter
         Largest number of column updates.
     tol
-        Stop when the fixed point is this close in units of mass (L1); total mass is 1.
+        Stop when the L1 distance from the fixed point is at most ``tol``, in units of mass. The total mass is 1.
     marginal_relaxation
-        :math:`\rho`, the price of leaving the column marginals, in units of the temperature. ``inf`` holds them
-        exactly, ``0`` ignores them (the target is then the soft-max of the scores).
+        :math:`\rho`, the weight of the penalty for deviations from the column marginals, in units of the temperature.
+        With ``inf`` the column marginals hold exactly. With ``0`` they have no effect, and the target is the softmax of
+        the scores.
     initial_duals
-        Column duals to start from, shape ``(K,)``, such as the duals of the previous refresh. Zeros if not given.
+        Column duals to start from, shape ``(K,)``, such as the duals of an earlier run. Zeros by default.
 
     Returns
     -------
     SinkhornResult
-        Duals, plan, per-cell targets, marginal error and whether the tolerance was met.
+        Duals, plan, targets of the cells, marginal error, and whether the solver converged.
 
     Raises
     ------
@@ -133,9 +134,9 @@ def sinkhorn(
 
     Notes
     -----
-    Sums run in float64 (float32 on devices without it), whatever the dtype of the scores, so that a float32 caller
-    at a small temperature still gets the right plan. Source: Cuturi (2013) for the scaling, Chizat et al. (2018) for
-    the relaxed update.
+    The solver computes in float64 (float32 on devices without float64) for scores of any dtype, because float32 is not
+    accurate enough at small temperatures. Sources: Cuturi (2013) for the scaling, Chizat et al. (2018) for the relaxed
+    update.
 
     Examples
     --------
@@ -146,13 +147,13 @@ def sinkhorn(
     >>> result.target.argmax(dim=1).tolist()
     [0, 0, 1, 1]
     """
-    _check_logits(logits)
+    check_logits(logits)
     _check_settings(n_iter, tol, marginal_relaxation)
     n_rows, n_columns = logits.shape
-    # MPS has no float64; everywhere else the extra digits cost little and remove the small-temperature errors.
+    # MPS has no float64. On other devices float64 costs little and removes errors at small temperatures.
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64
-    columns = _as_marginals(column_marginals, n_columns, "column_marginals", logits.device, dtype)
-    rows = _as_marginals(row_marginals, n_rows, "row_marginals", logits.device, dtype)
+    columns = as_marginals(column_marginals, n_columns, "column_marginals", logits.device, dtype)
+    rows = as_marginals(row_marginals, n_rows, "row_marginals", logits.device, dtype)
     log_columns, log_rows = columns.log(), rows.log()
     shrink = 1.0 if math.isinf(marginal_relaxation) else marginal_relaxation / (1.0 + marginal_relaxation)
 
@@ -185,27 +186,27 @@ def sinkhorn(
 
 
 def target_from_duals(logits: Tensor, column_duals: Tensor) -> Tensor:
-    r"""Transport targets of any cells, :math:`P_{ik} = \mathrm{softmax}_k(s_{ik} + g_k)`.
+    r"""Transport targets of cells, :math:`P_{ik} = \mathrm{softmax}_k(s_{ik} + g_k)`.
 
-    Works for cells that were not part of the transport problem, so that a mini-batch or a query needs only the K
-    column duals of :func:`sinkhorn`.
+    The cells need not be part of the transport problem. A mini-batch or a query needs only the K column duals of
+    :func:`sinkhorn`.
 
     Parameters
     ----------
     logits
-        Scores, shape ``(n, K)``, on the scale that was given to :func:`sinkhorn`.
+        Scores, shape ``(n, K)``, on the same scale as the scores that were passed to :func:`sinkhorn`.
     column_duals
         Duals of the clusters, shape ``(K,)``.
 
     Returns
     -------
     Tensor
-        Shape ``(n, K)``, dtype of ``logits``, rows sum to 1.
+        Shape ``(n, K)``, dtype of ``logits``. Each row sums to 1.
 
     Raises
     ------
     ValueError
-        If the number of duals is not the number of columns.
+        If the number of duals differs from the number of columns of ``logits``.
     """
     if logits.ndim != 2 or column_duals.shape != (logits.shape[1],):
         raise ValueError(
@@ -221,7 +222,10 @@ def _chunks(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _column_pull(logits: Tensor, duals: Tensor, log_rows: Tensor) -> Tensor:
-    """Log of sum_i exp(s_ik + f_i), with the row duals that fit ``duals``; plus ``duals``: log column masses."""
+    """Log of sum_i exp(s_ik + f_i) for each column, with the row duals f that belong to the column duals ``duals``.
+
+    The result plus ``duals`` is the log of the column masses.
+    """
     pull = torch.full_like(duals, -math.inf)
     for chunk, log_row in zip(_chunks(logits), _chunks(log_rows), strict=True):
         scores = chunk.to(duals.dtype)
@@ -244,7 +248,7 @@ def _residual(duals: Tensor, pull: Tensor, log_columns: Tensor, shrink: float) -
 
 
 def _centred(duals: Tensor, columns: Tensor) -> Tensor:
-    """Remove the free constant of exact duals, so that they do not depend on where the iteration started."""
+    """Remove the free additive constant of the duals, so that the duals do not depend on the initial duals."""
     used = columns > 0
     return duals - (columns[used] * duals[used]).sum()
 
@@ -260,7 +264,7 @@ def _start(initial: Tensor | None, log_columns: Tensor) -> Tensor:
     return initial.to(log_columns)
 
 
-def _check_logits(logits: Tensor) -> None:
+def check_logits(logits: Tensor) -> None:
     if logits.ndim != 2 or 0 in logits.shape or not logits.is_floating_point():
         raise ValueError(
             f"Expected logits as a non-empty floating-point matrix (cells, clusters), found shape "
@@ -283,14 +287,16 @@ def _check_settings(n_iter: int, tol: float, marginal_relaxation: float) -> None
         )
 
 
-def _as_marginals(marginals: Tensor | None, size: int, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+def as_marginals(marginals: Tensor | None, size: int, name: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     if marginals is None:
         return torch.full((size,), 1.0 / size, device=device, dtype=dtype)
     if marginals.shape != (size,):
-        raise ValueError(f"Expected {name} of shape ({size},), found {tuple(marginals.shape)}; pass one mass for each.")
+        raise ValueError(
+            f"Expected {name} of shape ({size},), found {tuple(marginals.shape)}; pass one mass per entry."
+        )
     masses = marginals.to(device=device, dtype=dtype)
     if not bool((masses.isfinite() & (masses >= 0)).all()):
-        raise ValueError(f"Expected {name} >= 0 and finite, found {masses.tolist()[:10]}; pass masses.")
+        raise ValueError(f"Expected {name} >= 0 and finite, found {masses.tolist()[:10]}; pass non-negative masses.")
     total = float(masses.sum())
     if abs(total - 1.0) > _MASS_TOLERANCE:
         raise ValueError(f"Expected {name} with total 1, found {total:.6g}; divide by the total.")

@@ -1,4 +1,4 @@
-"""From an embedding to clusters: candidates, tree of merges, label-free judges, number of clusters, probabilities."""
+"""Clusters of embedded cells: candidate partitions, their ranking, number of clusters, tree, and probabilities."""
 
 from scsiameseclu.partition._discriminant import Discriminant, fit_discriminant
 from scsiameseclu.partition._judges import partition_cells

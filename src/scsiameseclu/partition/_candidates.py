@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scsiameseclu.partition._space import Space
 
 N_DIMS = 15
-"""Components of decoded expression that mixtures are fitted on."""
+"""Number of principal components of decoded expression that mixtures are fitted on."""
 SIZE_POWERS = (0.0, 0.15, 0.3)
 _N_STARTS = 10
 _MAX_WARD_CELLS = 4_000
@@ -31,20 +31,26 @@ _MAX_BISECTIONS = 18
 
 
 def candidates(space: Space, n_clusters: int) -> dict[str, NDArray[np.int64]]:
-    """Partitions with exactly as many clusters as wanted, by name.
+    """Compute partitions with exactly ``n_clusters`` clusters by several methods.
 
     * k-means and Ward's tree, on decoded expression, and on decoded expression smoothed over the neighbours in either
       graph;
-    * the likeliest mixture of equally wide groups that starts from k-means, Ward or Leiden;
-    * Leiden's communities of either graph, at the resolution that gives the number wanted;
+    * the most likely of three Gaussian mixtures with one common covariance, fitted from k-means, Ward and Leiden;
+    * Leiden communities of either graph, at a resolution that gives ``n_clusters`` communities;
     * cuts of the tree of merges by relative separability, in either space, with three powers of the group size.
+
+    A method that does not give ``n_clusters`` clusters is left out.
 
     Parameters
     ----------
     space
         The cells.
     n_clusters
-        Clusters wanted, at least 2.
+        Number of clusters, at least 2.
+
+    Returns
+    -------
+    Cluster of each cell, int64 ``(n_obs,)``, by name of the method.
     """
     seed = space.random_state
     found: dict[str, NDArray[np.int64] | None] = {}
@@ -90,7 +96,10 @@ def _kmeans(points: NDArray[np.float32], n_clusters: int, random_state: int) -> 
 
 
 def _ward(points: NDArray[np.float32], n_clusters: int, random_state: int) -> NDArray[np.int64]:
-    """Ward's groups of (a sample of) the cells, the other cells in the group of the nearest mean; ``(n_obs,)``."""
+    """Clusters by Ward's method, ``(n_obs,)``.
+
+    If there are more than 4,000 cells, Ward's method runs on a sample, and all cells go to the nearest mean.
+    """
     rows = np.arange(len(points))
     if len(rows) > _MAX_WARD_CELLS:
         rows = np.random.default_rng(random_state).choice(len(rows), _MAX_WARD_CELLS, replace=False)
@@ -101,7 +110,7 @@ def _ward(points: NDArray[np.float32], n_clusters: int, random_state: int) -> ND
 
 
 def leiden_at(connectivities: sparse.csr_matrix, n_clusters: int, random_state: int) -> NDArray[np.int64] | None:
-    """Leiden's partition into exactly ``n_clusters`` communities, ``(n_obs,)``, or None if no resolution gives it."""
+    """Leiden partition into exactly ``n_clusters`` communities, ``(n_obs,)``, or None if no resolution gives them."""
     low, high = _RESOLUTION_BOUNDS
     for _ in range(_MAX_BISECTIONS):
         middle = float(np.sqrt(low * high))

@@ -1,4 +1,4 @@
-"""From hard clusters to probabilities: linear discriminants of a partition."""
+"""Cluster probabilities from linear discriminants of a partition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
 
-from scsiameseclu.ot import sinkhorn
+from scsiameseclu.ot import transport_to_masses
+from scsiameseclu.ot._transport import Transport
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,7 +23,7 @@ _RIDGE = 1e-3
 
 @dataclass(frozen=True)
 class Discriminant:
-    r"""Probabilities of the clusters that are a linear function of a cell's own representation.
+    r"""Cluster probabilities as the softmax of a linear function of the cell's own representation :math:`x_i`.
 
     .. math:: P_i = \mathrm{softmax}(W (x_i - o) + a)
 
@@ -33,9 +34,9 @@ class Discriminant:
     coefficients
         :math:`W`, float32 ``(n_clusters, n_dims)``.
     intercepts
-        :math:`a`, float32 ``(n_clusters,)``; ``-inf`` for a cluster without a cell.
+        :math:`a`, float32 ``(n_clusters,)``. ``-inf`` for a cluster without cells.
     marginal_error
-        L1 distance between the shares of the parts and the mean probabilities of the cells that were fitted.
+        L1 distance between the shares of the clusters and the mean probabilities, over the fitted cells.
     """
 
     origin: Tensor
@@ -44,7 +45,10 @@ class Discriminant:
     marginal_error: float
 
     def probabilities(self, points: Tensor) -> Tensor:
-        """Probabilities of cells ``(n, n_dims)``, float32 ``(n, n_clusters)``, on their device; rows sum to 1."""
+        """Cluster probabilities of cells ``(n, n_dims)``.
+
+        The result is float32 ``(n, n_clusters)``, on the device of ``points``. Each row sums to 1.
+        """
         origin, coefficients, intercepts = (
             each.to(points.device) for each in (self.origin, self.coefficients, self.intercepts)
         )
@@ -60,28 +64,31 @@ def fit_discriminant(
     parts: NDArray[np.integer],
     n_clusters: int,
     *,
+    transport: Transport = "entropic",
     n_iter: int = 100,
     marginal_relaxation: float = math.inf,
 ) -> Discriminant:
-    r"""Fit linear discriminants to a partition and transport the cells to the masses of its parts.
+    r"""Fit linear discriminants to a partition, with mean probabilities equal to the sizes of the clusters.
 
-    Every part is described by a normal density, with one covariance :math:`C` for all parts (Fisher, Annals of Eugenics
-    1936). The score of cell :math:`i` in part :math:`k` is
-    :math:`s_{ik} = m_k^\top C^{-1} x_i - \frac12 m_k^\top C^{-1} m_k`. Entropic transport adds the duals :math:`g` for
-    which the mean probability of each part is its share of the cells. The covariance is shrunk by the rule of Ledoit
+    Every cluster :math:`k` has a normal density with mean :math:`m_k`. All clusters share one covariance :math:`C`
+    (Fisher, Annals of Eugenics 1936). The score of cell :math:`i` in cluster :math:`k` is
+    :math:`s_{ik} = m_k^\top C^{-1} x_i - \frac12 m_k^\top C^{-1} m_k`. Entropic transport adds duals :math:`g` for
+    which the mean probability of each cluster is its share of the cells. The covariance is shrunk by the rule of Ledoit
     and Wolf (Journal of Multivariate Analysis 2004).
 
-    A cell near a border gets a probability near one half, and a cell that its own counts place in another part than
-    its neighbours do moves there.
+    A cell near the border of two clusters gets a probability near one half. If the own counts of a cell fit another
+    cluster than its neighbours do, the other cluster gets the higher probability.
 
     Parameters
     ----------
     points
         Representation of each cell's own counts, without its neighbours, ``(n_obs, n_dims)``.
     parts
-        Part of each cell, integers in ``[0, n_clusters)``, ``(n_obs,)``.
+        Cluster of each cell, integers in ``[0, n_clusters)``, ``(n_obs,)``.
     n_clusters
-        Number of clusters. A cluster that no cell belongs to gets probability 0.
+        Number of clusters. A cluster without cells gets probability 0.
+    transport
+        How the duals are found, see :func:`scsiameseclu.ot.transport_to_masses`.
     n_iter, marginal_relaxation
         See :func:`scsiameseclu.ot.sinkhorn`.
 
@@ -99,15 +106,16 @@ def fit_discriminant(
     ridge = _RIDGE * max(float(x.var(axis=0).mean()), float(np.finfo(np.float32).tiny))
     coefficients = np.linalg.solve(covariance + ridge * np.eye(x.shape[1]), means.T).T
     intercepts = -0.5 * (coefficients * means).sum(axis=1)
-    transport = sinkhorn(
+    solved = transport_to_masses(
         torch.as_tensor(x @ coefficients.T + intercepts),
         torch.as_tensor(sizes / len(x)),
+        transport,
         n_iter=n_iter,
         marginal_relaxation=marginal_relaxation,
     )
     return Discriminant(
         torch.as_tensor(origin).float(),
         torch.as_tensor(coefficients).float(),
-        (torch.as_tensor(intercepts) + transport.column_duals).float(),
-        transport.marginal_error,
+        (torch.as_tensor(intercepts) + solved.column_duals).float(),
+        solved.marginal_error,
     )

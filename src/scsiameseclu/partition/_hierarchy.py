@@ -1,4 +1,4 @@
-"""The tree over the clusters and below them."""
+"""The binary tree over small groups of cells, in which every cluster is a node."""
 
 from __future__ import annotations
 
@@ -21,28 +21,25 @@ if TYPE_CHECKING:
 FINE_RESOLUTION = 3.0
 MIN_GROUP = 10
 _MAX_GROUPS = 200
-"""A small group has at least ``MIN_GROUP`` cells and one part in ``_MAX_GROUPS`` of all cells.
-
-A smaller group is joined to the nearest group of its cluster.
-"""
+"""A small group has at least ``MIN_GROUP`` cells, and at least a share of 1 / ``_MAX_GROUPS`` of all cells."""
 SIZE_POWER = 0.15
 
 
 @dataclass(frozen=True)
 class Hierarchy:
-    """A binary tree over small groups of cells that passes through a partition.
+    """A binary tree over small groups of cells, in which every cluster of a partition is a node.
 
-    Nodes are numbered as in :func:`scipy.cluster.hierarchy.linkage`: the small groups from 0, then one node per merge,
-    in the order of merging. The last node is the root.
+    The leaves are the small groups. Nodes are numbered as in :func:`scipy.cluster.hierarchy.linkage`: first the small
+    groups, from 0, then one node per merge, in the order of merging. The last node is the root.
 
     Attributes
     ----------
     centers
         Centre of every small group in the embedding, ``(n_groups, n_latent)``.
     clusters
-        Cluster of every small group in the partition the tree passes through, ``(n_groups,)``.
+        Number of the cluster of every small group, ``(n_groups,)``.
     sizes
-        Cells of every small group, ``(n_groups,)``.
+        Number of cells in every small group, ``(n_groups,)``.
     children
         The two nodes that each merge joins, ``(n_groups - 1, 2)``.
     """
@@ -58,24 +55,24 @@ class Hierarchy:
         return len(self.centers)
 
     def assign(self, embedding: NDArray[np.floating], clusters: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Small group of cells: the nearest centre among the groups of the cell's cluster.
+        """Assign each cell to the small group with the nearest centre among the groups of the cell's cluster.
 
         Parameters
         ----------
         embedding
-            Cells, ``(n, n_latent)``.
+            Embedded cells, ``(n, n_latent)``.
         clusters
-            Cluster of each cell in the partition the tree passes through, ``(n,)``. A cell of a cluster without a small
-            group goes to the nearest centre of all.
+            Number of the cluster of each cell, ``(n,)``. If the cluster of a cell has no small group, the cell goes to
+            the nearest centre of all groups.
 
         Returns
         -------
-        int64 ``(n,)``.
+        Number of the small group of each cell, int64 ``(n,)``.
         """
         return _nearest(embedding, clusters, self.centers, self.clusters)
 
     def members(self, node: int) -> NDArray[np.int64]:
-        """Small groups of a node, ascending."""
+        """Numbers of the small groups below a node, ascending."""
         found, open_nodes = [], [int(node)]
         while open_nodes:
             at = open_nodes.pop()
@@ -86,7 +83,7 @@ class Hierarchy:
         return np.sort(np.asarray(found, dtype=np.int64))
 
     def cut(self, n_clusters: int) -> NDArray[np.int64]:
-        """Cluster of every small group with so many clusters, from 0, ``(n_groups,)``.
+        """Cluster of every small group if the tree is cut into ``n_clusters`` clusters, from 0, ``(n_groups,)``.
 
         Raises
         ------
@@ -98,10 +95,11 @@ class Hierarchy:
         return self._merged(range(self.n_groups - n_clusters))
 
     def cut_at(self, p_values: Sequence[float], significance: float) -> NDArray[np.int64]:
-        """Cluster of every small group if only significant splits are kept, from 0, ``(n_groups,)``.
+        """Cluster of every small group if splits that are not significant are undone, from 0, ``(n_groups,)``.
 
-        From the bottom: two nodes are joined if the p value of their split is above ``significance`` and neither is
-        split itself. So a split that is not significant stays where one below it is.
+        The method starts at the bottom of the tree. Two nodes are joined if the p value of their split is above
+        ``significance`` and neither node is split itself. A split that is not significant is therefore kept if there is
+        a significant split below it.
 
         Parameters
         ----------
@@ -116,7 +114,7 @@ class Hierarchy:
         return self._merged([merge for merge in range(self.n_groups - 1) if whole[self.n_groups + merge]])
 
     def _merged(self, merges: Sequence[int]) -> NDArray[np.int64]:
-        """Cluster of every small group if these merges are made."""
+        """Cluster of every small group after the given merges."""
         cluster = np.arange(self.n_groups)
         for merge in merges:
             groups = self.members(self.n_groups + merge)
@@ -124,7 +122,7 @@ class Hierarchy:
         return np.unique(cluster, return_inverse=True)[1].ravel()
 
     def topmost_split(self, groups: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """The two sides of the topmost split that divides these small groups; None if there is only one group."""
+        """The two sides of the topmost split that divides the given small groups, or None for a single group."""
         for merge in range(self.n_groups - 2, -1, -1):
             first, second = (np.intersect1d(groups, self.members(node)) for node in self.children[merge])
             if len(first) and len(second):
@@ -133,22 +131,22 @@ class Hierarchy:
 
 
 def small_groups(space: Space, clusters: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Cut every cluster into small groups: Leiden's communities of the embedding at resolution 3 within it.
+    """Divide every cluster into small groups by Leiden communities of the embedding at resolution 3.
 
-    Pieces below 10 cells, or one part in 200 of all, are joined to the nearest piece of their cluster. Then every cell
-    goes to the nearest centre of its cluster, which is the rule other cells are assigned by.
+    Groups with fewer than 10 cells, or with less than 1/200 of all cells, are dropped. Then every cell goes to the
+    nearest remaining centre of its cluster. New cells are assigned to small groups by the same rule.
 
     Parameters
     ----------
     space
         The cells.
     clusters
-        Cluster of each cell, ``(n_obs,)``.
+        Number of the cluster of each cell, ``(n_obs,)``.
 
     Returns
     -------
-    Small group of each cell, int64 ``(n_obs,)``, from 0 without gaps, and centres in the embedding, ``(n_groups,
-    n_latent)``.
+    Number of the small group of each cell, int64 ``(n_obs,)``, from 0 without gaps, and centres of the groups in the
+    embedding, ``(n_groups, n_latent)``.
     """
     fine = leiden(space.embedding_graph, FINE_RESOLUTION, space.random_state)
     smallest = max(MIN_GROUP, space.n_obs // _MAX_GROUPS)
@@ -157,7 +155,7 @@ def small_groups(space: Space, clusters: NDArray[np.integer]) -> tuple[NDArray[n
         rows = np.flatnonzero(clusters == cluster)
         pieces, sizes = np.unique(fine[rows], return_counts=True)
         kept = pieces[sizes >= smallest]
-        # A cluster without a piece that is large enough stays in one piece.
+        # A cluster in which no group is large enough becomes one group.
         parts = [rows[fine[rows] == piece] for piece in kept] if len(kept) else [rows]
         centers += [space.embedding[part].mean(axis=0) for part in parts]
         owners += [cluster] * len(parts)
@@ -183,21 +181,22 @@ def _nearest(
 
 
 def grow(space: Space, clusters: NDArray[np.integer]) -> tuple[Hierarchy, NDArray[np.int64]]:
-    """Build the tree that passes through a partition, and say in which small group each cell is.
+    """Build the tree over the clusters of a partition.
 
-    Small groups are merged within their cluster until each cluster is one group, then clusters among one another, the
-    least separable pair first (:class:`~scsiameseclu.partition._tree.MergeTree`, in the embedding).
+    First, small groups of the same cluster are merged until each cluster is one group. Then the clusters are merged.
+    The least separable pair is always merged first (:class:`~scsiameseclu.partition._tree.MergeTree`, in the
+    embedding).
 
     Parameters
     ----------
     space
         The cells.
     clusters
-        Cluster of each cell, ``(n_obs,)``.
+        Number of the cluster of each cell, ``(n_obs,)``.
 
     Returns
     -------
-    The tree, and the small group of each cell, int64 ``(n_obs,)``.
+    The tree, and the number of the small group of each cell, int64 ``(n_obs,)``.
     """
     groups, centers = small_groups(space, clusters)
     n_groups = len(centers)
@@ -213,7 +212,7 @@ def grow(space: Space, clusters: NDArray[np.integer]) -> tuple[Hierarchy, NDArra
 
 
 def to_state(hierarchy: Hierarchy) -> dict[str, Any]:
-    """Return the tree without its description, as builtins."""
+    """Return the tree as built-in Python types, without the descriptions of the splits."""
     return {
         "centers": hierarchy.centers.tolist(),
         "clusters": hierarchy.clusters.tolist(),

@@ -1,4 +1,4 @@
-"""Which of several partitions? Label-free judges."""
+"""Choice among several partitions of the cells, without labels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ AGREEMENT_WEIGHT = 2.0
 
 
 def partition_cells(space: Space, n_clusters: int) -> NDArray[np.int64]:
-    """Partition cells into clusters: of all :func:`~scsiameseclu.partition._candidates.candidates` the one judged best.
+    """Partition cells into clusters.
+
+    The function computes several partitions (:func:`~scsiameseclu.partition._candidates.candidates`), and returns the
+    best partition (:func:`best`).
 
     Parameters
     ----------
@@ -34,7 +37,8 @@ def partition_cells(space: Space, n_clusters: int) -> NDArray[np.int64]:
 
     Returns
     -------
-    Cluster of each cell, int64 ``(n_obs,)``. There are fewer clusters only if fewer cells differ.
+    Cluster of each cell, int64 ``(n_obs,)``. The number of clusters is smaller than ``n_clusters`` only if there are
+    fewer different cells.
 
     Raises
     ------
@@ -55,37 +59,16 @@ def partition_cells(space: Space, n_clusters: int) -> NDArray[np.int64]:
 
 
 def best(space: Space, found: Mapping[str, NDArray[np.integer]]) -> str:
-    """Name of the partition with the best sum of ranks.
+    """Find the partition with the best sum of ranks.
 
-    Three judges rank the partitions: the likelihood of equally wide groups of decoded expression, the likelihood of
-    groups of own widths of the embedding, and, with twice the weight, the mean agreement with the other partitions
-    (adjusted Rand index). Each judge alone errs on some kind of data: equal widths split broad types, and own widths
-    favour chains. The judges see at most 2,000 cells.
+    Three criteria rank the partitions:
 
-    Parameters
-    ----------
-    space
-        The cells.
-    found
-        Partitions of the cells into the same number of clusters, by name.
-    """
-    return max(scores := judge(space, found), key=lambda name: scores[name])
+    * the likelihood of a Gaussian mixture with one covariance for all clusters, on decoded expression;
+    * the likelihood of a Gaussian mixture in which each cluster has its own width, on the embedding;
+    * the mean agreement with the other partitions (adjusted Rand index), with twice the weight.
 
-
-def judge(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, float]:
-    """Weighted sum of ranks of each partition by name, the higher the better; see :func:`best`."""
-    return dict(zip(found, sum_of_ranks(judge_values(space, found)).tolist(), strict=True))
-
-
-def sum_of_ranks(values: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float64]:
-    """Weighted sum of the judges' ranks of what :func:`judge_values` returns, ``(n_partitions,)``."""
-    # Rounded, so that two partitions that differ in the numbering of their clusters tie.
-    equal, own, agreement = (rankdata(np.round(values[name], 6)) for name in ("equal", "own", "agreement"))
-    return equal + own + AGREEMENT_WEIGHT * agreement
-
-
-def judge_values(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, NDArray[np.float64]]:
-    """What each judge says of the partitions, the higher the better, in the order of ``found``; see :func:`best`.
+    No single criterion works for all data. The first criterion splits broad cell types, and the second favours
+    elongated chains of cells. The criteria are computed on at most 2,000 cells.
 
     Parameters
     ----------
@@ -96,8 +79,37 @@ def judge_values(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict
 
     Returns
     -------
-    By judge, ``(n_partitions,)``: ``"equal"``, ``"own"`` (mean log-likelihood per cell) and ``"agreement"`` (sum of
-    adjusted Rand indices).
+    Name of the best partition.
+    """
+    return max(scores := judge(space, found), key=lambda name: scores[name])
+
+
+def judge(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, float]:
+    """Weighted sum of the ranks of each partition, by name (see :func:`best`). Higher is better."""
+    return dict(zip(found, sum_of_ranks(judge_values(space, found)).tolist(), strict=True))
+
+
+def sum_of_ranks(values: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float64]:
+    """Weighted sum of the ranks of each partition, ``(n_partitions,)``, from the result of :func:`judge_values`."""
+    # Rounding gives the same rank to two partitions that differ only in the numbers of their clusters.
+    equal, own, agreement = (rankdata(np.round(values[name], 6)) for name in ("equal", "own", "agreement"))
+    return equal + own + AGREEMENT_WEIGHT * agreement
+
+
+def judge_values(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict[str, NDArray[np.float64]]:
+    """Compute the three criteria of :func:`best` for each partition. Higher is better.
+
+    Parameters
+    ----------
+    space
+        The cells.
+    found
+        Partitions of the cells into the same number of clusters, by name.
+
+    Returns
+    -------
+    Values by criterion, ``(n_partitions,)``, in the order of ``found``. ``"equal"`` and ``"own"`` are mean
+    log-likelihoods per cell, in nats. ``"agreement"`` is the sum of adjusted Rand indices.
     """
     rows = space.sample(MAX_JUDGED_CELLS)
     seen = [np.unique(labels[rows], return_inverse=True)[1] for labels in found.values()]
@@ -110,7 +122,7 @@ def judge_values(space: Space, found: Mapping[str, NDArray[np.integer]]) -> dict
 
 
 def _agreement(partitions: list[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """Sum of the adjusted Rand indices of each partition with all, itself included, ``(n_partitions,)``."""
+    """Sum of the adjusted Rand indices of each partition with all partitions, itself included, ``(n_partitions,)``."""
     matrix = np.eye(len(partitions))
     for one, other in combinations(range(len(partitions)), 2):
         matrix[one, other] = matrix[other, one] = adjusted_rand_score(partitions[one], partitions[other])

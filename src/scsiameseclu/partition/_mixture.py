@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians that start from a partition."""
+"""Gaussian mixtures fitted from an initial partition."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ Widths = Literal["equal", "own"]
 _RIDGE = 1e-3
 _TOLERANCE = 1e-4
 _PRIOR_CELLS = 5.0
-"""Cells whose weight pulls the width of a group to that of all groups: few cells say little about a width."""
+"""Weight, in cells, of the common width in the width of a group, because few cells give a poor estimate."""
 _MIN_WIDTH = 1e-2
 _MIN_WEIGHT = 1e-4
 _MIN_VARIANCE = 1e-12
-"""Points that do not differ have a likelihood, too."""
+"""Lower bound of the variance, so that identical points have a finite likelihood."""
 
 
 def fit_mixture(
     points: NDArray[np.floating], groups: NDArray[np.integer], widths: Widths = "equal", n_iter: int = 8
 ) -> tuple[float, NDArray[np.int64]]:
-    r"""Fit a mixture of Gaussians by expectation maximisation, from a partition.
+    r"""Fit a Gaussian mixture by expectation maximisation, starting from a partition.
 
-    Group :math:`k` has the covariance :math:`\lambda_k C`. With ``widths="equal"`` all :math:`\lambda_k` are 1: one
-    covariance for all groups (model EEE of Banfield and Raftery, Biometrics 1993). With ``"own"`` each group has a
-    width of its own and all share a shape (their model VEE), which costs one parameter per group.
+    Group :math:`k` has the covariance :math:`\lambda_k C`. With ``widths="equal"`` all :math:`\lambda_k` are 1, and all
+    groups have the same covariance (model EEE of Banfield and Raftery, Biometrics 1993). With ``widths="own"`` each
+    group has its own width :math:`\lambda_k`, and all groups share the shape :math:`C` (model VEE in the same paper).
 
     Parameters
     ----------
     points
         Cells, ``(n_obs, n_dims)``.
     groups
-        Group of each cell, from 0 without gaps, ``(n_obs,)``.
+        Number of the initial group of each cell, from 0 without gaps, ``(n_obs,)``.
     widths
         ``"equal"`` or ``"own"``.
     n_iter
-        Iterations at most.
+        Largest number of iterations.
 
     Returns
     -------
-    Mean log-likelihood per cell, in nats, and the likeliest group of every cell, int64 ``(n_obs,)``.
+    Mean log-likelihood per cell, in nats, and the most likely group of every cell, int64 ``(n_obs,)``.
     """
     x = np.asarray(points, dtype=np.float64)
     member = np.eye(int(groups.max()) + 1)[groups]
@@ -63,7 +63,10 @@ def fit_mixture(
 def _log_joint(
     x: NDArray[np.float64], member: NDArray[np.float64], ridge: NDArray[np.float64], widths: Widths
 ) -> NDArray[np.float64]:
-    """Log density of every cell and group, ``(n_obs, n_groups)``, after fitting the groups to these memberships."""
+    """Log of group share times density for every cell and group, ``(n_obs, n_groups)``.
+
+    The groups are fitted to the memberships ``member``, ``(n_obs, n_groups)``.
+    """
     sizes = member.sum(axis=0) + 1e-9
     shares, means = sizes / len(x), member.T @ x / sizes[:, None]
     scales = np.ones(len(sizes))
@@ -79,7 +82,7 @@ def _log_joint(
             scales = np.maximum((sizes * own + _PRIOR_CELLS) / (sizes + _PRIOR_CELLS), _MIN_WIDTH)
             shape = np.tensordot(shares / scales, scatter, 1) + ridge
     root = np.linalg.cholesky(shape)
-    # In coordinates in which the shape is round, squared distances are all that is needed.
+    # In coordinates in which the covariance is the identity, Mahalanobis distances are Euclidean distances.
     cells, centres = (np.linalg.solve(root, values.T).T for values in (x, means))
     squared = (cells**2).sum(axis=1)[:, None] - 2.0 * cells @ centres.T + (centres**2).sum(axis=1)
     n_dims = x.shape[1]
@@ -90,7 +93,7 @@ def _log_joint(
 def _scatter(x: NDArray[np.float64], weight: NDArray[np.float64], mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """Weighted sum of squares and products about the mean, ``(n_dims, n_dims)``.
 
-    Cells of hardly any weight are left out.
+    Cells with a weight close to 0 are left out.
     """
     rows = weight > _MIN_WEIGHT
     residuals = x[rows] - mean

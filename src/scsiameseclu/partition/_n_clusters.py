@@ -1,4 +1,4 @@
-"""The number of clusters, when none is given."""
+"""Choice of the number of clusters, without labels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUTO_RESOLUTION = 0.14
 CURVE_RESOLUTIONS = (0.03, 0.07, 0.14, 0.2, 0.3, 0.5, 1.0)
 MAX_CLUSTERS = 50
 MIN_SEPARABILITY = 1.8
-"""Relative separability below which data count as one population."""
+"""Smallest relative separability of clusters. Data with less separable communities count as one population."""
 _MAX_CELLS = 2_000
 _MIN_GROUP = 10
 
@@ -33,14 +33,14 @@ class NClustersResult:
     Attributes
     ----------
     n_clusters
-        The number found.
+        The chosen number.
     criterion
-        What decided.
+        Text that says how the number was chosen.
     values
-        Number of communities at each of several resolutions, to see how much the choice depends on the resolution.
+        Number of Leiden communities by resolution. The values show how much the choice depends on the resolution.
     separability
-        Separability of the best separated community from its nearest neighbour, relative to that of a single population
-        cut in two; 0 where there are no two communities to compare.
+        Relative separability of the best separated community from its nearest neighbour. 0 if there are no two
+        communities to compare.
     """
 
     n_clusters: int
@@ -49,7 +49,7 @@ class NClustersResult:
     separability: float = 0.0
 
     def to_state(self) -> dict[str, Any]:
-        """Return builtins only, safe to store in a model file or in ``uns``."""
+        """Return the fields as built-in Python types, which can be stored in a model file or in ``uns``."""
         return {
             "n_clusters": int(self.n_clusters),
             "criterion": self.criterion,
@@ -60,7 +60,7 @@ class NClustersResult:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> NClustersResult:
-        """Inverse of :meth:`to_state`; records of earlier versions have no separability."""
+        """Inverse of :meth:`to_state`. States of early versions have no separability, and get 0."""
         values = dict(zip(state["resolutions"], state["n_communities"], strict=True))
         return cls(state["n_clusters"], state["criterion"], values, state.get("separability", 0.0))
 
@@ -68,20 +68,24 @@ class NClustersResult:
 def choose_n_clusters(space: Space) -> NClustersResult:
     """Choose the number of clusters.
 
-    It is one, or the number of communities Leiden finds in the embedding at resolution 0.14, at most 50.
+    The number of clusters is the number of Leiden communities in the embedding at resolution 0.14, at most 50.
 
-    There is one cluster if there is one community, or if no community is clearly apart from the other communities: the
-    community that is farthest from its nearest neighbour has a relative separability below 1.8. For relative
-    separability see :class:`~scsiameseclu.partition._tree.MergeTree`; of decoded expression and embedding the smaller
-    value counts.
+    If no community is clearly separate from all other communities, the number of clusters is 1. The function computes
+    the relative separability (see :class:`~scsiameseclu.partition._tree.MergeTree`) of each community and its nearest
+    neighbour, and compares the largest value with 1.8. Separability is computed in decoded expression and in the
+    embedding, and the smaller value is used.
 
-    All this is done on at most 2,000 sampled cells, because the number of communities of a graph with a fixed number of
+    The function uses at most 2,000 sampled cells, because the number of communities of a graph with a fixed number of
     neighbours grows with the number of cells.
 
     Parameters
     ----------
     space
         The cells, at least 3.
+
+    Returns
+    -------
+    The number of clusters and how it was chosen.
 
     Raises
     ------
@@ -103,14 +107,17 @@ def choose_n_clusters(space: Space) -> NClustersResult:
 
 
 def farthest(space: Space, groups: NDArray[np.integer]) -> float:
-    """Relative separability of the best separated group from its nearest neighbour; 0 without two groups of 10 cells.
+    """Relative separability of the best separated group from its nearest neighbour.
+
+    Groups with fewer than 10 cells (or fewer than a quarter of all cells, if that is less) are ignored. If fewer than
+    two groups are left, the result is 0.
 
     Parameters
     ----------
     space
         The cells.
     groups
-        Group of every cell, from 0, ``(n_obs,)``.
+        Number of the group of every cell, from 0, ``(n_obs,)``.
     """
     order = np.random.default_rng(space.random_state).permutation(space.n_obs)
     rows = [order[groups[order] == group] for group in range(int(groups.max()) + 1)]
@@ -126,6 +133,6 @@ def farthest(space: Space, groups: NDArray[np.integer]) -> float:
 
 
 def _relative(space: Space, first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
-    """Relative separability of two groups of cells, the smaller value of the two spaces."""
+    """Relative separability of two groups of cells: the smaller value of decoded expression and embedding."""
     null = null_separability(len(first) / (len(first) + len(second)))
     return min(separability(points[first], points[second]) for points in (space.expression, space.embedding)) / null

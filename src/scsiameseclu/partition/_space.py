@@ -1,4 +1,4 @@
-"""Cells in the spaces they are partitioned in, with their neighbour graphs."""
+"""The two spaces in which cells are partitioned, with neighbour graphs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ _OWN_SHARE = 0.5
 class Space:
     """Decoded expression and embedding of the same cells.
 
-    Distances mean something different in the two. Decoded expression keeps the sizes of differences between cells. The
-    axes of the embedding are decorrelated and about equally wide, so that a narrow type is as wide as a broad one.
+    Distances have different meanings in the two spaces. Decoded expression keeps the sizes of the differences between
+    cells. The axes of the embedding are decorrelated and have about equal variances, so that narrow and broad cell
+    types have about the same width.
 
     Parameters
     ----------
@@ -32,7 +33,7 @@ class Space:
     embedding
         Embedding, ``(n_obs, n_latent)``.
     random_state
-        Seed of everything that is random in a partition.
+        Seed of all random steps of a partition.
     """
 
     expression: NDArray[np.float32]
@@ -51,11 +52,11 @@ class Space:
 
     @cached_property
     def embedding_graph(self) -> sparse.csr_matrix:
-        """The same in the embedding."""
+        """Weights between nearest neighbours in the embedding, ``(n_obs, n_obs)``, sparse and symmetric."""
         return _graph(self.embedding, self.random_state)
 
     def smoothed(self, graph: sparse.csr_matrix) -> NDArray[np.float32]:
-        """Decoded expression of every cell, half its own and half the weighted mean of its neighbours in ``graph``."""
+        """Average the decoded expression of each cell with the weighted mean of its neighbours in ``graph``."""
         total = np.asarray(graph.sum(axis=1)).ravel()
         means = sparse.diags(1.0 / np.maximum(total, 1e-9)) @ graph @ self.expression
         # A cell without neighbours keeps its own values.
@@ -63,13 +64,13 @@ class Space:
         return np.asarray(_OWN_SHARE * self.expression + (1.0 - _OWN_SHARE) * means, dtype=np.float32)
 
     def sample(self, at_most: int) -> NDArray[np.int64]:
-        """Rows of a random sample of the cells, ascending; all rows, if there are no more."""
+        """Row numbers, ascending, of a random sample of ``at_most`` cells, or of all cells if there are fewer."""
         if self.n_obs <= at_most:
             return np.arange(self.n_obs)
         return np.sort(np.random.default_rng(self.random_state).choice(self.n_obs, at_most, replace=False))
 
     def of(self, rows: NDArray[np.int64]) -> Space:
-        """The space of some of the cells."""
+        """The same space with only the cells in ``rows``."""
         return Space(self.expression[rows], self.embedding[rows], self.random_state)
 
 

@@ -1,4 +1,4 @@
-"""Splits of the tree over the clusters: how separate, how significant, and carried by which genes."""
+"""Description of the splits of the tree over the clusters: separability, p value and genes that differ."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 N_DRAWS = 99
 N_GENES = 10
 _MAX_CELLS = 400
-"""Cells of a side that a split is measured on."""
+"""Largest number of cells per side for the separability of a split."""
 _MAX_NULL_CELLS = 200
-"""Cells of a side in the draws of one population, and in what they are compared with."""
+"""Largest number of cells per side for the p value of a split."""
 _ENOUGH_ABOVE = 5
-"""Draws at least as separable as what was found, after which no more are made: the split is not significant."""
+"""Number of draws with at least the separability of the split, after which drawing stops. The split is then not
+significant."""
 _CLUMPING = 1.6
 """Factor on the separability of the draws.
 
-Training gathers cells around each other, also where there is one population. Models trained on one simulated
-population, with three and four clusters asked for, had splits of up to 1.4 relative separability, most below 1.
+Training pulls cells together, even within one population. Models trained on one simulated population, with three and
+four clusters, had splits with relative separabilities of up to 1.4, most of them below 1.
 """
 _MIN_SPREAD = 0.1
-"""Added to the standard deviation of a gene within the sides, in units of its standard deviation over all cells."""
+"""Number added to the standard deviation of a gene within the sides, in units of its standard deviation over all cells.
+"""
 
 
 def describe(
@@ -43,14 +45,14 @@ def describe(
     genes: Sequence[str] = (),
     n_draws: int = N_DRAWS,
 ) -> list[dict[str, Any]]:
-    """Describe every split, the topmost first.
+    """Describe every split of the tree, the topmost split first.
 
     Parameters
     ----------
     hierarchy
         The tree.
     groups
-        Small group of each cell, ``(n_obs,)``.
+        Number of the small group of each cell, ``(n_obs,)``.
     space
         The cells.
     expression
@@ -58,14 +60,19 @@ def describe(
     genes
         Names of the genes.
     n_draws
-        Draws of one population behind each p value, at most.
+        Largest number of random draws for each p value.
 
     Returns
     -------
-    One dictionary of builtins per split: ``node`` and its ``parent`` (None for the root), the nodes ``left`` and
-    ``right`` on its two sides, ``n_left`` and ``n_right`` cells, ``n_clusters`` that there are once this split and all
-    above are made, ``separability``, relative to one population cut in two, ``p_value``, and ``genes``: up to 10 names
-    with the standardised difference, positive if higher on the left.
+    One dictionary of built-in Python types per split, with the keys
+
+    * ``node``, ``parent``: number of the node that is split, and of its parent (None for the root);
+    * ``left``, ``right``: numbers of the two nodes of the split;
+    * ``n_left``, ``n_right``: number of cells in these two nodes;
+    * ``n_clusters``: number of clusters after this split and all earlier splits in the list;
+    * ``separability``: relative separability, see :func:`measure`;
+    * ``p_value``: p value, see :func:`measure`;
+    * ``genes``: up to 10 genes with their standardised differences, positive if expression is higher on the left.
     """
     parents = {
         int(child): hierarchy.n_groups + merge for merge, pair in enumerate(hierarchy.children) for child in pair
@@ -96,23 +103,30 @@ def describe(
 def measure(
     space: Space, first: NDArray[np.integer], second: NDArray[np.integer], n_draws: int = N_DRAWS
 ) -> tuple[float, float]:
-    """Relative separability of two groups of cells, and its p value if both are halves of one population.
+    """Relative separability of two groups of cells, and its p value under the hypothesis of one population.
 
-    Both are taken in decoded expression and in the embedding; the smaller separability and the larger p value count.
-    For the p value, one population is drawn from a normal distribution with the covariance of both groups together, cut
-    across its leading axis in the same shares, and its separability is computed in the same way, again and again, times
-    1.6, because training gathers the cells of one population into clumps that a normal distribution does not have. The
-    p value is the share of draws that are at least as separable as what was found, which counts as a draw itself.
-    Drawing ends early once 5 draws are (Besag and Clifford, Biometrika 1991).
+    Both numbers are computed in decoded expression and in the embedding. The function returns the smaller separability
+    and the larger p value.
+
+    The null hypothesis of the p value is one normal distribution with the joint covariance of both groups. Each draw
+    samples cells from this distribution, cuts the cells across the leading axis in the same shares as the two groups,
+    and computes the separability. The separability of a draw is multiplied by 1.6, because training pulls the cells of
+    one population together, which a normal distribution does not show. The p value is the share of draws with at least
+    the separability of the two groups, where the two groups count as a draw. Drawing stops early after 5 such draws
+    (Besag and Clifford, Biometrika 1991).
 
     Parameters
     ----------
     space
         The cells.
     first, second
-        Rows of the two groups, in random order.
+        Row numbers of the two groups, in random order.
     n_draws
-        Draws at most.
+        Largest number of draws.
+
+    Returns
+    -------
+    Relative separability and p value.
     """
     share = len(first) / (len(first) + len(second))
     null = null_separability(share)
@@ -128,9 +142,13 @@ def measure(
 def p_value_of(
     first: NDArray[np.floating], second: NDArray[np.floating], share: float, n_draws: int, random_state: int
 ) -> float:
-    """P value of the separability of two groups (see :func:`measure`); ``share`` is the first group's of both."""
+    """P value of the separability of two groups of cells (see :func:`measure`).
+
+    ``first`` and ``second`` may be samples of the groups. ``share`` is the share of the whole first group in all cells
+    of both groups.
+    """
     if min(len(first), len(second)) < 4:
-        return 1.0  # too few cells to leave some out
+        return 1.0  # too few cells for the two halves that separability needs
     rng = np.random.default_rng(random_state)
     found = separability(first, second)
     spreads = _spreads(first, second, share)
@@ -154,8 +172,8 @@ def _spreads(first: NDArray[np.floating], second: NDArray[np.floating], share: f
 def _one_population(
     spreads: NDArray[np.float64], n_first: int, n_second: int, share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Cells of one normal population on the two sides of a cut across its leading axis."""
-    # Groups are larger than what is looked at of them: the cut is where the share of the whole groups says.
+    """Draw cells of one normal population on the two sides of a cut across its leading axis."""
+    # The cut follows the share of the whole groups, because n_first and n_second may be sizes of samples.
     below = (1.0 - share) * rng.random(n_second), (1.0 - share) + share * rng.random(n_first)
     sides = ndtri(below[1]), ndtri(below[0])
     cells = [rng.normal(size=(len(side), len(spreads))) for side in sides]
@@ -167,16 +185,20 @@ def _one_population(
 def carriers(
     expression: NDArray[np.floating], first: NDArray[np.integer], second: NDArray[np.integer], genes: Sequence[str]
 ) -> dict[str, float]:
-    """The 10 genes that differ most between two groups of cells, with the difference over the spread within them.
+    """Find the 10 genes that differ most between two groups of cells.
 
     Parameters
     ----------
     expression
-        Expression of the genes, each in units of its standard deviation, ``(n_obs, n_genes)``.
+        Expression of the genes, each gene in units of its standard deviation, ``(n_obs, n_genes)``.
     first, second
-        Rows of the two groups.
+        Row numbers of the two groups.
     genes
-        Names of the genes, the first columns of ``expression``.
+        Names of the genes, which are the first columns of ``expression``.
+
+    Returns
+    -------
+    Difference of the group means over the standard deviation within the groups, by name of the gene.
     """
     columns = len(genes)
     one, other = (expression[np.sort(rows[:_MAX_CELLS]), :columns] for rows in (first, second))

@@ -1,4 +1,4 @@
-"""A tree of merges: from many small groups to one, the least separable pair first."""
+"""Agglomerative merging of small groups of cells by their separability."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ if TYPE_CHECKING:
 
 _SHRINKAGE = 0.3
 _MAX_CELLS = 400
-"""Cells of a group that its separability is measured on; with more cells, the separability changes little."""
+"""Largest number of cells per group for its separability, which changes little with more cells."""
 
 
 def separability(first: NDArray[np.floating], second: NDArray[np.floating]) -> float:
-    r"""How far apart two groups are on the axis that separates them best, in units of their own widths.
+    r"""Distance of two groups on the axis that separates them best, in units of their standard deviations.
 
-    The axis :math:`w = S^{-1} (m_1 - m_2)` is Fisher's linear discriminant, with the covariance within the groups
-    shrunk by 0.3 towards a round one. It is found on one half of the cells and applied to the other half, and the
-    reverse, so that chance differences do not count. On it, the distance of the means is divided by the sum of the two
-    standard deviations. A group that is five times as wide as another does not count as less of a group.
+    The axis :math:`w = S^{-1} (m_1 - m_2)` is Fisher's linear discriminant. The covariance :math:`S` within the groups
+    is shrunk by 0.3 towards a multiple of the identity. The axis is computed on one half of the cells. On the other
+    half, projected on the axis, the difference of the means is divided by the sum of the two standard deviations. Then
+    the halves are swapped. Because axis and distance come from different cells, chance differences do not increase the
+    separability. Because each group has its own standard deviation, groups may differ in width.
 
     Parameters
     ----------
@@ -31,7 +32,7 @@ def separability(first: NDArray[np.floating], second: NDArray[np.floating]) -> f
 
     Returns
     -------
-    Mean over the two halves; about 0 for groups that do not differ, and negative by chance.
+    Mean over the two halves. The value is about 0, and may be negative, for groups that do not differ.
     """
     return float(np.mean([_on_discriminant(first, second, half) for half in (0, 1)]))
 
@@ -39,7 +40,7 @@ def separability(first: NDArray[np.floating], second: NDArray[np.floating]) -> f
 def _on_discriminant(first: NDArray[np.floating], second: NDArray[np.floating], half: int) -> float:
     halves = [(cells[half::2], cells[1 - half :: 2]) for cells in (first, second)]
     if min(len(part) for pair in halves for part in pair) < 2:
-        halves = [(first, first), (second, second)]  # too few cells to leave some out
+        halves = [(first, first), (second, second)]  # too few cells for two halves
     (fit_1, test_1), (fit_2, test_2) = halves
     mean_1, mean_2 = fit_1.mean(axis=0), fit_2.mean(axis=0)
     residuals = np.concatenate([fit_1 - mean_1, fit_2 - mean_2])
@@ -52,16 +53,21 @@ def _on_discriminant(first: NDArray[np.floating], second: NDArray[np.floating], 
 
 
 def null_separability(share: float) -> float:
-    r"""Separability of the two sides of one normal distribution cut where ``share`` of it lies on one side.
+    r"""Separability of the two sides of a standard normal distribution that is cut into two sides.
 
-    With :math:`t` the cut, :math:`h = \varphi(t)/p`: the upper side has mean :math:`h` and variance :math:`1 + t h -
-    h^2`, the lower side mean :math:`-\varphi(t)/(1-p)` and its own variance likewise. It is 1.32 for halves and grows
-    for uneven cuts: the tail of one population looks well separated.
+    Let :math:`t` be the cut, :math:`p` the share above the cut and :math:`\varphi` the normal density. The upper side
+    has mean :math:`h = \varphi(t)/p` and variance :math:`1 + t h - h^2`. The lower side has mean
+    :math:`h = -\varphi(t)/(1-p)` and the variance by the same formula. The separability is 1.32 for two halves, and
+    larger for uneven cuts, because the tail of a population looks well separated.
 
     Parameters
     ----------
     share
-        Share of one side, between 0 and 1.
+        Share of the distribution on one side of the cut, between 0 and 1.
+
+    Returns
+    -------
+    Difference of the means over the sum of the standard deviations.
     """
     p = float(np.clip(min(share, 1.0 - share), 1e-4, 0.5))
     cut = float(ndtri(1.0 - p))
@@ -72,30 +78,31 @@ def null_separability(share: float) -> float:
 
 
 class MergeTree:
-    """Merge small groups, the least separable pair of neighbouring groups first, until one is left.
+    """Merge small groups until one group is left. The pair of neighbouring groups with the lowest score merges first.
 
-    A pair's score is its :func:`separability`, over that of a single population cut in these shares
-    (:func:`null_separability`), times the size of the smaller group to a power. The power 0 merges by separability
-    alone, which lets tiny groups outlast large ones; a positive power asks more of a small group.
+    The *relative separability* of two groups is their :func:`separability`, divided by the separability of a single
+    population that is cut in the same shares (:func:`null_separability`). The score of two groups is their relative
+    separability times a power of the smaller group's share of all cells. With the power 0 only separability counts,
+    and tiny groups may stay while large groups merge. With a positive power small groups merge earlier.
 
     Parameters
     ----------
     points
         Cells, ``(n_obs, n_dims)``.
     groups
-        Small groups to begin with, from 0 without gaps, ``(n_obs,)``.
+        Number of the initial small group of each cell, from 0 without gaps, ``(n_obs,)``.
     graph
-        Neighbour graph of the cells, symmetric; groups without an edge between them are merged last.
+        Neighbour graph of the cells, symmetric. Groups without an edge between them are merged last.
     size_power
         Power of the smaller group's share of all cells.
     random_state
-        Seed of the order in which cells of a group are taken.
+        Seed of the random order in which cells of a group are taken.
     known
-        Separabilities that trees of the same cells and small groups share, filled as they are computed. Default: none
-        are shared.
+        Relative separabilities that are already known, by pair of groups. The tree adds its own values. Trees over the
+        same cells and small groups can share this dictionary. By default nothing is shared.
     within
-        Cluster of every small group, ``(n_groups,)``. Small groups of one cluster are merged until each cluster is one
-        group; clusters are merged after that. By default any two groups may be merged at any time.
+        Number of the cluster of every small group, ``(n_groups,)``. Small groups of the same cluster are merged until
+        each cluster is one group, and clusters are merged after that. By default any two groups may merge at any time.
     """
 
     def __init__(
@@ -151,7 +158,7 @@ class MergeTree:
         return self._known[pair] * (min(n_1, n_2) / self._n_obs) ** self._power
 
     def _merge_all(self) -> list[tuple[int, int]]:
-        """Pairs in the order of merging: the group that stays, and the group that becomes part of it."""
+        """Pairs of merged groups in the order of merging. The second group of a pair becomes part of the first."""
         alive = list(range(self.leaves))
         scores = {pair: self._score(*pair) for pair in self._pairs(alive) if self._joined[pair]}
         merges: list[tuple[int, int]] = []
@@ -164,7 +171,7 @@ class MergeTree:
             self._join(kept, gone)
             alive.remove(gone)
             if not linked:
-                scores = {}  # no edge is left: the new group goes with any other group
+                scores = {}  # no edges are left between groups, so the new group may merge with any group
                 continue
             scores = {pair: score for pair, score in scores.items() if not {kept, gone} & set(pair)}
             for other in alive:
@@ -173,20 +180,27 @@ class MergeTree:
         return merges
 
     def _pairs(self, alive: list[int]) -> list[tuple[int, int]]:
-        """Pairs of groups that are of one cluster."""
+        """Pairs of groups that belong to the same cluster."""
         return [(i, j) for at, j in enumerate(alive) for i in alive[:at] if self._within[i] == self._within[j]]
 
     def _scores_anew(self, alive: list[int]) -> dict[tuple[int, int], float]:
-        """Scores where no edge joins two groups that may be merged: of pairs within a cluster, or of whole clusters."""
+        """Scores of the pairs that may merge if no scored pair is left.
+
+        These pairs are groups of the same cluster without an edge between them or, once every cluster is one group,
+        pairs of clusters.
+        """
         pairs = self._pairs(alive)
-        if not pairs:  # every cluster is one group: from now on all belong together
+        if not pairs:  # every cluster is one group: from now on, any two groups may merge
             self._within[:] = 0
             pairs = self._pairs(alive)
             pairs = [pair for pair in pairs if self._joined[pair]] or pairs
         return {pair: self._score(*pair) for pair in pairs}
 
     def _join(self, kept: int, gone: int) -> None:
-        """Make one group a part of another; of the cells of both, the first in the common random order are kept."""
+        """Make the group ``gone`` a part of ``kept``.
+
+        Of the cells of both groups, the first 400 in the common random order are kept.
+        """
         ranks = np.concatenate([self._rank[kept], self._rank.pop(gone)])
         cells = np.concatenate([self._cells[kept], self._cells.pop(gone)])
         first = np.argsort(ranks)[:_MAX_CELLS]

@@ -1,4 +1,7 @@
-"""Plots of training, embedding, clusters, confidence and agreement, shown, saved and returned as scanpy's are."""
+"""Plots of training, embedding, clusters, confidence and agreement.
+
+The figures are shown, saved and returned as in scanpy.
+"""
 
 from scsiameseclu.pl._abundance import abundance
 from scsiameseclu.pl._annotation import annotation_overlap

@@ -1,4 +1,4 @@
-"""What samples are made of."""
+"""Plot of the shares of the clusters in samples."""
 
 import numpy as np
 import pandas as pd
@@ -28,19 +28,19 @@ def abundance(
 ) -> Drawn:
     """Draw the share of every cluster among the cells of every batch, sample or condition, as stacked bars.
 
-    Shares add up to 1 in every bar: where one cluster is more frequent, others are less so, whether or not their cells
-    became fewer. Cells without one of the labels are left out.
+    The shares in each bar sum to 1. So if the share of one cluster is larger, the shares of other clusters are smaller,
+    even if their numbers of cells are the same. Cells without a cluster or without a sample are left out.
 
     Parameters
     ----------
     adata
         Cells with clusters.
     groupby
-        Column of ``obs`` with the batch, sample or condition.
+        Column of ``obs`` with the batch, sample or condition. Each value gets a bar.
     key
         Column of ``obs`` with the clusters.
     figsize
-        Width and height of the figure, in inches; by default as wide as the number of bars asks for.
+        Width and height of the figure, in inches. ``None``: the width is chosen by the number of bars.
     %(param_ax)s
     %(param_finish)s
 
@@ -51,11 +51,11 @@ def abundance(
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If a column is missing; the message lists the columns there are.
+        If a column is missing. The message lists the existing columns.
     ValueError
-        If no cell has both labels.
+        If no cell has values in both columns.
     """
     check_columns(adata, key, groupby)
     counts = pd.crosstab(pd.Categorical(adata.obs[groupby]), pd.Categorical(adata.obs[key]))

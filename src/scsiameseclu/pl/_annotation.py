@@ -1,4 +1,4 @@
-"""Clusters against labels."""
+"""Plot of the overlap of clusters and labels."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def annotation_overlap(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw what share of the cells of every cluster has every label, as a heat map.
+    """Draw the share of every label among the cells of every cluster, as a heat map.
 
     Labels are ordered so that large shares lie along the diagonal. Cells without a cluster or without a label are left
     out.
@@ -36,7 +36,8 @@ def annotation_overlap(
     adata
         Cells with clusters and labels.
     labels_key
-        Column of ``obs`` with the labels: known types, or those of :func:`~scsiameseclu.tl.annotate`.
+        Column of ``obs`` with the labels, for instance known cell types, or the types by
+        :func:`~scsiameseclu.tl.annotate`.
     key
         Column of ``obs`` with the clusters.
     %(param_figsize)s
@@ -45,17 +46,17 @@ def annotation_overlap(
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. A heat map
-    (clusters x labels, rows sum to 1) and a colour bar.
+    The figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given; otherwise ``None``. The figure shows a
+    heat map (clusters x labels, rows sum to 1) and a colour bar.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If a column is missing; the message lists the columns there are.
+        If a column is missing. The message lists the existing columns.
     ValueError
-        If no cell has both.
+        If no cell has both a cluster and a label.
     """
     check_columns(adata, key, labels_key)
     counts = pd.crosstab(adata.obs[key].to_numpy(), adata.obs[labels_key].to_numpy())

@@ -1,4 +1,4 @@
-"""The tree over the clusters."""
+"""Plot of the cluster tree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -35,23 +35,26 @@ def cluster_tree(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw the tree over the clusters and the first splits below them.
+    """Draw the cluster tree, with the splits between the clusters and the first splits within clusters.
 
-    The root is on top. A split is drawn at the height of its place in the tree: the dotted line ends the splits that
-    training, or :meth:`~scsiameseclu.SCSiameseClu.cut`, has made. Next to each split stand its relative separability
-    and its p value against one population, in bold if that is at most 0.05. At the ends stand the cells, and the name
-    of the cluster where it is a whole one.
+    The root is on top, and the height of a split shows its order in the tree. Splits between the present clusters are
+    above the dotted line. Splits within clusters, which :meth:`~scsiameseclu.SCSiameseClu.split` or
+    :meth:`~scsiameseclu.SCSiameseClu.cut` could make next, are below the line. Each split is labelled with its
+    relative separability and its p value against one population. The label is bold if the p value is at most 0.05. Each
+    end of the tree is labelled with its number of cells and the name of its cluster. The name is in parentheses if the
+    end is only a part of the cluster.
 
     Parameters
     ----------
     model
         A trained model.
     n_below
-        Splits shown below the current clusters.
+        Number of splits within clusters to draw.
     genes
-        Genes named at each split, at most 10; ``+`` where they are higher on the left.
+        Number of genes to name at each split, at most 10. ``+`` marks genes with higher expression on the left, ``-``
+        genes with higher expression on the right.
     figsize
-        Width and height of the figure, in inches; by default it follows from the number of ends.
+        Width and height of the figure, in inches. ``None``: the size is chosen by the number of ends.
     %(param_ax)s
     %(param_finish)s
 
@@ -69,8 +72,8 @@ def cluster_tree(
     tree = tree_of(model)
     n_groups, current, members = len(tree["current"]), np.asarray(tree["current"]), members_of(tree)
     made, below = made_and_below(tree)
-    others = below[:n_below]
-    shown = {split["node"]: split for split in tree["splits"] if split in made or split in others}
+    first_below = below[:n_below]
+    shown = {split["node"]: split for split in tree["splits"] if split in made or split in first_below}
     _close(shown, tree["splits"], made)
     names = cluster_names(model, int(current.max()) + 1)
     ends = _ends(shown, 2 * n_groups - 2)
@@ -79,7 +82,7 @@ def cluster_tree(
     order.sort(key=lambda node: node not in {split["node"] for split in made})
     heights = {node: float(len(order) - at) for at, node in enumerate(order)}
     x = {end: float(at) for at, end in enumerate(ends)}
-    for node in sorted(shown):  # children have lower numbers
+    for node in sorted(shown):  # children are drawn before their parents, because they have lower numbers
         _draw_split(panel, shown[node], x, heights, made_now=node in {split["node"] for split in made}, n_genes=genes)
     for end in ends:
         groups = members[end]
@@ -97,7 +100,15 @@ def cluster_tree(
 
 
 def tree_of(model: _HasTree) -> Mapping[str, Any]:
-    """The tree of a model."""
+    """Cluster tree of a model.
+
+    Raises
+    ------
+    TypeError
+        If ``model`` is an AnnData or a MuData.
+    ValueError
+        If the model has no tree.
+    """
     check_model(model)
     tree = getattr(model, "cluster_tree_", None)
     if tree is None:
@@ -106,7 +117,7 @@ def tree_of(model: _HasTree) -> Mapping[str, Any]:
 
 
 def made_and_below(tree: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Splits between the clusters as they are, and splits within clusters; the topmost of each first."""
+    """Splits between the present clusters, and splits within clusters. The topmost splits come first in both lists."""
     current, members = np.asarray(tree["current"]), members_of(tree)
     divides = [len(np.unique(current[members[split["node"]]])) > 1 for split in tree["splits"]]
     made = [split for split, is_made in zip(tree["splits"], divides, strict=True) if is_made]
@@ -114,7 +125,7 @@ def made_and_below(tree: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
 
 
 def members_of(tree: Mapping[str, Any]) -> list[list[int]]:
-    """Small groups of every node."""
+    """Numbers of the smallest groups (leaves of the tree) below every node."""
     members = [[group] for group in range(len(tree["current"]))]
     for first, second in tree["children"]:
         members.append([*members[first], *members[second]])
@@ -122,7 +133,7 @@ def members_of(tree: Mapping[str, Any]) -> list[list[int]]:
 
 
 def _close(shown: dict[int, Any], splits: Sequence[Mapping[str, Any]], made: list[Mapping[str, Any]]) -> None:
-    """Add what lies above the splits shown, so that they hang together."""
+    """Add all splits above the shown splits, so that the drawn tree is connected."""
     by_node = {split["node"]: split for split in splits}
     for node in list(shown):
         parent = by_node[node]["parent"]

@@ -1,4 +1,4 @@
-"""Colours of groups, the same in every plot."""
+"""Colours of groups, which are the same in every plot."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,18 +12,19 @@ _LARGER = (palettes.default_20, palettes.default_28, palettes.default_102)
 
 
 def group_colors(adata: AnnData, column: str) -> dict[str, str]:
-    """Colour of every group: those that scanpy stored, or else those that it would give.
+    """Colour of every group: the colours that scanpy stored in ``uns``, or otherwise the default colours of scanpy.
 
     Parameters
     ----------
     adata
-        Cells; nothing is written.
+        Cells. Nothing is written.
     column
         Column of ``obs`` with the groups.
 
     Returns
     -------
-    Colours by the name of the group, in the order of the categories.
+    dict
+        Colours by the name of the group, in the order of the categories.
     """
     names = [str(name) for name in adata.obs[column].astype("category").cat.categories]
     stored = [str(color) for color in adata.uns.get(f"{column}_colors", [])]
@@ -32,7 +33,7 @@ def group_colors(adata: AnnData, column: str) -> dict[str, str]:
 
 
 def default_colors(n: int) -> list[str]:
-    """Colours of so many groups, as scanpy chooses them."""
+    """Default colours of scanpy for ``n`` groups."""
     cycle: Sequence[Any] = plt.rcParams["axes.prop_cycle"].by_key().get("color", [])
     palette = next((each for each in (cycle, *_LARGER) if len(each) >= n), palettes.default_102)
     return [to_hex(palette[number % len(palette)]) for number in range(n)]

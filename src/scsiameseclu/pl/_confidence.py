@@ -1,4 +1,4 @@
-"""How sure the model is of the clusters of its cells."""
+"""Plot of the confidence of the cells of each cluster."""
 
 import numpy as np
 from anndata import AnnData
@@ -14,7 +14,7 @@ from scsiameseclu.pl._input import check_columns
 __all__ = ["confidence"]
 
 _LEAST = 1e-4
-"""Chance of another cluster below which cells are drawn at the top."""
+"""Confidences above ``1 - _LEAST`` are drawn at ``1 - _LEAST``, near the top of the axis."""
 _TICKS = (0.0, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
 
@@ -30,21 +30,21 @@ def confidence(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw the confidence of the cells of every cluster as box plots, with the size of each cluster below.
+    """Draw the confidence of the cells of every cluster as box plots.
 
-    The confidence of a cell is the probability of its own cluster, between 1/K and 1. It says how sure the model is of
-    the cluster, not that the cluster is one cell type. The scale spreads what is near 1,
-    where most cells are: 0.9, 0.99 and 0.999 are as far apart as the chances of another cluster, 1 in 10, 100 and
-    1,000.
+    The confidence of a cell is the probability of its own cluster, between 1/K and 1 for K clusters. A high confidence
+    means that the model is sure of the cluster. A high confidence does not mean that the cluster is one cell type. The
+    axis is logarithmic in ``1 - confidence``, because the confidence of most cells is near 1: the steps from 0.9 to
+    0.99 and from 0.99 to 0.999 have the same length.
 
     Parameters
     ----------
     %(param_results)s
     %(param_key)s
     threshold
-        Value to mark with a line; the title then gives the share of cells below it. ``None``: no line.
+        Confidence to mark with a line. The title then shows the share of cells below the line. ``None``: no line.
     figsize
-        Width and height of the figure, in inches; by default as wide as the number of clusters asks for.
+        Width and height of the figure, in inches. ``None``: the width is chosen by the number of clusters.
     %(param_ax)s
     %(param_finish)s
 
@@ -55,9 +55,9 @@ def confidence(
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If clusters or confidences are missing; the message lists the columns there are.
+        If clusters or confidences are missing. The message lists the existing columns.
     """
     column = confidence_key(key)
     check_columns(adata, key, column, cure=": call write_to_adata() first")
@@ -84,7 +84,7 @@ def confidence(
 
 
 def _spread(confidence: ArrayLike) -> NDArray[np.float64]:
-    """Place of a confidence on the scale: orders of magnitude of the chance of another cluster."""
+    """Position of a confidence on the axis: the negative decimal logarithm of ``1 - confidence``."""
     return -np.log10(np.maximum(1.0 - np.asarray(confidence, dtype=np.float64), _LEAST / 10))
 
 

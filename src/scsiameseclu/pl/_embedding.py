@@ -1,4 +1,4 @@
-"""Two-dimensional picture of the embedding."""
+"""Plot of the embedding in two dimensions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,15 +12,13 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from scsiameseclu._docs import with_shared_descriptions
-from scsiameseclu._keys import DEFAULT_KEY, confidence_key, latent_key
+from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, confidence_key, latent_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._input import check_columns, check_embedding
 from scsiameseclu.pp._counts import totals
 from scsiameseclu.pp._threads import numba_within_thread_limit, within_thread_limit
 
 __all__ = ["embedding"]
-
-_TARGET_SUM = 1e4
 
 
 @with_shared_descriptions
@@ -39,50 +37,50 @@ def embedding(
     return_fig: bool = False,
     **kwargs: Any,
 ) -> Drawn:
-    """Draw the cells in two dimensions, coloured by cluster and confidence of the cluster unless told otherwise.
+    """Draw the cells in two dimensions, coloured by cluster, confidence, other columns or genes.
 
     Parameters
     ----------
     %(param_results)s
     color
-        Columns of ``adata.obs`` or genes, one panel each. ``None``: the clusters and their confidence. Genes are drawn
-        as ``log(1 + 10,000 * count / total of the cell)`` if ``X`` holds whole numbers. Otherwise, and with a ``raw``,
-        ``layer`` or ``use_raw``, scanpy decides.
+        Columns of ``adata.obs`` or names of genes, one panel each. ``None``: the clusters and their confidence. If
+        ``X`` holds whole numbers, genes are drawn as ``log(1 + 10,000 * count / total counts of the cell)``. Otherwise,
+        and if there is a ``raw`` or the argument ``layer`` or ``use_raw`` is given, scanpy chooses the values.
     %(param_key)s
     basis
-        Coordinates in ``adata.obsm`` to use as they are, such as ``"X_umap"``. ``None``: a UMAP of
-        ``obsm[f"X_{key}"]``, computed now and stored in ``obsm[f"X_{key}_umap"]``; the user's own ``obsm["X_umap"]``
-        and neighbour graphs are left alone.
+        Existing coordinates in ``adata.obsm``, such as ``"X_umap"``. ``None``: a UMAP of the embedding
+        ``obsm[f"X_{key}"]`` is computed and stored in ``obsm[f"X_{key}_umap"]``. An existing ``obsm["X_umap"]`` and
+        existing neighbour graphs are not changed.
     n_neighbors
-        Neighbours for that UMAP; at most the number of other cells.
+        Number of neighbours for this UMAP, but at most the number of other cells.
     random_state
-        Seed of that UMAP.
+        Seed of this UMAP.
     panel_size
         Width and height of one panel, in inches.
     ax
-        Axes to draw into; for a single colour. ``None``: a new figure.
+        Axes to draw into, only with a single colour. ``None``: the axes of a new figure.
     %(param_finish)s
     **kwargs
-        Passed on to :func:`scanpy.pl.embedding`.
+        Further arguments of :func:`scanpy.pl.embedding`.
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes, a list of them for several colours, if ``show=False`` or ``ax`` is
-    given. One panel per entry of ``color``.
+    The figure if ``return_fig``; the axes (a list of axes for several colours) if ``show=False`` or ``ax`` is given;
+    otherwise ``None``. The figure has one panel per entry of ``color``.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If a colour, the basis or the embedding is missing; the message lists what there is.
+        If a colour, the basis or the embedding is missing. The message lists the available names.
     ValueError
         If ``ax`` is given with several colours.
     """
     colors = _resolve_colors(adata, color, key)
     if ax is not None and len(colors) > 1:
         raise ValueError(
-            f"Expected one color with ax, found {len(colors)} ({', '.join(colors)}): draw them one by one."
+            f"Expected one color with ax, found {len(colors)} ({', '.join(colors)}): draw one color per call."
         )
     if basis is None:
         basis = latent_umap(adata, latent_key(key), n_neighbors=n_neighbors, random_state=random_state)
@@ -122,28 +120,31 @@ def _resolve_colors(adata: AnnData, color: str | Sequence[str] | None, key: str)
 
 
 def _with_expression(adata: AnnData, gene: str) -> AnnData:
-    """The coordinates, with the expression of one gene as a column of ``obs``."""
+    """An AnnData with the coordinates of the cells, and the expression of one gene as a column of ``obs``."""
     obs = pd.DataFrame({gene: _expression(adata, gene)}, index=adata.obs_names)
     return AnnData(obs=obs, obsm={name: np.asarray(adata.obsm[name]) for name in adata.obsm})
 
 
 def _expression(adata: AnnData, gene: str) -> NDArray[np.float64]:
-    """Values of a gene for colours; counts on the logarithmic scale, per 10,000 of the cell."""
+    """Values of a gene to colour cells by. Counts are log-normalised to 10,000 counts per cell."""
     values = np.asarray(adata.obs_vector(gene), dtype=np.float64)
     if not np.array_equal(values, np.rint(values)) or (values < 0).any():
         return values
     per_cell = totals(adata.X)[0]
-    return np.log1p(_TARGET_SUM * values / np.maximum(per_cell, 1.0))
+    return np.log1p(TARGET_SUM * values / np.maximum(per_cell, 1.0))
 
 
 @within_thread_limit()
 @numba_within_thread_limit()
 def latent_umap(adata: AnnData, latent: str, n_neighbors: int = 15, random_state: int = 0) -> str:
-    """Compute the UMAP of the embedding on a bare copy, so that no graph or setting of the user's is replaced."""
+    """Compute the UMAP of the embedding, store the coordinates in ``obsm``, and return the name of the new entry.
+
+    The UMAP is computed on a copy, so graphs and settings of the user are not replaced.
+    """
     check_embedding(adata, latent, "call write_to_adata() first, or name other coordinates with basis")
     cells = AnnData(obsm={"latent": np.asarray(adata.obsm[latent])}, shape=(adata.n_obs, 0))
     sc.pp.neighbors(cells, n_neighbors=min(n_neighbors, adata.n_obs - 1), use_rep="latent", random_state=random_state)
-    # Spectral initial positions need more cells than dimensions; random ones always work.
+    # Spectral initial positions fail with very few cells.
     sc.tl.umap(cells, init_pos="spectral" if adata.n_obs > 10 else "random", random_state=random_state)
     adata.obsm[f"{latent}_umap"] = cells.obsm["X_umap"]
     return f"{latent}_umap"

@@ -1,4 +1,4 @@
-"""What every plot does with its figure: the axes to draw into, and showing, saving or returning it as scanpy does."""
+"""Create, show, save and return the figures of all plots, as scanpy does."""
 
 import warnings
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ _DPI = 150
 
 
 def canvas(ax: Axes | None, figsize: tuple[float, float]) -> tuple[Figure, Axes]:
-    """Return the axes of the user with their figure, or a new figure with one panel."""
+    """Return the user's axes ``ax`` and their figure, or a new figure with one panel if ``ax`` is None."""
     if ax is None:
         return plt.subplots(figsize=figsize, layout="constrained")
-    return ax.figure.figure, ax  # the whole figure, also for axes in a part of it
+    return ax.figure.figure, ax  # `ax.figure` may be a subfigure, whose attribute `figure` is the whole figure
 
 
 def finish(
@@ -37,19 +37,22 @@ def finish(
     Parameters
     ----------
     figure, axes
-        What was drawn.
+        The drawn figure and its axes.
     ax
-        Axes that the user gave, if any. The user goes on with their figure, so that it is not shown unless asked for.
+        Axes that the user gave, or ``None``. With ``ax``, the figure is only shown if ``show=True``, because the user
+        may continue to draw.
     show
-        Show the figure. ``None``: as ``scanpy.settings.autoshow`` says, but not with ``ax`` or ``return_fig``.
+        Whether to show the figure. ``None``: the value of ``scanpy.settings.autoshow``, but ``False`` with ``ax`` or
+        ``return_fig``.
     save
-        File to write the figure to.
+        Path of a file to write the figure to.
     return_fig
-        Return the figure, which pyplot then forgets: a notebook would draw it twice otherwise.
+        Whether to return the figure. A new figure is then closed in pyplot, because a notebook would otherwise show the
+        figure twice.
 
     Returns
     -------
-    The figure if ``return_fig``; otherwise the axes if the figure is not shown; otherwise nothing.
+    The figure if ``return_fig``; otherwise the axes if the figure is not shown; otherwise ``None``.
     """
     if save is not None:
         figure.savefig(fspath(save), dpi=_DPI, bbox_inches="tight")
@@ -57,7 +60,8 @@ def finish(
         show = ax is None and not return_fig and sc.settings.autoshow
     if show:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*is non-interactive")  # a script that only writes files
+            # Scripts that only write files use a backend that cannot show figures.
+            warnings.filterwarnings("ignore", message=".*is non-interactive")
             plt.show()
     if return_fig:
         if ax is None:
@@ -65,6 +69,6 @@ def finish(
         return figure
     if not show:
         return axes if isinstance(axes, Axes) else list(axes)
-    if not plt.isinteractive():  # an interactive window stays open
+    if not plt.isinteractive():  # in interactive mode, the window stays open
         plt.close(figure)
     return None

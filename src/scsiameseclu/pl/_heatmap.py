@@ -1,4 +1,4 @@
-"""Heat map shared by the plots."""
+"""Heat map that several plots use."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 MAX_WRITTEN = 400
+"""Largest number of entries of a heat map whose values are written as text."""
 
 
 def draw_heatmap(
@@ -20,7 +21,7 @@ def draw_heatmap(
     cmap: str = "viridis",
     write: bool = True,
 ) -> None:
-    """Draw a table with named rows and columns, a colour bar and, if it is small, its numbers."""
+    """Draw a heat map with named rows and columns and a colour bar. Write the values into a small heat map."""
     image = ax.imshow(values, cmap=cmap, vmin=limits[0], vmax=limits[1], aspect="auto", interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
     ax.set_xticks(np.arange(len(columns)), columns, rotation=90, fontsize="x-small")

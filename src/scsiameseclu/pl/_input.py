@@ -1,4 +1,4 @@
-"""What the plots accept: cells with the columns and the embedding that a plot reads, or a model."""
+"""Checks of the input of the plots: cells with the columns and the embedding that a plot reads, or a model."""
 
 from typing import Any
 
@@ -9,23 +9,23 @@ from scsiameseclu.tl._input import CLUSTERS_OF_MUDATA, check_anndata
 
 
 def check_columns(adata: AnnData, *names: str, cure: str = "") -> None:
-    """Refuse anything but an AnnData with these columns of ``obs``.
+    """Check that the input of a plot is an AnnData with certain columns of ``obs``.
 
     Parameters
     ----------
     adata
         Cells.
     names
-        Columns that have to be there.
+        Names of the columns.
     cure
-        What to do about it, for the end of the message.
+        Advice for the user, which ends the error message.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If a column is missing; the message lists the columns there are.
+        If a column is missing. The message lists the existing columns.
     """
     check_anndata(adata, CLUSTERS_OF_MUDATA)
     missing = [name for name in names if name not in adata.obs]
@@ -34,23 +34,23 @@ def check_columns(adata: AnnData, *names: str, cure: str = "") -> None:
 
 
 def check_embedding(adata: AnnData, name: str, cure: str = "call write_to_adata() first") -> None:
-    """Refuse anything but an AnnData with this entry of ``obsm``.
+    """Check that the input of a plot is an AnnData with an embedding in ``obsm``.
 
     Parameters
     ----------
     adata
         Cells.
     name
-        Entry that has to be there.
+        Name of the entry of ``obsm``.
     cure
-        What to do about it, for the end of the message.
+        Advice for the user, which ends the error message.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If the entry is missing; the message lists the entries there are.
+        If the entry is missing. The message lists the existing entries.
     """
     check_anndata(adata, CLUSTERS_OF_MUDATA)
     if name not in adata.obsm:
@@ -58,7 +58,7 @@ def check_embedding(adata: AnnData, name: str, cure: str = "call write_to_adata(
 
 
 def check_model(model: Any) -> None:
-    """Refuse cells where a model is drawn.
+    """Check that the input of a plot of a model is not cells.
 
     Raises
     ------
@@ -67,6 +67,6 @@ def check_model(model: Any) -> None:
     """
     if isinstance(model, AnnData | MuData):
         raise TypeError(
-            f"Expected a trained SCSiameseClu, found {type(model).__name__}: pass the model itself, such as what "
-            "tl.cluster returned, or SCSiameseClu.load(folder, adata=adata)."
+            f"Expected a trained SCSiameseClu, found {type(model).__name__}: pass the model, such as the model "
+            "that tl.cluster returned, or SCSiameseClu.load(folder, adata=adata)."
         )

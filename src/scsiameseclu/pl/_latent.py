@@ -1,4 +1,4 @@
-"""Correlations in an embedding: do its dimensions repeat each other, have its cells become alike?"""
+"""Plot of the correlations between the dimensions, or between the cells, of an embedding."""
 
 from typing import Literal
 
@@ -35,38 +35,39 @@ def latent_correlation(
 ) -> Drawn:
     """Draw Pearson correlations between the dimensions of an embedding, or between cells ordered by cluster.
 
-    Between dimensions, anything off the diagonal is redundancy. Between cells, an embedding that keeps clusters apart
-    shows blocks, and an over-smoothed one is high everywhere (the comparison in the paper's figure of collapse).
+    Between dimensions, high correlations off the diagonal mean that dimensions are redundant. Between cells, an
+    embedding that separates the clusters shows blocks along the diagonal. An over-smoothed embedding shows high
+    correlations between all cells. Xu et al. (IJCAI 2025) show the same comparison of cells.
 
     Parameters
     ----------
     adata
         Cells with an embedding.
     between
-        ``"dimensions"`` or ``"cells"``.
+        What to correlate: ``"dimensions"`` or ``"cells"``.
     use_rep
         Entry of ``obsm`` with the embedding.
     key
-        Column of ``obs`` that groups the cells; for ``between="cells"``. Cells without a group are left out.
+        Column of ``obs`` with the groups of the cells, for ``between="cells"``. Cells without a group are left out.
     max_cells
-        Largest number of cells to draw, sampled evenly from all groups in proportion to their size; for
-        ``between="cells"``.
+        Largest number of cells to draw, for ``between="cells"``. From more cells, a random sample is drawn, in which
+        the groups have the same proportions.
     random_state
-        Seed of the sample.
+        Seed of this sample.
     %(param_figsize)s
     %(param_ax)s
     %(param_finish)s
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One heat map
-    and a colour bar. Constant dimensions, and cells that are the same in all dimensions, have correlation 0 with all
-    others.
+    The figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given; otherwise ``None``. The figure shows a
+    heat map and a colour bar. A dimension with the same value in all cells has correlation 0 with all other dimensions.
+    A cell with the same value in all dimensions has correlation 0 with all other cells.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
         If the embedding or the groups are missing.
     ValueError
@@ -96,13 +97,13 @@ def latent_correlation(
 
 
 def _draw(panel: Axes, rows: NDArray[np.float64], names: list[str]) -> None:
-    """Correlations of the rows, red and blue, without their numbers."""
+    """Draw the correlations of the rows as a heat map in red and blue, without text."""
     values = _correlation(rows)
     draw_heatmap(panel, values, names, names, limits=(-1, 1), label="correlation", cmap="RdBu_r", write=False)
 
 
 def _mark_groups(panel: Axes, groups: pd.Categorical) -> None:
-    """Lines between the groups of ordered cells, and their names."""
+    """Draw lines between the groups of ordered cells, and the names of the groups."""
     sizes = np.bincount(groups.codes, minlength=len(groups.categories))
     ends = np.cumsum(sizes)
     for end in ends[:-1]:
@@ -112,7 +113,7 @@ def _mark_groups(panel: Axes, groups: pd.Categorical) -> None:
 
 
 def _correlation(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson correlation of the rows; 0 for constant ones, 1 on the diagonal."""
+    """Pearson correlation of the rows. A constant row has correlation 0 with other rows. The diagonal is 1."""
     centred = rows - rows.mean(axis=1, keepdims=True)
     units = unit_rows(centred)
     correlation = units @ units.T
@@ -121,7 +122,10 @@ def _correlation(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ordered_sample(codes: NDArray[np.int64], max_cells: int, random_state: int) -> NDArray[np.int64]:
-    """Rows ordered by group, every n-th of them, after shuffling within groups."""
+    """Row numbers of a random sample of cells, ordered by group.
+
+    Cells are shuffled and ordered by group. Then cells at equal distances in this order are taken.
+    """
     shuffled = np.random.default_rng(random_state).permutation(np.flatnonzero(codes >= 0))
     ordered = shuffled[np.argsort(codes[shuffled], kind="stable")]
     n_cells = min(max_cells, len(ordered))

@@ -1,4 +1,4 @@
-"""Marker genes of clusters as dots."""
+"""Dot plot of the marker genes of clusters."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from scsiameseclu._docs import with_shared_descriptions
-from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, markers_key
+from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, UNASSIGNED, markers_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._input import check_columns
 from scsiameseclu.pp._counts import get_counts, row_chunks
 
 __all__ = ["marker_dotplot"]
 
-_TARGET_SUM = 1e4
 _LARGEST = 130.0
 """Area of the dot of a gene that all cells of a cluster express, in square points."""
 _SHARES = (0.25, 0.5, 1.0)
@@ -39,40 +38,41 @@ def marker_dotplot(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw marker genes of clusters: the larger a dot, the more cells express the gene; the darker, the more of it.
+    """Draw the expression of marker genes in clusters as a dot plot.
 
-    Expression is the mean of ``log(1 + 10,000 * count / total of the cell)`` over the cells of a cluster, divided by
-    its maximum over the clusters.
+    The size of a dot shows the share of the cells of the cluster that express the gene. The colour shows the mean of
+    ``log(1 + 10,000 * count / total counts of the cell)`` over the cells of the cluster, divided by the largest mean of
+    the gene in any cluster.
 
     Parameters
     ----------
     adata
-        Cells with clusters and raw counts; nothing is written.
+        Cells with clusters and raw counts. Nothing is written.
     markers
-        Genes, or genes by the type they mark. ``None``: the best genes of every cluster in the ranking of
-        :func:`~scsiameseclu.tl.markers`, which has to be called first.
+        List of genes, or lists of genes by cell type. ``None``: the best genes of every cluster by
+        :func:`~scsiameseclu.tl.markers`, which must be called before.
     key
-        Column of ``obs`` with the clusters. Cells without one and ``"unassigned"`` ones are left out.
+        Column of ``obs`` with the clusters. Cells without a cluster and ``"unassigned"`` cells are left out.
     n_genes
-        Genes of every cluster, if ``markers`` is ``None``.
+        Number of genes per cluster, if ``markers`` is ``None``.
     layer
         Layer with the counts. ``None``: ``X``.
     normalize
-        Normalise and log-transform; False if the values are log-normalised already.
+        Whether to normalise the counts and take logarithms. Pass ``False`` if the values are already log-normalised.
     figsize
-        Width and height of the figure, in inches; by default as large as the numbers of genes and clusters ask for.
+        Width and height of the figure, in inches. ``None``: the size is chosen by the numbers of genes and clusters.
     %(param_ax)s
     %(param_finish)s
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel (genes x clusters)
-    and a colour bar.
+    The figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given; otherwise ``None``. The figure has one
+    panel (genes x clusters) and a colour bar.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
         If ``key``, ``layer``, the ranking or a gene does not exist.
     ValueError
@@ -94,7 +94,7 @@ def marker_dotplot(
     figure, panel = canvas(ax, figsize or (0.28 * n_columns + 2.6, 0.3 * n_rows + 1.9))
     rows, columns = np.indices(means.shape)
     style: dict[str, Any] = {"cmap": "Reds", "vmin": 0.0, "vmax": 1.0, "edgecolor": "grey", "linewidth": 0.3}
-    # Three or four values in a row would be taken for a colour.
+    # Matplotlib would read a table with three or four columns as RGB(A) colours, so the values are flattened.
     dots = panel.scatter(columns.ravel(), rows.ravel(), s=_LARGEST * shares.ravel(), c=scaled.ravel(), **style)
     panel.set_xticks(range(n_columns), [gene for gene, _ in genes], rotation=90, fontsize="x-small")
     panel.set_yticks(range(n_rows), groups.categories.astype(str), fontsize="x-small")
@@ -121,7 +121,7 @@ def _clusters(column: pd.Series) -> pd.Categorical:
 
 
 def _named(markers: Mapping[str, Sequence[str]] | Sequence[str]) -> list[tuple[str, str]]:
-    """Genes and what each marks; empty text if nothing is said."""
+    """Genes with the cell type that each gene is a marker of. The type is empty if ``markers`` is a list."""
     if isinstance(markers, str):
         raise ValueError(f"Expected a list of genes, found the string {markers!r}; write [{markers!r}].")
     if not isinstance(markers, Mapping):
@@ -130,7 +130,7 @@ def _named(markers: Mapping[str, Sequence[str]] | Sequence[str]) -> list[tuple[s
 
 
 def _ranked(adata: AnnData, key: str, clusters: Sequence[str], n_genes: int) -> list[tuple[str, str]]:
-    """The best genes of every cluster; a gene is drawn once, at the first cluster that has it."""
+    """The best genes of every cluster. A gene of several clusters is only listed for the first of these clusters."""
     if markers_key(key) not in adata.uns:
         raise KeyError(
             f"Expected ranked genes in uns[{markers_key(key)!r}], found {sorted(adata.uns)}: call "
@@ -149,12 +149,13 @@ def _columns(adata: AnnData, genes: Sequence[str]) -> NDArray[np.int64]:
     unknown = [gene for gene in dict.fromkeys(genes) if gene not in adata.var_names]
     if unknown:
         raise KeyError(
-            f"Expected genes of the data, found {unknown}; genes are called like {list(adata.var_names[:3])}."
+            f"Expected genes of the data, found {unknown}. The data have gene names such as "
+            f"{list(adata.var_names[:3])}."
         )
     twice = adata.var_names[adata.var_names.duplicated()].intersection(genes)
     if len(twice):
         raise ValueError(
-            f"Expected genes that occur once in the data, found several {list(twice)}; make the names unique."
+            f"Expected genes that occur once in the data, found several genes {list(twice)}; make the names unique."
         )
     return np.array([adata.var_names.get_loc(gene) for gene in genes], dtype=np.int64)
 
@@ -162,14 +163,14 @@ def _columns(adata: AnnData, genes: Sequence[str]) -> NDArray[np.int64]:
 def _expression(
     counts: Any, genes: NDArray[np.int64], groups: pd.Categorical, normalize: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean log-normalised expression, and share of cells with any, of every cluster: ``(n_clusters, n_genes)`` each."""
+    """Mean log-normalised expression and share of expressing cells, both ``(n_clusters, n_genes)``."""
     n_clusters, codes = len(groups.categories), np.asarray(groups.codes, dtype=np.int64)
     sums, positive = np.zeros((2, n_clusters, len(genes)))
     for rows, block in row_chunks(counts):
         values = sparse.csr_matrix(block[:, genes], dtype=np.float64)
         if normalize:
             per_cell = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
-            values = (sparse.diags(_TARGET_SUM / np.maximum(per_cell, 1e-12)) @ values).log1p()
+            values = (sparse.diags(TARGET_SUM / np.maximum(per_cell, 1e-12)) @ values).log1p()
         cells = np.flatnonzero(codes[rows] >= 0)
         member = sparse.csr_matrix((np.ones(len(cells)), (codes[rows][cells], cells)), (n_clusters, values.shape[0]))
         sums += (member @ values).toarray()
@@ -179,7 +180,7 @@ def _expression(
 
 
 def _mark_groups(panel: Axes, names: Sequence[str]) -> None:
-    """Write above the genes what they mark."""
+    """Write the cell type or cluster above its marker genes."""
     starts = [at for at, name in enumerate(names) if at == 0 or name != names[at - 1]]
     for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
         if not names[start]:

@@ -1,4 +1,4 @@
-"""How the number of clusters was found."""
+"""Plot of the search for the number of clusters."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ def n_clusters_search(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw the curve from which ``n_clusters="auto"`` took the number of clusters.
+    """Draw the curve by which ``n_clusters="auto"`` chose the number of clusters.
 
     Parameters
     ----------
@@ -52,15 +52,15 @@ def n_clusters_search(
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given. One panel:
-    the criterion, and the number of clusters that was chosen.
+    The figure if ``return_fig``; the axes if ``show=False`` or ``ax`` is given; otherwise ``None``. The figure has one
+    panel with the criterion of the search and the chosen number of clusters.
 
     Raises
     ------
     TypeError
         If ``model`` is an AnnData or a MuData.
     ValueError
-        If no number of clusters was searched for, or the record holds no curve.
+        If the number of clusters was not searched for, or the record holds no curve.
     """
     check_model(model)
     curve = _read_search(model if isinstance(model, Mapping) else getattr(model, "n_clusters_search_", None))
@@ -79,7 +79,10 @@ def n_clusters_search(
 
 
 def _read_search(search: Mapping[str, Any] | None) -> _Curve:
-    """Take the curve out of a record, of which there are two forms: communities by resolution, or scores by value."""
+    """Read the curve from the record of a search.
+
+    A record has the number of communities for every resolution, or a score for every number of clusters.
+    """
     if search is None:
         raise ValueError('Expected a search, found none: train a model with n_clusters="auto" first.')
     if {"resolutions", "n_communities"} <= set(search):

@@ -1,4 +1,4 @@
-"""How unlike the reference mapped cells are."""
+"""Plot of the out-of-reference scores of mapped cells."""
 
 import numpy as np
 from anndata import AnnData
@@ -25,10 +25,10 @@ def out_of_reference(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw how the out-of-reference scores of mapped cells are distributed.
+    """Draw a histogram of the out-of-reference scores of mapped cells.
 
-    The scores of cells like those of the reference are spread evenly between 0 and 1, at the height of the dashed line.
-    What rises above the line at the right end is unlike the reference.
+    If the mapped cells are like the reference cells, all bins have about the height of the dashed line. If bins at the
+    right end are higher than the line, some of the cells are unlike the reference.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def out_of_reference(
     key
         The ``key_added`` of the mapping.
     threshold
-        Score to mark with a line; the title then gives the share of cells above it. ``None``: no line.
+        Score to mark with a line. The title then shows the share of cells with a higher score. ``None``: no line.
     n_bins
         Number of bins of equal width.
     %(param_figsize)s
@@ -51,9 +51,9 @@ def out_of_reference(
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If there are no scores; the message lists the columns there are.
+        If there are no scores. The message lists the existing columns.
     ValueError
         If ``n_bins`` is below 1.
     """

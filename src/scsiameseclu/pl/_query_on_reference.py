@@ -1,4 +1,4 @@
-"""Mapped cells among those of the reference."""
+"""Plot of mapped cells on the reference."""
 
 from typing import Any
 
@@ -37,32 +37,33 @@ def query_on_reference(
     return_fig: bool = False,
     **kwargs: Any,
 ) -> Drawn:
-    """Draw mapped cells on the picture of the reference, whose cells are grey.
+    """Draw mapped cells in colour on the UMAP of the reference, whose cells are grey.
 
-    A cell is drawn at the mean of the places of its nearest reference cells in the embedding. A cell unlike the
-    reference is drawn somewhere, too: look at its out-of-reference score.
+    The nearest reference cells of each mapped cell are found in the embedding. The mapped cell is drawn at the mean of
+    the coordinates of these reference cells. Cells that are unlike the reference are also drawn among the reference
+    cells, so their position means little. Use the out-of-reference score to recognise such cells.
 
     Parameters
     ----------
     query
-        Cells mapped by :func:`~scsiameseclu.tl.map`. Their places are stored in ``obsm[f"X_{key}_umap"]``.
+        Cells mapped by :func:`~scsiameseclu.tl.map`. Their coordinates are stored in ``obsm[f"X_{key}_umap"]``.
     reference
         Cells of the reference, with the results of the model that the query was mapped to.
     color
-        Column of ``query.obs``. ``None``: the clusters.
+        Column of ``query.obs`` to colour the mapped cells by. ``None``: the clusters.
     key, reference_key
-        Names under which the results of the query and of the reference were written.
+        The ``key_added`` under which the results of the query and of the reference were written.
     basis
-        Coordinates in ``reference.obsm``, such as ``"X_umap"``. ``None``: a UMAP of the embedding, as
-        :func:`~scsiameseclu.pl.embedding` makes it: ``obsm[f"X_{reference_key}_umap"]``, computed and stored if it is
-        not there.
+        Coordinates in ``reference.obsm``, such as ``"X_umap"``. ``None``: the UMAP of the embedding in
+        ``obsm[f"X_{reference_key}_umap"]``. If this entry does not exist, it is computed and stored, as in
+        :func:`~scsiameseclu.pl.embedding`.
     n_neighbors
-        Reference cells whose places are averaged; at most as many as there are.
+        Number of reference cells whose coordinates are averaged, but at most the number of reference cells.
     %(param_figsize)s
     %(param_ax)s
     %(param_finish)s
     **kwargs
-        Passed on to :func:`scanpy.pl.embedding` for the cells of the query.
+        Further arguments of :func:`scanpy.pl.embedding` for the mapped cells.
 
     Returns
     -------
@@ -71,9 +72,9 @@ def query_on_reference(
     Raises
     ------
     TypeError
-        If ``query`` or ``reference`` is no AnnData.
+        If ``query`` or ``reference`` is not an AnnData.
     KeyError
-        If an embedding, the basis or the colour is missing; the message lists what there is.
+        If an embedding, the basis or the colour is missing. The message lists the available names.
     ValueError
         If the two embeddings have different numbers of dimensions, or ``n_neighbors`` is below 1.
     """
@@ -104,17 +105,17 @@ def query_on_reference(
     options = {"frameon": False, "size": min(2.0 * size, 40.0), **kwargs}
     if color == key:
         options.setdefault("palette", _palette(query, reference, key, reference_key))
-    # Scanpy stores colours with the cells; those of the user stay as they are.
+    # Scanpy writes colours to `uns`. A new object is drawn, so that colours of the user are not replaced.
     shown = AnnData(obs=query.obs[[color]].copy(), obsm={stored: query.obsm[stored]})
     sc.pl.embedding(shown, basis=stored, color=color, ax=panel, show=False, **options)
     return finish(figure, panel, ax=ax, show=show, save=save, return_fig=return_fig)
 
 
 def _placed(latent: np.ndarray, reference: np.ndarray, places: np.ndarray, n_neighbors: int) -> np.ndarray:
-    """Mean of the places of the nearest reference cells, float32 ``(n, 2)``."""
+    """Mean of the coordinates of the nearest reference cells, float32 ``(n, 2)``."""
     if latent.shape[1] != reference.shape[1]:
         raise ValueError(
-            f"Expected embeddings by one model, found {latent.shape[1]} dimensions in the query and "
+            f"Expected embeddings by the same model, found {latent.shape[1]} dimensions in the query and "
             f"{reference.shape[1]} in the reference."
         )
     if n_neighbors < 1:
@@ -124,9 +125,9 @@ def _placed(latent: np.ndarray, reference: np.ndarray, places: np.ndarray, n_nei
 
 
 def _palette(query: AnnData, reference: AnnData, key: str, reference_key: str) -> dict[str, str]:
-    """The colours that the clusters have in a picture of the reference; black for cells without a cluster."""
+    """Colours of the clusters, as in plots of the reference. Unassigned cells are black."""
     palette = group_colors(reference, reference_key) if reference_key in reference.obs else {}
     names = [str(name) for name in query.obs[key].astype("category").cat.categories]
-    others = [name for name in names if name not in palette]  # clusters without a cell in the reference
-    colors = default_colors(len(palette) + len(others))[len(palette) :]
-    return {**palette, **dict(zip(others, colors, strict=True)), UNASSIGNED: "black"}
+    without_color = [name for name in names if name not in palette]  # clusters without a cell in the reference
+    colors = default_colors(len(palette) + len(without_color))[len(palette) :]
+    return {**palette, **dict(zip(without_color, colors, strict=True)), UNASSIGNED: "black"}

@@ -1,4 +1,4 @@
-"""Do confidences mean what they say?"""
+"""Reliability diagram of confidences."""
 
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
@@ -22,17 +22,17 @@ def reliability(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw the share of right assignments against their confidence, in bins of confidence.
+    """Draw the share of correct assignments (accuracy) against the confidence, in bins of confidence.
 
-    On the diagonal, confidences mean what they say; below it, they are too high. The bars show the share of cells in
-    every bin, the title the expected calibration error.
+    For well-calibrated confidences, the line follows the diagonal. Where the line is below the diagonal, confidences
+    are too high. The bars show the share of cells in each bin. The title shows the expected calibration error.
 
     Parameters
     ----------
     confidence
         Confidence of each cell, in ``[0, 1]``, length ``n``.
     correct
-        Whether the assignment is right, length ``n``.
+        Whether the assignment of each cell is correct, length ``n``.
     n_bins
         Number of bins of equal width.
     %(param_figsize)s

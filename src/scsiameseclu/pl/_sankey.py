@@ -1,4 +1,4 @@
-"""From one naming of the cells to another."""
+"""Sankey diagram between two columns of labels."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["sankey"]
 
 _WIDTH = 0.04
 _GAP = 0.02
-"""Room between two bars, as a share of all cells."""
+"""Gap between two bars, as a share of all cells."""
 
 
 @with_shared_descriptions
@@ -35,21 +35,21 @@ def sankey(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw which cells of every group on the left are in which group on the right.
+    """Draw a Sankey diagram, which shows how the cells of groups on the left are distributed over groups on the right.
 
-    Heights of bars and bands are numbers of cells. Bands have the colour of the group on the left. Groups on the right
-    are ordered so that few bands cross. Cells without one of the labels are left out.
+    The heights of bars and bands show numbers of cells. Each band has the colour of its group on the left. Groups on
+    the right are ordered so that few bands cross. Cells without a label in one of the columns are left out.
 
     Parameters
     ----------
     adata
         Cells with two columns of labels.
     right, left
-        Columns of ``obs``: known types and clusters, clusters before and after a cut, and so on.
+        Columns of ``obs`` with the groups on the right and on the left, for instance known types and clusters.
     min_cells
-        Bands of fewer cells are not drawn; the heights of the bars count their cells.
+        Bands of fewer cells are not drawn. The heights of the bars still include these cells.
     figsize
-        Width and height of the figure, in inches; by default the height follows from the number of groups.
+        Width and height of the figure, in inches. ``None``: the height is chosen by the number of groups.
     %(param_ax)s
     %(param_finish)s
 
@@ -60,17 +60,17 @@ def sankey(
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
-        If a column is missing; the message lists the columns there are.
+        If a column is missing. The message lists the existing columns.
     ValueError
-        If no cell has both labels.
+        If no cell has labels in both columns.
     """
     check_columns(adata, left, right)
     counts = pd.crosstab(_labels(adata, left), _labels(adata, right))
     if counts.empty:
         raise ValueError(f"Expected cells with both {left!r} and {right!r}, found none.")
-    # A group on the right stands where most of its cells come from.
+    # A group on the right is placed at the mean position of its cells on the left.
     places = np.arange(len(counts)) @ counts.to_numpy() / counts.to_numpy().sum(axis=0)
     counts = counts.iloc[:, np.argsort(places, kind="stable")]
     flows = counts.to_numpy()
@@ -104,19 +104,19 @@ def sankey(
 
 
 def _labels(adata: AnnData, column: str) -> Any:
-    """Labels in the order of their categories."""
+    """Labels as text, in the order of their categories."""
     labels = pd.Categorical(adata.obs[column])
     return labels.rename_categories([str(name) for name in labels.categories])
 
 
 def _bars(sizes: np.ndarray) -> np.ndarray:
-    """Where each bar begins."""
+    """Start of each bar on the vertical axis."""
     gap = _GAP * sizes.sum()
     return np.concatenate([[0.0], np.cumsum(sizes[:-1] + gap)])
 
 
 def _band(left: float, right: float, height: int) -> Path:
-    """A band between two places, of the same height at both."""
+    """Path of a band that starts at ``left``, ends at ``right``, and has the same height at both ends."""
     corners = [(0, left), (0.5, left), (0.5, right), (1, right)]
     back = [(1, right + height), (0.5, right + height), (0.5, left + height), (0, left + height)]
     codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]

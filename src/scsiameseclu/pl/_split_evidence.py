@@ -1,4 +1,4 @@
-"""What speaks for every further cluster."""
+"""Plot of the evidence for each split of the cluster tree."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,22 +27,25 @@ def split_evidence(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Draw what speaks for every further cluster: how separate are the two parts that the next split makes?
+    """Draw the evidence for each split of the cluster tree, to judge the number of clusters.
 
-    Read it from left to right. A dot at 5 is the split that makes 5 clusters of 4. Its height is the relative
-    separability of the two parts: 1 is what one population cut in two has. A filled dot has a p value of at most 0.05
-    against one population. The dotted line stands behind the clusters there are; the names at the dots to its right are
-    those of the clusters that these splits would divide. Fewer clusters are called for if the dots before the line are
-    empty or low, and more if those behind it are filled and high.
+    Each dot is a split. The horizontal axis shows the number of clusters after the split: the dot at 5 is the split
+    from 4 to 5 clusters. The vertical axis shows the relative separability of the two parts. A separability of 1 is
+    expected if a single population is cut in two. Filled dots have a p value of at most 0.05 against one population.
+
+    Splits left of the dotted line have been made and lead to the present clusters. Splits right of the line could be
+    made next, and each dot is labelled with the name of the cluster that it would divide. If dots left of the line are
+    empty or low, fewer clusters may be better. If dots right of the line are filled and high, more clusters may be
+    better.
 
     Parameters
     ----------
     model
         A trained model.
     n_below
-        Splits shown behind the clusters there are.
+        Number of splits to draw right of the dotted line.
     figsize
-        Width and height of the figure, in inches; by default it follows from the number of splits.
+        Width and height of the figure, in inches. ``None``: the width is chosen by the number of splits.
     %(param_ax)s
     %(param_finish)s
 
@@ -84,7 +87,7 @@ def split_evidence(
 
 
 def _name(panel: Axes, model: Any, tree: Mapping[str, Any], splits: Sequence[Mapping[str, Any]], first: int) -> None:
-    """Write the cluster that each split would divide above its dot."""
+    """Write the name of the cluster that each split would divide above its dot."""
     members, current = members_of(tree), np.asarray(tree["current"])
     names = cluster_names(model, int(current.max()) + 1)
     for number, split in enumerate(splits, start=first):

@@ -1,4 +1,4 @@
-"""Agreement of several runs."""
+"""Plot of the agreement of several runs."""
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -22,27 +22,29 @@ def stability(
 ) -> Drawn:
     """Draw the agreement of every pair of runs, and the stability of every cluster and its cells.
 
-    Bars are the stability of the clusters, points the mean stability of their cells, lines the values 0.6 and 0.5 below
-    which Hennig calls a cluster doubtful and dissolved.
+    The left panel shows the adjusted Rand index of every pair of runs. In the right panel, bars show the stability of
+    the clusters, and points show the mean stability of their cells. The dotted lines are at 0.6 and 0.5: Hennig (2007)
+    calls a cluster of lower stability doubtful or dissolved, respectively.
 
     Parameters
     ----------
     result
-        What :func:`~scsiameseclu.tl.stability` returned.
+        Result of :func:`~scsiameseclu.tl.stability`.
     %(param_figsize)s
     %(param_finish)s
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False``. Two panels and a colour bar.
+    The figure if ``return_fig``; the axes if ``show=False``; otherwise ``None``. The figure has two panels and a colour
+    bar.
 
     Raises
     ------
     TypeError
-        If ``result`` is something else.
+        If ``result`` is not a :class:`~scsiameseclu.tl.StabilityResult`.
     """
     if not isinstance(result, StabilityResult):
-        raise TypeError(f"Expected what tl.stability returns, found {type(result).__name__}.")
+        raise TypeError(f"Expected the result of tl.stability, found {type(result).__name__}.")
     figure, (left, right) = plt.subplots(1, 2, figsize=figsize, layout="constrained")
     ari = result.ari.to_numpy()
     names = result.ari.index.astype(str).tolist()

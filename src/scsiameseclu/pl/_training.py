@@ -1,4 +1,4 @@
-"""Training curves from ``model.history``."""
+"""Plot of the training curves in ``model.history``."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,8 @@ from scsiameseclu.pl._input import check_model
 __all__ = ["training_curves"]
 
 _SPLITS = ("train", "validation")
-# What scvi-tools logs for variational models: constant here, or the same as our own reconstruction term.
+# Quantities that scvi-tools logs for variational models. In this model, the quantities are constant or equal to the
+# reconstruction loss.
 _VARIATIONAL = ("elbo", "kl_global", "kl_local", "reconstruction_loss")
 
 
@@ -36,18 +37,18 @@ def training_curves(
     save: PathOf | None = None,
     return_fig: bool = False,
 ) -> Drawn:
-    """Plot every logged quantity over the epochs, training and validation in the same panel.
+    """Draw every logged quantity over the epochs. Training and validation are in the same panel.
 
     A quantity that is only logged in one phase of the training, such as ``"sinkhorn_marginal_error"``, is drawn over
-    the epochs it has.
+    the epochs of this phase.
 
     Parameters
     ----------
     model
         A trained model, or its ``history``: a mapping of names to data frames with one column, indexed by epoch.
     metrics
-        Names to draw, without ``"_train"`` or ``"_validation"``, in this order. By default all but what scvi-tools logs
-        for variational models only (``"elbo"`` and the like).
+        Names of the quantities to draw, without ``"_train"`` or ``"_validation"``, in this order. ``None``: all
+        quantities except those that only describe variational models (``"elbo"`` and similar).
     n_cols
         Largest number of panels in a row.
     panel_size
@@ -56,7 +57,7 @@ def training_curves(
 
     Returns
     -------
-    Nothing; the figure if ``return_fig``; the axes if ``show=False``. One panel per quantity.
+    The figure if ``return_fig``; the axes if ``show=False``; otherwise ``None``. The figure has one panel per quantity.
 
     Raises
     ------
@@ -73,9 +74,9 @@ def training_curves(
     history = model if isinstance(model, Mapping) else model.history
     if not history and getattr(model, "is_trained", False):
         raise ValueError(
-            "Expected a training history, found a model trained with a logger that keeps none in the model: its curves "
-            "are where that logger writes, such as TensorBoard's folder. Train without logger=..., or pass a history "
-            "(names to data frames)."
+            "Expected a training history, found a model that was trained with a logger which stores no history in the "
+            "model. The curves are in the output of this logger, such as the folder of TensorBoard. Train without "
+            "logger=..., or pass a history (names to data frames)."
         )
     curves = _collect_curves(history)
     names = [name for name in curves if name not in _VARIATIONAL] if metrics is None else list(metrics)
@@ -100,7 +101,10 @@ def training_curves(
 
 
 def _collect_curves(history: Mapping[str, pd.DataFrame] | None) -> dict[str, dict[str, pd.Series]]:
-    """Group ``<name>_train`` and ``<name>_validation`` under ``<name>``; drop what was logged per step or never."""
+    """Group the curves ``<name>_train`` and ``<name>_validation`` under ``<name>``.
+
+    Curves that were logged per step, and curves without values, are left out.
+    """
     if not history:
         raise ValueError("Expected a trained model, found no training history: call train() first.")
     curves: dict[str, dict[str, pd.Series]] = {}
@@ -109,7 +113,7 @@ def _collect_curves(history: Mapping[str, pd.DataFrame] | None) -> dict[str, dic
         if key.endswith("_step") or values.empty:
             continue
         name, split = key.removesuffix("_epoch"), ""
-        if name == "train_loss":  # scvi-tools' own name for what would be "loss_train"
+        if name == "train_loss":  # name of scvi-tools for the training curve of "loss"
             name, split = "loss", "train"
         for suffix in _SPLITS:
             if name.endswith(f"_{suffix}"):

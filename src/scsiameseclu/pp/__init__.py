@@ -1,4 +1,4 @@
-"""Preprocessing: counts, representation, cell graph."""
+"""Preprocessing: checks of counts, representation of cells, and the cell graph."""
 
 from scsiameseclu.pp._check_counts import check_counts
 from scsiameseclu.pp._diffusion import ppr_diffusion

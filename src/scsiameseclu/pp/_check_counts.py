@@ -1,4 +1,4 @@
-"""Refusing matrices that cannot be counts."""
+"""Refuse matrices that cannot be counts."""
 
 from __future__ import annotations
 
@@ -22,24 +22,26 @@ def check_counts(
     non_integer: str = "warn",
     advice: Callable[[], str] | None = None,
 ) -> None:
-    """Refuse matrices that cannot be counts.
+    """Check that a matrix can hold raw counts.
 
     Parameters
     ----------
     counts
-        Shape ``(n_obs, n_vars)``: dense, CSR, CSC or backed; any numeric dtype.
+        Matrix ``(n_obs, n_vars)``, dense, CSR, CSC or backed, of any numeric dtype.
     obs_names, var_names
-        Names to use in messages. Default: row and column numbers.
+        Names of cells and genes, for error messages. ``None``: row and column numbers.
     non_integer
-        What to do about values that are not whole numbers: ``"warn"``, ``"raise"`` or ``"ignore"``.
+        What to do if values are not whole numbers: ``"warn"``, ``"raise"`` or ``"ignore"``.
     advice
-        Makes the sentence that says where whole numbers are, such as :func:`where_counts_are`.
+        Function that returns a sentence for the message about values that are not whole numbers. The sentence says
+        where whole numbers can be found.
 
     Raises
     ------
     ValueError
-        If values are negative, NaN or infinite (naming the first cell and gene), complex, masked or no numbers, if all
-        are 0, or if the matrix has no cells or no genes.
+        If values are negative, NaN or infinite. The message names the first such cell and gene.
+        Also if values are complex, masked or not numbers, if all values are 0, or if the matrix has no cells or no
+        genes.
 
     Warns
     -----
@@ -52,39 +54,45 @@ def check_counts(
 
 
 def check_shape(counts: Any) -> None:
-    """Refuse matrices without cells or genes, masked ones, and matrices that hold no real numbers.
+    """Refuse matrices without cells or genes, masked matrices, and matrices of values other than real numbers.
 
     Raises
     ------
     ValueError
-        If there are none.
+        If the matrix is such a matrix.
     """
     if 0 in counts.shape:
         raise ValueError(f"Expected counts of at least one cell and one gene, found shape {tuple(counts.shape)}.")
     if counts.dtype.kind not in "biuf":
         raise ValueError(
-            f"Expected real numeric counts, found dtype {counts.dtype}. Convert them, for instance to float32."
+            f"Expected real numeric counts, found dtype {counts.dtype}. Convert the counts, for instance to float32."
         )
     if np.ma.isMaskedArray(counts):
         raise ValueError(
-            "Expected a plain array of counts, found a masked one. Fill in what is masked, or leave it out."
+            "Expected a plain array of counts, found a masked array. Fill in the masked values, or leave out these "
+            "cells or genes."
         )
 
 
 def check_block(
     block: Any, first_row: int, obs_names: Sequence[str] | None, var_names: Sequence[str] | None
 ) -> tuple[bool, bool]:
-    """Refuse a block of cells with impossible counts; whether there is any count, and whether all are whole numbers.
+    """Refuse a block of cells with impossible counts.
+
+    Returns
+    -------
+    tuple of bool
+        Whether any count is above 0, and whether all counts are whole numbers.
 
     Raises
     ------
     ValueError
-        If values are negative, NaN or infinite (naming the first cell and gene).
+        If values are negative, NaN or infinite. The message names the first such cell and gene.
     """
     values = block.data if sparse.issparse(block) else block
     if values.size == 0:
         return False, True
-    if not (values.min() >= 0 and values.max() < np.inf):  # also true for NaN, which fails every comparison
+    if not (values.min() >= 0 and values.max() < np.inf):  # also finds NaN, because comparisons with NaN are False
         _raise_offence(block, first_row, obs_names, var_names)
     whole = values.dtype.kind in "iub" or bool(np.array_equal(values, np.rint(values)))
     return bool(values.any()), whole
@@ -98,7 +106,10 @@ def check_totals(
     advice: Callable[[], str] | None = None,
     stacklevel: int = 3,
 ) -> None:
-    """Refuse counts that are all 0 and warn of fractions, from the results of :func:`check_block`."""
+    """Refuse counts that are all 0, and warn of values that are not whole numbers.
+
+    ``any_count`` and ``whole`` are the results of :func:`check_block` for all blocks.
+    """
     if not any(any_count):
         raise ValueError("Expected counts, found only zeros. Check which matrix or layer holds the raw counts.")
     if not all(whole) and non_integer != "ignore":

@@ -1,4 +1,4 @@
-"""Reading count matrices of any kind, a block of cells at a time."""
+"""Read count matrices of any format, one block of cells at a time."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CHUNK = 4096
-_SAMPLE = 200  # cells looked at to judge whether a matrix holds counts
+_SAMPLE = 200  # number of cells that are read to judge whether a matrix holds counts
 
 
 def get_counts(adata: AnnData, layer: str | None = None) -> Any:
-    """The count matrix of ``adata``: ``X``, or ``layers[layer]``.
+    """Return the count matrix of ``adata``: ``X``, or ``layers[layer]``.
 
     Raises
     ------
     KeyError
         If there is no such layer.
     ValueError
-        If ``X`` is asked for and empty.
+        If ``layer`` is ``None`` and ``X`` is ``None``.
     """
     if layer is not None:
         if layer not in adata.layers:
@@ -41,28 +41,34 @@ def get_counts(adata: AnnData, layer: str | None = None) -> Any:
 
 
 def row_chunks(counts: Any, size: int = CHUNK, *, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[slice, Any]]:
-    """Yield ``(rows, block)``: the one way this package reads counts.
+    """Read counts one block of cells at a time. All functions of this package read counts in this way.
 
-    A block of sparse counts is a CSR matrix in canonical form: columns sorted within each cell, and one entry per cell
-    and gene, the sum of all parts an entry was stored in. A block of dense counts is an array. Counts on disk are read,
-    and dask arrays are computed, one block at a time.
+    A block of sparse counts is a CSR matrix in canonical form: the columns of each cell are sorted, and there is one
+    entry per cell and gene. If an entry is stored in several parts, the parts are added up. A block of dense counts is
+    an array. Counts on disk are read, and dask arrays are computed, one block at a time.
 
-    Blocks may share memory with ``counts``. Their arrays are therefore read-only: an operation of scipy that sorts or
-    sums in place raises an error instead of changing the data of the user.
+    Blocks may share memory with ``counts``. So the arrays of the blocks are read-only: an operation of scipy that sorts
+    or sums in place raises an error, instead of changing the data of the user.
 
     Parameters
     ----------
     counts
-        Shape ``(n_obs, n_vars)``: dense, sparse of any format, backed, mapped or dask.
+        Counts ``(n_obs, n_vars)``, dense, sparse of any format, backed, memory-mapped or dask.
     size
-        Cells per block.
+        Number of cells per block.
     rows
-        Rows to read, ascending, none twice; ``(rows, block)`` then has places in ``rows``. Default: all.
+        Distinct row numbers of the cells to read, in ascending order. ``None``: all cells.
+
+    Yields
+    ------
+    tuple of slice and block
+        The slice contains the row numbers of the cells in the block, or their positions in ``rows`` if ``rows`` is
+        given.
 
     Raises
     ------
     ValueError
-        If the index arrays of a sparse matrix name a place outside of the matrix.
+        If the index arrays of a sparse matrix point outside of the matrix.
     """
     if sparse.issparse(counts):
         counts = as_csr(counts)
@@ -86,10 +92,10 @@ def row_chunks(counts: Any, size: int = CHUNK, *, rows: NDArray[np.int64] | None
 
 
 def as_csr(matrix: Any) -> sparse.csr_matrix:
-    """A sparse matrix as a CSR matrix object of its own, which shares the arrays of ``matrix`` where that is CSR.
+    """Convert a sparse matrix to a new CSR matrix object. If ``matrix`` is CSR, both objects share their arrays.
 
-    The entries are left as they are, sorted or not. Row pointers and column numbers get one integer type, because
-    compiled routines of scipy refuse two of them.
+    The entries are not sorted. Row pointers and column numbers get the same integer type, because compiled routines of
+    scipy refuse arrays of different integer types.
 
     Parameters
     ----------
@@ -99,11 +105,12 @@ def as_csr(matrix: Any) -> sparse.csr_matrix:
     Raises
     ------
     ValueError
-        If the row pointers of a CSR matrix, or any index of another compressed matrix, lead outside of the matrix.
+        If the row pointers of a CSR matrix, or any index of a matrix in another compressed format, point outside of
+        the matrix.
     """
     if matrix.format != "csr":
         check_indices(matrix)
-        return sparse.csr_matrix(matrix.tocsr())  # rows of other formats are slow to cut; memory stays linear
+        return sparse.csr_matrix(matrix.tocsr())  # converted once, because selecting rows of other formats is slow
     _check_pointers(matrix)
     indices, pointers = matrix.indices, matrix.indptr
     if indices.dtype not in (np.int32, np.int64) or int(pointers[-1]) > np.iinfo(indices.dtype).max:
@@ -112,18 +119,20 @@ def as_csr(matrix: Any) -> sparse.csr_matrix:
 
 
 def canonical(matrix: Any) -> sparse.csr_matrix:
-    """A sparse matrix as CSR in canonical form (see :func:`row_chunks`), which may share the arrays of ``matrix``.
+    """Convert a sparse matrix to CSR in canonical form (see :func:`row_chunks`).
+
+    The result may share arrays with ``matrix``.
 
     Raises
     ------
     ValueError
-        If the index arrays name a place outside of the matrix.
+        If the index arrays point outside of the matrix.
     """
     return _canonical(as_csr(matrix))
 
 
 def canonical_copy(matrix: Any) -> Any:
-    """A copy that may be changed: dense as it is, sparse as CSR in canonical form (see :func:`row_chunks`).
+    """Copy a matrix. The copy of a sparse matrix is CSR in canonical form (see :func:`row_chunks`).
 
     Parameters
     ----------
@@ -137,39 +146,40 @@ def canonical_copy(matrix: Any) -> Any:
 
 
 def _assembled(data: Any, indices: Any, indptr: Any, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """A CSR matrix of these arrays, not copied as by the constructor of scipy, and without the flags of another one."""
+    """Create a CSR matrix from its three arrays. Unlike the constructor of scipy, this function copies no array."""
     matrix = sparse.csr_matrix(shape, dtype=data.dtype)
     matrix.data, matrix.indices, matrix.indptr = data, indices, indptr
     return matrix
 
 
 def _csr_rows(matrix: sparse.csr_matrix, rows: slice) -> sparse.csr_matrix:
-    """Rows of a CSR matrix, without the copy that slicing makes."""
+    """Rows of a CSR matrix. Unlike slicing, the function does not copy the entries."""
     first, last = int(matrix.indptr[rows.start]), int(matrix.indptr[rows.stop])
     pointers = matrix.indptr[rows.start : rows.stop + 1] - matrix.indptr[rows.start]
-    # A block needs no wider pointers than column numbers; from a mapped file they would stay a subclass of the file's
-    # array.
+    # The pointers of a block fit into the type of the column numbers. Pointers of a memory-mapped file are converted to
+    # a plain array.
     pointers = np.asarray(pointers, dtype=matrix.indices.dtype)
     shape = (rows.stop - rows.start, matrix.shape[1])
     return _assembled(matrix.data[first:last], matrix.indices[first:last], pointers, shape)
 
 
 def _canonical(block: sparse.csr_matrix, first_row: int = 0) -> sparse.csr_matrix:
-    """The block itself where it is in canonical form, else a canonical copy.
+    """Return the block itself if it is in canonical form, otherwise a canonical copy.
 
     Raises
     ------
     ValueError
-        If a column number is negative or beyond the genes.
+        If a column number is negative, or not below the number of genes.
     """
     n_columns = block.shape[1]
-    if block.has_canonical_format:  # read from the arrays: the block is new
+    if block.has_canonical_format:  # scipy examines the arrays, because the block is a new object
         filled = np.flatnonzero(np.diff(block.indptr))
         ends = block.indices[block.indptr[filled]], block.indices[block.indptr[filled + 1] - 1]  # columns are sorted
         _check_columns(np.concatenate(ends), n_columns, "column", first_row)
         return block
     _check_columns(block.indices[: block.indptr[-1]], n_columns, "column", first_row)
-    # Sums of parts may exceed a narrow integer type, and two parts that are True would count as one.
+    # Entries that are stored in parts are added up. The sum may exceed a narrow integer type, and in a boolean matrix
+    # True + True would be True.
     data = block.data.astype(np.int64) if block.data.dtype.kind in "bui" else block.data.copy()
     copy = _assembled(data, block.indices.copy(), block.indptr.copy(), block.shape)
     copy.sum_duplicates()
@@ -177,7 +187,7 @@ def _canonical(block: sparse.csr_matrix, first_row: int = 0) -> sparse.csr_matri
 
 
 def _locked(block: sparse.csr_matrix) -> sparse.csr_matrix:
-    """The block on read-only views of its arrays."""
+    """Return a matrix with read-only views of the arrays of the block."""
     data, indices, pointers = block.data.view(), block.indices.view(), block.indptr.view()
     for view in (data, indices, pointers):
         view.flags.writeable = False
@@ -187,14 +197,15 @@ def _locked(block: sparse.csr_matrix) -> sparse.csr_matrix:
 
 
 def check_indices(matrix: Any) -> None:
-    """Refuse a CSR or CSC matrix whose index arrays lead outside of it; data of any other kind pass.
+    """Refuse a CSR or CSC matrix whose index arrays point outside of the matrix. Other kinds of data are accepted.
 
-    For matrices that go to another package as they are: compiled code would follow such numbers out of its memory.
+    The function is called before a matrix is given to another package, whose compiled code would read or write outside
+    of the arrays.
 
     Raises
     ------
     ValueError
-        If a pointer, row number or column number is out of place.
+        If a pointer, row number or column number is outside of its valid range.
     """
     if not sparse.issparse(matrix) or matrix.format not in ("csr", "csc"):
         return
@@ -211,13 +222,13 @@ def _check_pointers(matrix: Any) -> None:
     if not fits or (np.diff(pointers) < 0).any():
         raise ValueError(
             f"Expected {n_major + 1} ascending pointers from 0 to at most {stored} stored entries in the "
-            f"{matrix.format.upper()} matrix of the counts, found others: the matrix is damaged. Read or build it "
-            "again."
+            f"{matrix.format.upper()} matrix of the counts, found other pointers: the matrix is damaged. Read or build "
+            "the matrix again."
         )
 
 
 def _check_columns(numbers: Any, n_allowed: int, what: str, first_row: int = 0) -> None:
-    """Refuse row or column numbers outside of a matrix, which compiled code would follow out of its memory."""
+    """Refuse row or column numbers outside of a matrix, because compiled code would access memory outside of it."""
     if numbers.size == 0:
         return
     lowest, highest = int(numbers.min()), int(numbers.max())
@@ -225,15 +236,16 @@ def _check_columns(numbers: Any, n_allowed: int, what: str, first_row: int = 0) 
         found = lowest if lowest < 0 else highest
         raise ValueError(
             f"Expected {what} numbers from 0 to {n_allowed - 1} in the sparse counts, found {found} (in the block that "
-            f"begins at row {first_row}): the matrix is damaged, or belongs to other genes. Read or build it again."
+            f"begins at row {first_row}): the matrix is damaged, or belongs to other genes. Read or build the matrix "
+            "again."
         )
 
 
 def name_order(names: Sequence[str]) -> NDArray[np.int64]:
-    """Positions that sort genes by name; genes of one name keep their order.
+    """Column numbers that sort genes by name. Genes of the same name keep their order.
 
-    What is computed from genes in this order (sums, random starting weights, random corruption) does not depend on the
-    order of the columns in a file.
+    Results that are computed from genes in this order (sums, random starting weights, random corruption) do not depend
+    on the order of the columns in a file.
 
     Parameters
     ----------
@@ -242,13 +254,22 @@ def name_order(names: Sequence[str]) -> NDArray[np.int64]:
 
     Returns
     -------
-    int64, shape ``(n_vars,)``.
+    numpy.ndarray
+        Column numbers, int64 ``(n_vars,)``.
     """
     return np.argsort(np.asarray(names, dtype=np.str_), kind="stable").astype(np.int64)
 
 
+def cell_totals(block: Any) -> NDArray[np.float64]:
+    """Total counts of each cell of a block, float64 ``(n,)``."""
+    return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
+
+
 def totals(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sums per cell and per gene, float64; by blocks, because scipy's sums copy all values of a matrix to float64."""
+    """Total counts per cell and per gene, float64.
+
+    The counts are read block by block, because the sums of scipy copy all values of a matrix to float64.
+    """
 
     def sums(chunk: tuple[slice, Any]) -> tuple[slice, Any, Any]:
         rows, block = chunk
@@ -263,23 +284,25 @@ def totals(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def as_argument(layer: str | None, name: str = "layer") -> str:
-    """The argument that has a layer read, or ``X`` (``None``)."""
+    """Argument with which the user chooses a layer, or ``X`` (``None``)."""
     return f"no {name}" if layer is None else f"{name}={layer!r}"
 
 
 def where_counts_are(adata: AnnData, remedy: Callable[[str | None], str] = as_argument) -> str:
-    """Say which matrices of an AnnData hold whole numbers, judged by their first cells.
+    """Describe which matrices of an AnnData hold whole numbers, judged by their first 200 cells.
 
     Parameters
     ----------
     adata
         Cells.
     remedy
-        What to type to have a layer read, or ``X`` (``None``). Default: the argument ``layer``.
+        Function that returns what the user has to type to choose a layer, or ``X`` (``None``). By default, the argument
+        ``layer``.
 
     Returns
     -------
-    A sentence.
+    str
+        A sentence for an error message.
     """
     places = [
         f"layers[{name!r}] ({remedy(name)})"
@@ -289,14 +312,14 @@ def where_counts_are(adata: AnnData, remedy: Callable[[str | None], str] = as_ar
     if adata.X is not None and _looks_like_counts(adata.X):
         places.append(f"X ({remedy(None)})")
     if adata.raw is not None and _looks_like_counts(adata.raw.X):
-        places.append("raw (adata.raw.to_adata() has them in X)")
+        places.append("raw (adata.raw.to_adata() has these numbers in X)")
     if not places:
-        return "No layer holds whole numbers, nor does raw: go back to the file that the values were made from."
+        return "Neither the layers nor raw hold whole numbers: use the file that the values were computed from."
     return f"Whole numbers are in {' and '.join(places)}."
 
 
 def _looks_like_counts(matrix: Any) -> bool:
-    """Whether the first cells have whole numbers only, at least one of them positive."""
+    """Whether the first cells have only whole numbers of at least 0, and at least one positive number."""
     block = matrix[:_SAMPLE]
     block = block.compute() if hasattr(block, "compute") else block
     values = np.asarray(block.data if sparse.issparse(block) else block)
@@ -306,7 +329,7 @@ def _looks_like_counts(matrix: Any) -> bool:
 
 
 def repeated_genes(names: pd.Index, instead: str = "Call adata.var_names_make_unique() first.") -> str | None:
-    """Say what is wrong with gene names that occur more than once; nothing if none does."""
+    """Error message about gene names that occur more than once; None if all names are unique."""
     if names.is_unique:
         return None
     twice = names[names.duplicated()].unique()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1024
 _FLOOR_MARGIN = np.float32(0.9)
-_MIN_MASS = 1e-12  # below this a float32 mass says nothing
+_MIN_MASS = 1e-12  # smaller masses are below the precision of float32
 
 
 def ppr_diffusion(
@@ -26,32 +26,37 @@ def ppr_diffusion(
     n_neighbors: int | None = None,
     max_entries: int | None = None,
 ) -> NeighborGraph:
-    r"""Neighbours by personalised PageRank, the diffused view of the graph (Gasteiger et al. 2019).
+    r"""Find the neighbours of every cell by personalised PageRank (Gasteiger et al. 2019).
+
+    Personalised PageRank describes a random walk on the cell graph that returns to its start with probability
+    :math:`\alpha` in every step. The neighbours of a cell are the cells that the walk visits most often:
 
     .. math:: P = \alpha \sum_{t=0}^{T} (1 - \alpha)^t S^t, \qquad
               P_0 = \alpha I, \quad P_{t+1} = \alpha I + (1 - \alpha) P_t S
 
-    with :math:`S` the row-normalised connectivities. Power iteration converges to
-    :math:`\alpha (I - (1 - \alpha) S)^{-1}` without ever forming a dense matrix: after each step only the strongest
-    ``max_entries`` of a row are kept, so time and memory are linear in the number of cells.
+    with the row-normalised connectivities :math:`S`. The power iteration converges to
+    :math:`\alpha (I - (1 - \alpha) S)^{-1}`. No dense matrix is formed: after each step, only the ``max_entries``
+    largest entries of each row are kept. So time and memory grow linearly with the number of cells.
 
     Parameters
     ----------
     graph
-        Graph to diffuse.
+        Cell graph to diffuse.
     alpha
-        Restart probability, in (0, 1].
+        Restart probability :math:`\alpha`, in (0, 1].
     n_iter
-        Number of steps :math:`T`; the neglected mass is at most :math:`(1-\alpha)^{T+1}`.
+        Number of steps :math:`T`. The neglected probability mass is at most :math:`(1-\alpha)^{T+1}`.
     n_neighbors
-        Width of the result. Default: as ``graph``.
+        Number of neighbours per cell in the result. ``None``: as in ``graph``.
     max_entries
-        Entries kept per row during the iteration. Default: the larger of twice ``n_neighbors`` and 32.
+        Number of entries kept per row during the iteration. ``None``: the larger of twice ``n_neighbors`` and 32.
 
     Returns
     -------
-    Graph with the PageRank masses as weights and ``-log(mass)`` as distances, strongest first, self excluded, padded
-    where the walk reaches fewer cells.
+    NeighborGraph
+        Graph with the PageRank masses as weights and ``-log(mass)`` as distances. The strongest neighbour of each cell
+        comes first, and no cell is its own neighbour. Rows are padded if the walk reaches fewer than ``n_neighbors``
+        other cells.
 
     Raises
     ------
@@ -64,10 +69,10 @@ def ppr_diffusion(
     if n_iter < 1 or k < 1:
         raise ValueError(f"Expected `n_iter` and `n_neighbors` of at least 1, found {n_iter} and {k}.")
     width = max(2 * k, 32) if max_entries is None else max(max_entries, k + 1)
-    # Once for all blocks of cells: the size of the whole graph, times the number of blocks, would grow with cells
-    # squared.
+    # Computed once for all blocks of cells. Computing the matrix in every block would take time quadratic in the number
+    # of cells.
     damped = graph.transition().astype(np.float32) * np.float32(1 - alpha)
-    # Cells next to their neighbours: the walks of a block then stay in a part of memory that fits a cache.
+    # Rows are reordered so that neighbours are close in memory. The walks of a block then fit into the CPU cache.
     order = reverse_cuthill_mckee(damped, symmetric_mode=True).astype(np.int64)
     damped = damped[order][:, order]
 
@@ -100,7 +105,10 @@ def _walk_rows(damped: csr_matrix, start: int, alpha: float, n_iter: int, width:
 
 
 def _restarted(mass: csr_matrix, rows: NDArray[np.int64], restart: csr_matrix) -> csr_matrix:
-    """The sum ``mass + restart``, in place and so much cheaper once every walk has come back to its own cell."""
+    """Compute ``mass + restart``.
+
+    The sum is computed in place, which is faster, if every row of ``mass`` already has an entry for its own cell.
+    """
     own = mass.indices == np.repeat(rows.astype(mass.indices.dtype), np.diff(mass.indptr))
     if np.count_nonzero(own) < len(rows):
         return csr_matrix(mass + restart)
@@ -109,13 +117,15 @@ def _restarted(mass: csr_matrix, rows: NDArray[np.int64], restart: csr_matrix) -
 
 
 def _truncate(matrix: csr_matrix, width: int, floor: NDArray[np.float32]) -> tuple[csr_matrix, NDArray[np.float32]]:
-    """Keep the ``width`` largest entries of every row (of equal ones, those stored first); return the smallest kept.
+    """Keep the ``width`` largest entries of every row, and return the smallest kept entry of each row.
 
-    ``floor`` is that smallest entry after the step before. Masses hardly ever shrink from step to step, so entries well
-    below it can be dropped without ranking them, which is most of the work; rows where that leaves too few are ranked
-    whole.
+    Of equal entries, the entries that are stored first are kept.
+
+    ``floor`` is the smallest kept entry of the previous step. Entries hardly ever become smaller from step to step. So
+    entries well below ``floor`` are dropped without ranking, because ranking takes most of the time. If too few entries
+    of a row are left, all entries of this row are ranked.
     """
-    lengths = np.diff(matrix.indptr)  # never 0: each row holds its restart
+    lengths = np.diff(matrix.indptr)  # at least 1, because each row has an entry for its own cell
     if lengths.max() <= width:
         return matrix, floor
     candidate = matrix.data >= np.repeat(_FLOOR_MARGIN * floor, lengths)
@@ -125,15 +135,16 @@ def _truncate(matrix: csr_matrix, width: int, floor: NDArray[np.float32]) -> tup
 
     values = _dense_rows(matrix)[0]
     width = min(width, values.shape[1])
-    # Values alone (an argpartition is slower) and negated (zeros at the low end make numpy's selection crawl).
+    # `argpartition` is slower than `partition`. The values are negated, because `partition` is slow if many of the
+    # smallest values are 0.
     threshold = -np.partition(-values, width - 1, axis=1)[:, width - 1, None]
     kept = (values >= threshold) & (values > 0)
     crowded = np.flatnonzero(kept.sum(axis=1) > width)
     if len(crowded):
         above = values[crowded] > threshold[crowded]
         tied = kept[crowded] & ~above
-        room = width - above.sum(axis=1, keepdims=True)
-        kept[crowded] = above | (tied & (np.cumsum(tied, axis=1) <= room))
+        n_left = width - above.sum(axis=1, keepdims=True)
+        kept[crowded] = above | (tied & (np.cumsum(tied, axis=1) <= n_left))
     is_entry = np.arange(values.shape[1]) < np.diff(matrix.indptr)[:, None]
     return _select(matrix, kept[is_entry]), threshold.ravel()
 
@@ -144,7 +155,10 @@ def _select(matrix: csr_matrix, kept: NDArray[np.bool_]) -> csr_matrix:
 
 
 def _dense_rows(matrix: csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Entries of each row side by side: values (0 where a row has fewer) and their positions in ``matrix.data``."""
+    """Values of each row as a dense table, and positions of the values in ``matrix.data``.
+
+    Rows with fewer values than the longest row are filled with 0.
+    """
     lengths = np.diff(matrix.indptr)
     offsets = np.arange(max(int(lengths.max(initial=0)), 1))
     is_entry = offsets < lengths[:, None]
@@ -157,7 +171,10 @@ def _dense_rows(matrix: csr_matrix) -> tuple[NDArray[np.float32], NDArray[np.int
 def _strongest_others(
     mass: csr_matrix, rows: NDArray[np.int64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The ``k`` strongest cells of each row other than the cell of the row itself, by (mass, row number); padded."""
+    """The ``k`` cells of largest mass in each row, without the row's own cell.
+
+    Ties are ordered by row number. Rows with fewer than ``k`` cells are padded.
+    """
     own_row = rows[:, None]
     values, slots = _dense_rows(mass)
     columns = np.where(values > 0, mass.indices[slots], own_row) if mass.nnz else np.broadcast_to(own_row, values.shape)

@@ -1,4 +1,4 @@
-"""Exact search for nearest neighbours: every query is compared with every point."""
+"""Exact search for nearest neighbours, which compares every query with every point."""
 
 from __future__ import annotations
 
@@ -10,23 +10,39 @@ import torch
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_SPARE = 5  # candidates beyond those asked for: the search ranks in float32, the result in float64
-_GPU_SCORES = 2**29  # pairs scored at once without it, at most: 2 GB
-_CPU_SCORES = 2**18  # pairs scored at once on the CPU: 1 MB, which stays in its cache
-_MIN_ROWS = 32  # cells asked for at once, at least: a product with one cell takes as long as with several
-_NEAR = 1e-4  # squared distances below this share of the squared norm are lost in the rounding of float32
-_GROUP = 8
+_SPARE = 5  # additional candidates per query: candidates are ranked in float32, final distances are in float64
+_GPU_SCORES = 2**29  # largest number of pairs that are compared at once on a GPU (2 GB)
+_CPU_SCORES = 2**18  # number of pairs that are compared at once on the CPU (1 MB, which fits into the cache)
+_MIN_ROWS = 32  # smallest number of queries per block: a matrix product with one query takes as long as with several
+_NEAR = 1e-4  # float32 is too coarse for squared distances below this share of the squared norm
+_GROUP = 8  # scores per group in `_largest`
 
 
 def search_exact(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
-    """Rows of the ``width`` points nearest to every query and of some more, in any order; all pairs are compared."""
+    """Find the nearest points of every query by comparing all pairs.
+
+    Parameters
+    ----------
+    points
+        Points to search, float32 ``(n_points, n_dims)``.
+    queries
+        Points to find the neighbours of, float32 ``(n_queries, n_dims)``.
+    width
+        Number of neighbours.
+
+    Returns
+    -------
+    numpy.ndarray
+        Row numbers of points, int64 ``(n_queries, n_found)``, in any order. Each row contains the ``width`` nearest
+        points and a few more candidates.
+    """
     return _compared(points, queries, width, "cpu", _CPU_SCORES)
 
 
 def search_on_device(
     points: NDArray[np.float32], queries: NDArray[np.float32], width: int, device: str | torch.device = "cuda"
 ) -> NDArray[np.int64]:
-    """As :func:`search_exact`, on a device."""
+    """Find the nearest points of every query as :func:`search_exact` does, on a device."""
     n_scores = _GPU_SCORES
     if torch.device(device).type == "cuda":
         n_scores = min(n_scores, torch.cuda.mem_get_info(device)[0] // 16)  # a quarter of the free memory
@@ -36,7 +52,7 @@ def search_on_device(
 def _compared(
     points: NDArray[np.float32], queries: NDArray[np.float32], width: int, device: str | torch.device, n_scores: int
 ) -> NDArray[np.int64]:
-    """Compare blocks of queries with all points, in full float32 precision, and in float64 where that is too coarse."""
+    """Compare blocks of queries with all points in full float32 precision, or in float64 if float32 is too coarse."""
     width = min(width + _SPARE, len(points))
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -53,9 +69,9 @@ def _compared(
 def _ranked(
     points: NDArray[np.floating], queries: NDArray[np.floating], width: int, device: str | torch.device, n_scores: int
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The nearest points of every query, and whether they are nearer than float32 can tell, for their norm."""
+    """Nearest points of every query, and whether these points are so near that float32 is too coarse to rank them."""
     targets = torch.as_tensor(points, device=device)
-    # The nearest point to a query q is that with the largest q.p - |p|^2 / 2, which is (|q|^2 - distance^2) / 2.
+    # The nearest point p of a query q has the largest score q.p - |p|^2 / 2, which equals (|q|^2 - distance^2) / 2.
     penalty = targets.square().sum(dim=1).div_(2)
     n_rows = max(n_scores // len(points), _MIN_ROWS)
     found, is_near = [], []
@@ -72,13 +88,14 @@ def _ranked(
 def _largest(scores: torch.Tensor, width: int) -> torch.Tensor:
     """Columns of the ``width`` largest scores of each row, in any order.
 
-    Eight by eight, scores are replaced by their largest: the groups that hold the ``width`` largest of these hold the
-    ``width`` largest scores. That is several times faster than a choice among all scores, which are many.
+    The scores are divided into groups of eight. The ``width`` groups with the largest maxima contain the ``width``
+    largest scores. Searching these groups is several times faster than searching all scores.
     """
     n_groups = scores.shape[1] // _GROUP
     if scores.is_cuda or n_groups <= width:
         return scores.topk(width, dim=1, sorted=False).indices
-    grouped = scores[:, : n_groups * _GROUP].view(len(scores), _GROUP, n_groups)  # group j has columns j, j + n_groups
+    # Group j has the columns j, j + n_groups, j + 2 n_groups and so on.
+    grouped = scores[:, : n_groups * _GROUP].view(len(scores), _GROUP, n_groups)
     groups = grouped.amax(dim=1).topk(width, dim=1, sorted=False).indices
     columns = groups[:, None, :] + n_groups * torch.arange(_GROUP)[None, :, None]
     rest = torch.arange(n_groups * _GROUP, scores.shape[1]).expand(len(scores), -1)

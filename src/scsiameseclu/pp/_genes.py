@@ -1,4 +1,4 @@
-"""Copies of cells with some of their genes."""
+"""Copy cells with a selection of genes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def columns_of(found: pd.Index, names: pd.Index) -> NDArray[np.int64] | None:
-    """Columns of genes among those found; None if one is missing, or names occur more than once."""
+    """Column numbers of the genes ``names`` in ``found``; None if a gene is missing or a name occurs twice."""
     if not (found.is_unique and names.is_unique):
         return None
     columns = found.get_indexer(names)
@@ -24,7 +24,7 @@ def columns_of(found: pd.Index, names: pd.Index) -> NDArray[np.int64] | None:
 
 
 def counts_of_genes(counts: Any, genes: NDArray[Any]) -> Any:
-    """A copy of the counts of some genes, given as a mask or as columns in the order wanted."""
+    """Copy the counts of some genes, given as a mask or as column numbers in the requested order."""
     return (canonical(counts) if sparse.issparse(counts) else counts)[:, genes]
 
 
@@ -35,18 +35,20 @@ def copy_of_genes(
     use_rep: str | None = None,
     neighbors_key: str | None = None,
 ) -> AnnData:
-    """Counts of some genes with all that set-up can ask for, and nothing else of what may be a large object.
+    """Copy the counts of some genes, and all parts of an AnnData that the set-up of a model can read.
+
+    Other parts are not copied, because the AnnData may be large.
 
     Parameters
     ----------
     adata
         Cells.
     columns
-        Columns of the genes, in the order wanted.
+        Column numbers of the genes, in the requested order.
     layer
-        Layer with the counts; ``X`` by default.
+        Layer with the counts. ``None``: ``X``.
     use_rep, neighbors_key
-        Entries of ``obsm`` and ``uns`` to copy, if they are there.
+        Entries of ``obsm`` and ``uns`` to copy, if they exist.
 
     Raises
     ------

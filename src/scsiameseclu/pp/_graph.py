@@ -1,4 +1,4 @@
-"""The one currency for cell graphs: a fixed-width table of neighbours."""
+"""The cell graph, as tables with a fixed number of neighbours per cell."""
 
 from __future__ import annotations
 
@@ -14,28 +14,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class NeighborGraph:
-    """The neighbours of every cell, as tables of one width.
+    """The neighbours of every cell, as tables with one row per cell.
 
     A cell with fewer than ``n_neighbors`` neighbours has *padding* at the end of its rows: its own row number in
-    ``indices`` and 0 in ``distances`` and ``weights``. No cell is its own neighbour, so padding is never ambiguous.
+    ``indices``, and 0 in ``distances`` and ``weights``. No cell is its own neighbour, so its own row number always
+    means padding.
 
     Parameters
     ----------
     indices
-        int64, shape ``(n_obs, n_neighbors)``: row numbers of the neighbours, nearest first, none twice.
+        Row numbers of the neighbours, int64 ``(n_obs, n_neighbors)``. The neighbours of a cell are distinct, and the
+        nearest neighbour comes first.
     distances
-        float32, shape ``(n_obs, n_neighbors)``: ascending along each row. In the unit of the space the graph was built
-        in; ``-log(weight)`` for graphs that have weights only (diffusion, foreign graphs).
+        Distances to the neighbours, float32 ``(n_obs, n_neighbors)``, ascending along each row. The unit is that of the
+        representation that the graph was built on. In graphs that only have weights (diffusion, graphs of scanpy), the
+        distance is ``-log(weight)``.
     weights
-        float32, shape ``(n_obs, n_neighbors)``: edge weights in (0, 1].
+        Edge weights in (0, 1], float32 ``(n_obs, n_neighbors)``.
     symmetric
-        ``True`` if the weight of an edge already holds for both of its directions (a graph read from
-        :attr:`~anndata.AnnData.obsp`); ``False`` for directed memberships, which :meth:`connectivities` unites.
+        ``True`` if each weight is valid for both directions of its edge, as in a graph read from
+        :attr:`~anndata.AnnData.obsp`. ``False`` for directed membership strengths, which :meth:`connectivities`
+        combines.
 
     Raises
     ------
     ValueError
-        If shapes, dtypes or bounds are not as described.
+        If shapes, dtypes or values are not as described.
     """
 
     indices: NDArray[np.int64]
@@ -62,33 +66,33 @@ class NeighborGraph:
 
     @property
     def n_neighbors(self) -> int:
-        """Width of the tables, padding included."""
+        """Number of columns of the tables, padding included."""
         return int(self.indices.shape[1])
 
     @property
     def is_edge(self) -> NDArray[np.bool_]:
-        """Shape ``(n_obs, n_neighbors)``: ``False`` on padding."""
+        """Whether an entry of the tables is a neighbour, bool ``(n_obs, n_neighbors)``; ``False`` on padding."""
         return self.indices != np.arange(self.n_obs)[:, None]
 
     def connectivities(self) -> csr_matrix:
-        """Symmetric weighted adjacency matrix, sparse float32 of shape ``(n_obs, n_obs)``.
+        """Compute the symmetric weighted adjacency matrix, sparse float32 ``(n_obs, n_obs)``.
 
-        Directed memberships ``W`` become ``W + W.T - W * W.T`` with the element-wise product: the probability that at
-        least one of the two directed edges exists (UMAP's fuzzy union, McInnes et al. 2018, section 3.1). Weights that
-        already hold for both directions become ``max(W, W.T)``.
+        Directed membership strengths ``W`` are combined to ``W + W.T - W * W.T`` with the element-wise product. This is
+        the probability that at least one of the two directed edges exists (the fuzzy union of UMAP, McInnes et al.
+        2018, section 3.1). Symmetric weights are combined to ``max(W, W.T)``.
         """
         directed = self._to_csr(self.weights)
         if self.symmetric:
             return _sorted(directed.maximum(directed.T))
-        # `.multiply`, not `*`: the latter is the matrix product for sparse matrices.
+        # `*` would be the matrix product of the sparse matrices.
         return _sorted(directed + directed.T - directed.multiply(directed.T))
 
     def distance_matrix(self) -> csr_matrix:
-        """Directed distances, sparse float32 of shape ``(n_obs, n_obs)``; duplicates keep an explicit 0."""
+        """Directed distances, sparse float32 ``(n_obs, n_obs)``. The distance 0 of identical cells is stored."""
         return self._to_csr(self.distances)
 
     def transition(self) -> csr_matrix:
-        """Row-normalised :meth:`connectivities`: rows sum to 1, rows of isolated cells to 0."""
+        """Row-normalised :meth:`connectivities`. Each row sums to 1, or to 0 if the cell has no neighbours."""
         adjacency = self.connectivities()
         totals = np.asarray(adjacency.sum(axis=1)).ravel()
         inverse = np.divide(1.0, totals, out=np.zeros_like(totals), where=totals > 0)
@@ -111,22 +115,23 @@ def _check_bounds(graph: NeighborGraph) -> None:
     if indices.min() < 0 or indices.max() >= graph.n_obs:
         raise ValueError(
             f"`indices`: expected row numbers in [0, {graph.n_obs}), found {indices.min()} to {indices.max()}. "
-            "The table belongs to another set of cells; build it again."
+            "The table belongs to another set of cells; build the graph again."
         )
     if (~is_edge[:, :-1] & is_edge[:, 1:]).any():
         raise ValueError(
-            "`indices`: expected padding (the own row number) at the end of a row, found it before a neighbour."
+            "`indices`: expected padding (the row number of the cell itself) at the end of a row, found padding before "
+            "a neighbour."
         )
     ordered = np.sort(indices, axis=1)
     own_row = np.arange(graph.n_obs)[:, None]
     if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != own_row)).any():
-        raise ValueError("`indices`: expected distinct neighbours, found one listed twice in a row.")
+        raise ValueError("`indices`: expected distinct neighbours, found a neighbour twice in one row.")
     edge_weights, edge_distances = graph.weights[is_edge], graph.distances[is_edge]
     if not np.all((edge_weights > 0) & (edge_weights <= 1)):
-        raise ValueError("`weights`: expected values in (0, 1], found others.")
+        raise ValueError("`weights`: expected values in (0, 1], found other values.")
     if not np.all(np.isfinite(edge_distances) & (edge_distances >= 0)):
-        raise ValueError("`distances`: expected finite values of at least 0, found others.")
+        raise ValueError("`distances`: expected finite values of at least 0, found other values.")
     if graph.weights[~is_edge].any() or graph.distances[~is_edge].any():
-        raise ValueError("Expected weight 0 and distance 0 on padding, found others.")
+        raise ValueError("Expected weight 0 and distance 0 on padding, found other values.")
     if ((np.diff(graph.distances, axis=1) < 0) & is_edge[:, 1:]).any():
-        raise ValueError("`distances`: expected ascending rows, found others.")
+        raise ValueError("`distances`: expected ascending values in each row, found another order.")

@@ -1,4 +1,4 @@
-"""What a cell graph is built from: settings, columns of ``obs``, representations in ``obsm``."""
+"""Inputs of a cell graph: settings, columns of ``obs``, and representations in ``obsm``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphSettings:
-    """What a cell graph is built from; see :func:`neighbor_graph` for the meaning of each."""
+    """Settings of a cell graph. The arguments of :func:`~scsiameseclu.pp.neighbor_graph` describe each setting."""
 
     n_neighbors: int = 15
     use_rep: str | None = None
@@ -34,24 +34,35 @@ class GraphSettings:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> GraphSettings:
-        """Settings that a set-up left in a registry. Every graph was diffused before ``diffusion`` was one of them."""
+        """Read the settings from the state of a registry.
+
+        States of early versions have no setting ``diffusion``. In these versions, every graph was diffused.
+        """
         known = {"diffusion": True, **state}
         return cls(**{field.name: known[field.name] for field in fields(cls)})
 
     def of_neighbors(self) -> list[tuple[str, Any]]:
-        """Settings that the neighbours of a cell depend on, by name: all but ``diffusion``."""
+        """Names and values of the settings that the neighbours of a cell depend on: all settings but ``diffusion``."""
         return sorted((name, value) for name, value in asdict(self).items() if name != "diffusion")
 
 
 def obsm_rep(adata: AnnData, use_rep: str) -> NDArray[np.float32]:
-    """A dense, finite representation from ``obsm``, float32; may share memory with it."""
+    """Read a representation from ``obsm`` as a dense float32 array, which may share memory with ``obsm``.
+
+    Raises
+    ------
+    KeyError
+        If ``use_rep`` is not in ``obsm``.
+    ValueError
+        If the representation contains values other than finite numbers.
+    """
     if use_rep not in adata.obsm:
         raise KeyError(f"`use_rep`: expected a key of adata.obsm, found {use_rep!r}. Available: {list(adata.obsm)}.")
     rep = adata.obsm[use_rep]
     try:
         values = np.ascontiguousarray(canonical(rep).toarray() if sparse.issparse(rep) else rep, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"obsm[{use_rep!r}]: expected numbers alone, found others ({error}).") from error
+        raise ValueError(f"obsm[{use_rep!r}]: expected numbers, found other values ({error}).") from error
     check_rep(values, use_rep, adata.obs_names)
     return values
 
@@ -68,11 +79,19 @@ def check_rep(values: NDArray[np.float32], use_rep: str, obs_names: pd.Index) ->
     if bad.size:
         raise ValueError(
             f"obsm[{use_rep!r}]: expected a finite representation, found NaN or infinite values for cell "
-            f"{obs_names[bad[0]]!r} ({bad.size} in all). Compute it again, or leave these cells out."
+            f"{obs_names[bad[0]]!r} ({bad.size} cells in all). Compute the representation again, or leave these cells "
+            "out."
         )
 
 
 def obs_column(adata: AnnData, key: str | None) -> pd.Series | None:
+    """Column of ``obs``, or None if ``key`` is None.
+
+    Raises
+    ------
+    KeyError
+        If there is no such column.
+    """
     if key is None:
         return None
     if key not in adata.obs:
@@ -81,7 +100,7 @@ def obs_column(adata: AnnData, key: str | None) -> pd.Series | None:
 
 
 def resolve_seed(random_state: int | None) -> int:
-    """``random_state``, or the seed of scvi-tools, or 0."""
+    """Return ``random_state``. If it is None, return ``scvi.settings.seed``, or 0 if this seed is also None."""
     if random_state is None:
         import scvi
 

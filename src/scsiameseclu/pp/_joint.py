@@ -1,4 +1,4 @@
-"""One space for RNA and surface proteins: principal components of both, side by side."""
+"""Joint representation of RNA and surface proteins: the principal components of both, side by side."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import ArrayLike, NDArray
 
+    from scsiameseclu.pp._cell_sums import CellSums
+
 _ARRAYS = ("mean", "sd", "components")
 
 
 def centred_log(counts: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``log1p`` of protein counts minus its mean over the measured proteins of the cell; NaN stays NaN.
+    """Take ``log1p`` of protein counts, and subtract the cell's mean over its measured proteins. NaN stays NaN.
 
-    The centring takes out the depth of a cell's protein library, in the way of the centred log ratio of CITE-seq.
+    The centring removes the effect of the total protein counts of a cell, like the centred log ratio of CITE-seq.
     """
     logs = np.log1p(counts)
     measured = ~np.isnan(logs)
@@ -38,14 +40,14 @@ class ProteinScaling:
     Parameters
     ----------
     names
-        Proteins, in the order of the columns.
+        Names of the proteins, in the order of the columns.
     counts
-        Whether the values are counts, which :func:`centred_log` is applied to first; normalised values are taken as
-        they are.
+        Whether the values are counts. :func:`centred_log` is applied to counts, but not to normalised values.
     mean, sd
-        float32, shape ``(n_proteins,)``; ``sd`` is 0 for proteins that do not vary or were measured nowhere.
+        Mean and standard deviation of each protein, float32 ``(n_proteins,)``. ``sd`` is 0 for proteins that do not
+        vary or were not measured in any cell.
     components
-        float32, shape ``(n_proteins, n_comps)``: orthonormal columns.
+        Principal components, float32 ``(n_proteins, n_comps)``, with orthonormal columns.
     """
 
     names: tuple[str, ...]
@@ -56,7 +58,7 @@ class ProteinScaling:
 
     @classmethod
     def fit(cls, values: NDArray[np.float32], names: Sequence[str], counts: bool, n_comps: int = 50) -> ProteinScaling:
-        """Fit on values ``(n_obs, n_proteins)``, NaN where not measured."""
+        """Fit on protein values ``(n_obs, n_proteins)``. NaN marks proteins that were not measured in a cell."""
         logs = (centred_log(values) if counts else values).astype(np.float64)
         n_measured = np.maximum((~np.isnan(logs)).sum(axis=0), 1)
         mean = np.nansum(logs, axis=0) / n_measured
@@ -77,7 +79,7 @@ class ProteinScaling:
         return cls(unrotated.names, counts, unrotated.mean, unrotated.sd, vectors.astype(np.float32))
 
     def transform(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Z-scores, float32 ``(n, n_proteins)``, clipped at 10; 0 (the mean) where a value is NaN."""
+        """Compute z-scores, float32 ``(n, n_proteins)``, clipped to [-10, 10]. NaN becomes 0, the mean."""
         logs = centred_log(values) if self.counts else values
         scores = np.divide(logs - self.mean, self.sd, out=np.zeros_like(logs), where=self.sd > 0)
         return np.clip(np.nan_to_num(scores, nan=0.0), -MAX_SCORE, MAX_SCORE).astype(np.float32)
@@ -99,16 +101,16 @@ class ProteinScaling:
 
 @dataclass(frozen=True, eq=False)
 class JointProjection:
-    """RNA and proteins to one space in which they have given shares of the total variance.
+    """Joint representation of RNA and proteins, in which both have given shares of the total variance.
 
     Parameters
     ----------
     rna
-        Principal components of log-normalised counts; ``None`` if the space comes from elsewhere.
+        Principal components of log-normalised counts. ``None`` if the representation of the RNA is given by the user.
     protein
         Standardisation and principal components of the proteins.
     rna_factor, protein_factor
-        What the components of each are multiplied by.
+        Factors by which the components of the RNA and of the proteins are multiplied.
     """
 
     rna: Projection | None
@@ -117,7 +119,7 @@ class JointProjection:
     protein_factor: float = 1.0
 
     @classmethod
-    def fit(
+    def fit_transform(
         cls,
         counts: Any,
         values: NDArray[np.float32],
@@ -129,40 +131,49 @@ class JointProjection:
         n_pcs: int = 50,
         random_state: int = 0,
         gene_order: NDArray[np.int64] | None = None,
-    ) -> JointProjection:
-        """Fit on counts ``(n_obs, n_genes)`` and protein values ``(n_obs, n_proteins)``.
+        sums: CellSums | None = None,
+    ) -> tuple[JointProjection, NDArray[np.float32]]:
+        """Fit on counts ``(n_obs, n_genes)`` and protein values ``(n_obs, n_proteins)``, and transform the same cells.
 
-        The components of the RNA are scaled to a total variance of ``1 - protein_weight``, those of the proteins to
-        ``protein_weight``.
+        The components of the RNA are scaled to a total variance of ``1 - protein_weight``, and the components of the
+        proteins to a total variance of ``protein_weight``. The other arguments are those of
+        :meth:`~scsiameseclu.pp.Projection.fit`.
         """
-        rna = Projection.fit(
-            counts, n_pcs, random_state=random_state, size_factors=size_factors, batch=batch, gene_order=gene_order
+        rna, components = Projection.fit_transform(
+            counts,
+            n_pcs,
+            random_state=random_state,
+            size_factors=size_factors,
+            batch=batch,
+            gene_order=gene_order,
+            sums=sums,
         )
-        rna_variance = float(rna.transform(counts, size_factors).var(axis=0).sum())
+        rna_variance = float(components.var(axis=0).sum())
         protein_variance = float((protein.transform(values) @ protein.components).var(axis=0).sum())
-        return cls(
+        fitted = cls(
             rna,
             protein,
             float(np.sqrt((1.0 - protein_weight) / max(rna_variance, 1e-12))),
             float(np.sqrt(protein_weight / max(protein_variance, 1e-12))),
         )
+        return fitted, fitted.combined(components, values)
 
     def transform(
         self, counts: Any, values: NDArray[np.float32], size_factors: ArrayLike | None = None
     ) -> NDArray[np.float32]:
-        """Joint representation, float32 ``(n, n_rna_comps + n_protein_comps)``."""
+        """Compute the joint representation, float32 ``(n, n_rna_comps + n_protein_comps)``."""
         if self.rna is None:
             raise ValueError("Expected a projection of the RNA, found none; this is a bug.")
         return self.combined(self.rna.transform(counts, size_factors), values)
 
     def combined(self, rna: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Components of the RNA ``(n, n_rna_comps)`` and protein values side by side, as :meth:`transform` does."""
+        """Compute the joint representation from the components of the RNA ``(n, n_rna_comps)`` and protein values."""
         protein = self.protein.transform(values) @ self.protein.components * self.protein_factor
         return np.concatenate([rna * self.rna_factor, protein], axis=1).astype(np.float32)
 
     @property
     def digest(self) -> str:
-        """SHA-1 of the contents."""
+        """SHA-1 of all arrays and settings."""
         state = hashlib.sha1(usedforsecurity=False)
         state.update(b"" if self.rna is None else self.rna.digest.encode())
         state.update(repr((self.protein.names, self.protein.counts, self.rna_factor, self.protein_factor)).encode())
@@ -171,7 +182,7 @@ class JointProjection:
         return state.hexdigest()
 
     def to_state(self) -> dict[str, Any]:
-        """Plain nested dictionary for a registry or ``uns``; what is not there is left out."""
+        """Plain nested dictionary for a registry or ``uns``. Without ``rna``, the dictionary has no key ``"rna"``."""
         state = {
             "protein": self.protein.to_state(),
             "rna_factor": self.rna_factor,

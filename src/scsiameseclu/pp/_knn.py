@@ -15,6 +15,7 @@ import torch
 
 from scsiameseclu.pp._exact_search import search_exact, search_on_device
 from scsiameseclu.pp._graph import NeighborGraph
+from scsiameseclu.pp._inverted_file import search_inverted
 from scsiameseclu.pp._memberships import fuzzy_weights
 from scsiameseclu.pp._threads import in_threads, numba_within_thread_limit, row_slices, within_thread_limit
 
@@ -26,13 +27,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXACT_LIMIT = 30_000
-"""Up to this many cells every pair is compared; above, pynndescent approximates."""
+"""Up to this many cells, every pair of cells is compared on the CPU."""
+
+INVERTED_LIMIT = 200_000
+"""Up to this many cells, an inverted file approximates on the CPU; above, pynndescent does.
+
+The compilation of pynndescent takes longer than the whole search in the inverted file, once in each process.
+"""
+
+GPU_EXACT_LIMIT = 1_000_000
+"""Up to this many cells, every pair of cells is compared on a GPU; above, an inverted file approximates."""
 
 _ACCELERATOR: ContextVar[str] = ContextVar("accelerator", default="auto")
 _GPU = ("auto", "gpu", "cuda")
 
-_SAME = 1e-5  # points closer than this share of their typical distance from the centre are one point, but for rounding
-_GPU_BLOCK = 65_536  # cells asked for at once, of cuML
+# Two points are treated as identical if their distance is below this share of the typical distance to the centre. Such
+# small distances come from rounding.
+_SAME = 1e-5
+_GPU_BLOCK = 65_536  # number of queries that cuML searches at once
 
 
 @within_thread_limit()
@@ -42,30 +54,35 @@ def knn(
     random_state: int | None = 0,
     batch: Sequence[Any] | pd.Series | NDArray[Any] | None = None,
 ) -> NeighborGraph:
-    """Euclidean k-nearest-neighbour graph with UMAP edge weights.
+    """Build a Euclidean k-nearest-neighbour graph with UMAP edge weights.
 
-    Exact up to 30,000 cells, pynndescent above; exact at any size where a CUDA device is there (by rapids cuML, if that
-    is installed, otherwise by torch) and :func:`search_on` does not say otherwise. A cell is removed from its own list
-    by row number, so duplicated cells neither lose a neighbour nor keep themselves; ties are ordered by row number.
+    The search on a CPU is exact up to 30,000 cells. An inverted file approximates up to 200,000 cells, and pynndescent
+    approximates above. The search on a CUDA device is by rapids cuML where cuML is installed. Otherwise the search on
+    the device is exact up to a million cells, and an inverted file approximates above. :func:`search_on` keeps the
+    search off a device. A cell is never its own neighbour, even if other cells are identical to the cell. Neighbours at
+    the same distance are ordered by row number.
 
     Parameters
     ----------
     rep
-        Shape ``(n_obs, n_dims)``, finite: the space to measure distances in.
+        Representation to measure distances in, finite, ``(n_obs, n_dims)``.
     n_neighbors
-        Neighbours per cell, the cell itself not counted (scanpy counts it). With fewer other cells, rows are padded.
+        Number of neighbours per cell. The cell itself is not counted, unlike in scanpy. If there are fewer other cells,
+        rows are padded.
     random_state
-        Seed of the approximate search; the exact one uses no random numbers.
+        Seed of the approximate search. The exact search uses no random numbers.
     batch
-        Length ``n_obs``, optional. Each cell then takes neighbours from *every* batch, as BBKNN does (Polanski et al.
-        2020): ``n_neighbors`` is split evenly over the batches and the remainder goes to the largest ones, one each; a
-        batch with too few cells hands its share on by the same rule. With more batches than ``n_neighbors``, a cell
-        takes them from its own batch and ``n_neighbors - 1`` others (:func:`batch_quotas`). Weights are memberships
-        among the neighbours in the same batch.
+        Batch of every cell, length ``n_obs``. With batches, each cell takes neighbours from *every* batch, as in BBKNN
+        (Polanski et al. 2020). ``n_neighbors`` is split evenly over the batches, and each of the largest batches gives
+        one neighbour of the remainder. If a batch has too few cells, the other batches give its missing neighbours by
+        the same rule. With more batches than ``n_neighbors``, a cell takes neighbours from its own batch and from
+        ``n_neighbors - 1`` other batches. The weights of a cell's neighbours are computed for each batch separately.
+        ``None``: neighbours are searched among all cells.
 
     Returns
     -------
-    The graph; its weights are the directed memberships of :func:`fuzzy_weights`.
+    NeighborGraph
+        The graph. Its weights are the directed membership strengths of :func:`fuzzy_weights`.
 
     Raises
     ------
@@ -76,7 +93,8 @@ def knn(
     points = _check_rep(rep)
     if n_neighbors < 1:
         raise ValueError(f"`n_neighbors`: expected at least 1, found {n_neighbors}.")
-    # Distances do not change, and the expansion |x|^2 - 2xy + |y|^2 used by the exact search loses fewer digits.
+    # Centring does not change distances. The exact search computes |x|^2 - 2xy + |y|^2, which loses fewer digits for
+    # centred points.
     points = centred(points, points)
     codes = None if batch is None else batch_codes(batch, len(points))
     if codes is None or len(np.unique(codes)) == len(codes):  # no batches, or every batch is a single cell
@@ -86,12 +104,13 @@ def knn(
 
 @contextmanager
 def search_on(accelerator: str) -> Iterator[None]:
-    """Let searches in this block use a GPU only if the accelerator is one.
+    """Choose the accelerator of neighbour searches during a ``with`` block.
 
     Parameters
     ----------
     accelerator
-        As in scvi-tools. ``"auto"`` leaves the choice to a block around this one, or else to what the machine has.
+        Accelerator as in scvi-tools, such as ``"cpu"`` or ``"gpu"``. ``"auto"``: the accelerator of an enclosing block,
+        or a GPU if the machine has one.
     """
     token = _ACCELERATOR.set(_ACCELERATOR.get() if accelerator == "auto" else accelerator)
     try:
@@ -115,12 +134,20 @@ def _check_rep(rep: ArrayLike) -> NDArray[np.float32]:
 
 
 def batch_codes(batch: Sequence[Any] | pd.Series | NDArray[Any], n_obs: int) -> NDArray[np.int64]:
+    """Integer codes of the batches in sorted order, int64 ``(n_obs,)``.
+
+    Raises
+    ------
+    ValueError
+        If ``batch`` has missing values or another length.
+    """
     codes = pd.factorize(np.asarray(batch), sort=True)[0].astype(np.int64)
     if len(codes) != n_obs:
         raise ValueError(f"`batch`: expected one label for each of {n_obs} cells, found {len(codes)}.")
     if (codes < 0).any():
         raise ValueError(
-            f"`batch`: expected a label for every cell, found {np.sum(codes < 0)} missing. Fill them first."
+            f"`batch`: expected a label for every cell, found {np.sum(codes < 0)} missing labels. Fill in the missing "
+            "labels first."
         )
     return codes
 
@@ -128,7 +155,10 @@ def batch_codes(batch: Sequence[Any] | pd.Series | NDArray[Any], n_obs: int) -> 
 def _batch_balanced(
     points: NDArray[np.float32], codes: NDArray[np.int64], k: int, random_state: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Neighbours from every batch that the batch of a cell asks: row numbers and distances, padded with infinity."""
+    """Neighbours of every cell with the quotas of :func:`batch_quotas`: row numbers and distances.
+
+    Padding has infinite distance.
+    """
     quotas = batch_quotas(np.bincount(codes), k)
     indices = np.zeros((len(points), k), dtype=np.int64)
     distances = np.full((len(points), k), np.inf)
@@ -143,21 +173,23 @@ def _batch_balanced(
 def askers(
     quotas: NDArray[np.int64], giver: int, codes: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], int, NDArray[np.int64]]]:
-    """Cells that take neighbours from a batch, by the number they take.
+    """Group the cells that take neighbours from one batch by the number of neighbours that they take.
 
     Parameters
     ----------
     quotas
         Result of :func:`batch_quotas`.
     giver
-        The batch.
+        Code of the batch that gives the neighbours.
     codes
-        Batch of every cell, -1 for unknown ones.
+        Batch of every cell, -1 for unknown batches.
 
     Yields
     ------
-    Row numbers of cells, the number of neighbours each of them takes from this batch, and the places of these in the
-    row of each cell, ``(n_rows, number)``, where a row has the neighbours from one batch after the other.
+    tuple
+        Row numbers of the cells of a group, int64 ``(n_rows,)``; the number of neighbours that each of these cells
+        takes from the batch; and the columns of these neighbours in the neighbour table, int64 ``(n_rows, number)``.
+        A row of the table contains the neighbours from the first batch, then those from the second batch, and so on.
     """
     taken = quotas[codes, giver]
     first = quotas[:, :giver].sum(axis=1)[codes]
@@ -167,27 +199,31 @@ def askers(
 
 
 def batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """How many neighbours a cell takes from each batch.
+    """Compute how many neighbours a cell takes from each batch.
 
-    ``k`` are dealt round by round, to the largest batch first, while the batches have cells left. With more than ``k``
-    batches, the batches form a circle in their given order: a cell asks its own batch and the ``k - 1`` batches nearest
-    to it on the circle. So every batch asks and is asked, whatever its size, and all batches are connected. A cell of
-    any other batch asks the ``k`` largest.
+    The ``k`` neighbours are distributed over the batches in rounds. In each round, every batch with cells left gives
+    one neighbour, the largest batch first.
+
+    With more than ``k`` batches, the batches are arranged on a circle in the given order. A cell takes neighbours from
+    its own batch and from the ``k - 1`` nearest batches on the circle. So every batch gives and takes neighbours,
+    whatever its size, and all batches are connected in the graph. A cell of a batch that is not listed takes its
+    neighbours from the ``k`` largest batches.
 
     Parameters
     ----------
     sizes
         Number of cells of every batch, ``(n_batches,)``.
     k
-        Neighbours of a cell.
+        Number of neighbours of a cell.
 
     Returns
     -------
-    int64 ``(n_batches + 1, n_batches)``: by batch of the cell, and number of neighbours from each batch. The last row
-    is for cells of any other batch.
+    numpy.ndarray
+        Number of neighbours that a cell of each batch (rows) takes from each batch (columns), int64
+        ``(n_batches + 1, n_batches)``. The last row is for cells of batches that are not listed.
     """
     n_batches = len(sizes)
-    # A cell of the batch itself has one candidate fewer.
+    # A cell cannot be its own neighbour, so its own batch has one candidate fewer.
     quotas = np.tile(_dealt(np.maximum(sizes - 1, 0), k), (n_batches + 1, 1))
     if n_batches > k:
         steps = np.arange(k) - (k - 1) // 2
@@ -201,7 +237,10 @@ def batch_quotas(sizes: NDArray[np.int64], k: int) -> NDArray[np.int64]:
 
 
 def _dealt(capacity: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Deal ``k`` neighbours to batches with so many candidates round by round, the largest batch first."""
+    """Distribute ``k`` neighbours over the batches in rounds, the largest batch first.
+
+    ``capacity`` is the number of candidates of each batch.
+    """
     quotas = np.zeros_like(capacity)
     order = np.argsort(-capacity, kind="stable")
     remaining = min(k, int(capacity.sum()))
@@ -220,20 +259,16 @@ def _nearest_members(
     random_state: int | None,
     rows: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ``k`` members nearest to every cell or these rows, sorted, without itself; infinite distance on padding."""
+    """Find the ``k`` nearest members of every cell in ``rows`` (default: all cells), nearest first.
+
+    A cell is not its own neighbour. Padding has infinite distance.
+    """
     start = time.perf_counter()
     rows = np.arange(len(points)) if rows is None else rows
     queries = points if len(rows) == len(points) else points[rows]
-    width = min(k + 1, len(members))  # one more than asked for: the cell itself may be among them
-    if len(queries) * len(members) <= EXACT_LIMIT**2:
-        method, candidates = "exact", search_exact(points[members], queries, width)
-    elif _ACCELERATOR.get() in _GPU and torch.cuda.is_available():
-        with_cuml = importlib.util.find_spec("cuml") is not None
-        method, search = ("cuML", _search_cuml) if with_cuml else ("exact, on the GPU", search_on_device)
-        candidates = search(points[members], queries, width)
-    else:
-        others = None if np.array_equal(members, rows) else queries
-        method, candidates = "pynndescent", _search_approximate(points[members], others, width, random_state)
+    width = min(k + 1, len(members))  # one more than needed, because the cell itself may be among the found members
+    targets = points if len(members) == len(points) else points[members]
+    method, candidates = _search(targets, queries, width, random_state)
     logger.info(
         "Found %d neighbours of %d cells among %d in %.1f s (%s).",
         k,
@@ -251,8 +286,26 @@ def _nearest_members(
     return np.pad(indices, padding), np.pad(distances, padding, constant_values=np.inf)
 
 
+def _search(
+    points: NDArray[np.float32], queries: NDArray[np.float32], width: int, random_state: int | None
+) -> tuple[str, NDArray[np.int64]]:
+    """Name of the method that suits the number of cells and the device, and the candidates the method finds."""
+    n_pairs = len(queries) * len(points)
+    if n_pairs <= EXACT_LIMIT**2:
+        return "exact", search_exact(points, queries, width)
+    if _ACCELERATOR.get() in _GPU and torch.cuda.is_available():
+        if importlib.util.find_spec("cuml") is not None:
+            return "cuML", _search_cuml(points, queries, width)
+        if n_pairs <= GPU_EXACT_LIMIT**2:
+            return "exact, on the GPU", search_on_device(points, queries, width)
+        return "inverted file, on the GPU", search_inverted(points, queries, width, random_state, search_on_device)
+    if n_pairs <= INVERTED_LIMIT**2:
+        return "inverted file", search_inverted(points, queries, width, random_state)
+    return "pynndescent", _search_approximate(points, queries, width, random_state)
+
+
 def _search_cuml(points: NDArray[np.float32], queries: NDArray[np.float32], width: int) -> NDArray[np.int64]:
-    """Brute force in blocks of queries, so that only the points and one block's distances are in the GPU's memory."""
+    """Exact search by cuML in blocks of queries. Only the points and the distances of one block are on the GPU."""
     from cuml.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=width, algorithm="brute", output_type="numpy").fit(points)
@@ -264,19 +317,19 @@ def _search_cuml(points: NDArray[np.float32], queries: NDArray[np.float32], widt
 
 
 def centred(points: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``points`` moved so that the mean of ``reference`` is the origin."""
+    """Subtract the mean of ``reference`` from ``points``."""
     return points - reference.mean(axis=0)
 
 
 @numba_within_thread_limit()
 def _search_approximate(
-    points: NDArray[np.float32], queries: NDArray[np.float32] | None, width: int, random_state: int | None
+    points: NDArray[np.float32], queries: NDArray[np.float32], width: int, random_state: int | None
 ) -> NDArray[np.int64]:
-    """Nearest points of every query, or of every point if there are no queries."""
-    from pynndescent import NNDescent  # imports numba: only when it is needed
+    """Nearest points of every query, by pynndescent."""
+    from pynndescent import NNDescent  # imported only when needed, because importing numba is slow
 
     index = NNDescent(points, n_neighbors=max(width, 16), random_state=random_state)
-    if queries is None:
+    if np.array_equal(queries, points):
         return index.neighbor_graph[0][:, :width].astype(np.int64)
     return index.query(queries, k=width)[0].astype(np.int64)
 
@@ -284,10 +337,11 @@ def _search_approximate(
 def exact_distances(
     points: NDArray[np.float32], queries: NDArray[np.float32], indices: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Distances from each query to the points in its row of ``indices``, in float64; duplicates are at exactly 0.
+    """Distances from each query to the points in its row of ``indices``, in float64.
 
-    Points that have to be the same may differ by the rounding of the matrix product they come from, which depends on
-    the block of cells they were computed in.
+    The distance between identical points is exactly 0. Points that should be identical may differ by rounding, because
+    the rounding of a matrix product depends on the block of cells that the points were computed in. Such small
+    distances are set to 0.
     """
 
     def measure(rows: slice) -> NDArray[np.float64]:
@@ -306,7 +360,7 @@ def exact_distances(
 def sort_rows(
     indices: NDArray[np.int64], distances: NDArray[np.float64], k: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The ``k`` first of each row by (distance, row number)."""
+    """Keep the ``k`` nearest neighbours of each row, nearest first. Ties are ordered by row number."""
 
     def first(rows: slice) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         order = np.lexsort((indices[rows], distances[rows]), axis=1)[:, :k]

@@ -1,4 +1,4 @@
-"""Landmarks: the cells of a reference that stay with a model, so that later cells find their neighbours among them."""
+"""Landmarks: reference cells that are stored in a model. New cells find their neighbours among the landmarks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LANDMARK_LIMIT = 20_000
-"""Up to this many reference cells are all landmarks; of more, a sample (float32: 4 MB at 50 components)."""
+"""Largest number of landmarks (4 MB as float32 with 50 components). A larger reference is sampled."""
 
 _MAX_GROUPS = 200
 _LANDMARKS_PER_GROUP = 50
@@ -36,30 +36,32 @@ _MIN_SPREAD = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Landmarks:
-    """Reference cells in the space the cell graph was built in.
+    """Reference cells in the representation that the cell graph was built on.
 
-    Neighbours of a cell are the landmarks nearest to it, found by comparing it with every landmark, so the result for a
-    cell depends on that cell alone. With batches, each batch of the reference gives as many as it gave to every cell of
-    the batch of the cell in the reference (see :func:`~scsiameseclu.pp.knn`); a batch that is new to the model gives
-    none, and its cells ask the largest batches of the reference.
+    The neighbours of a cell are its nearest landmarks. Each cell is compared with every landmark, so the neighbours of
+    a cell do not depend on other new cells. With batches, a new cell takes as many neighbours from each batch as the
+    reference cells of its batch do (see :func:`~scsiameseclu.pp.knn`). Cells of a batch that the reference does not
+    have take their neighbours from the largest batches of the reference.
 
-    A reference cell that is passed again meets itself. One landmark in the same place (of the same batch, if the batch
-    is known) is therefore left out, and the cell gets the neighbours it had in training if all reference cells are
-    landmarks.
+    A reference cell may be passed again as a new cell. So one landmark at the same point (and of the same batch, if the
+    batch of the cell is known) is left out of the neighbours of each cell. If all reference cells are landmarks, a
+    reference cell gets the same neighbours as in training.
 
     Parameters
     ----------
     rep
-        float32, shape ``(n_landmarks, n_rep)``.
+        Representation of the landmarks, float32 ``(n_landmarks, n_rep)``.
     batch
-        int64, shape ``(n_landmarks,)``: codes into ``batches``; 0 without batches.
+        Batch of each landmark as a code into ``batches``, int64 ``(n_landmarks,)``. Without batches, all codes are 0.
     batches
-        Names of the batches; empty without.
+        Names of the batches. Without batches, the tuple is empty.
     quotas
-        int64, shape ``(max(n_batches, 1) + 1, max(n_batches, 1))``: neighbours that a cell of each batch, or in the
-        last row a cell of any other batch, takes from each batch (:func:`~scsiameseclu.pp._knn.batch_quotas`).
+        Number of neighbours that a cell of each batch (rows) takes from each batch (columns), int64
+        ``(max(n_batches, 1) + 1, max(n_batches, 1))``. The last row is for cells of batches that are not listed. See
+        :func:`~scsiameseclu.pp._knn.batch_quotas`.
     rows
-        int64, shape ``(n_landmarks,)``: row number of each landmark in the reference; empty if it is not known.
+        Row number of each landmark in the reference, int64 ``(n_landmarks,)``. The array is empty if the row numbers
+        are not known.
     """
 
     rep: NDArray[np.float32]
@@ -77,31 +79,31 @@ class Landmarks:
         random_state: int = 0,
         limit: int = LANDMARK_LIMIT,
     ) -> Landmarks:
-        """Choose landmarks.
+        """Choose landmarks among the cells of a reference.
 
-        All cells, or ``limit`` of them: cells are grouped by k-means, and groups (within batches) are sampled evenly,
-        so that small groups stay whole and large ones are thinned.
+        With at most ``limit`` cells, all cells are landmarks. Otherwise, cells are grouped by k-means and by batch, and
+        about the same number of cells is drawn from each group. So all cells of small groups are kept.
 
         Parameters
         ----------
         rep
-            float32, shape ``(n_obs, n_rep)``.
+            Representation of the cells, float32 ``(n_obs, n_rep)``.
         batch
-            Batch of every cell, if neighbours are balanced over batches.
+            Batch of every cell, or ``None`` if neighbours are not balanced over batches.
         n_neighbors
-            Neighbours per cell.
+            Number of neighbours per cell.
         random_state
             Seed of the sample.
         limit
-            Most landmarks to keep.
+            Largest number of landmarks.
         """
-        rep = np.array(rep, dtype=np.float32)  # a copy: the table in the AnnData may be changed later
+        rep = np.array(rep, dtype=np.float32)  # a copy, because the table in the AnnData may be changed later
         codes, names = np.zeros(len(rep), dtype=np.int64), tuple[str, ...]()
         if batch is not None:
             codes = batch_codes(batch, len(rep))
             names = tuple(str(name) for name in pd.factorize(np.asarray(batch), sort=True)[1])
         quotas = batch_quotas(np.bincount(codes, minlength=max(len(names), 1)), n_neighbors)
-        if names and len(names) == len(rep):  # every batch is a single cell: the graph ignores them, too
+        if names and len(names) == len(rep):  # every batch has one cell: the graph ignores such batches, too
             codes, names = np.zeros_like(codes), ()
             quotas = batch_quotas(np.array([len(rep)]), n_neighbors)
         chosen = cls(rep, codes, names, quotas, np.arange(len(rep)))
@@ -109,12 +111,18 @@ class Landmarks:
 
     @classmethod
     def of_points(cls, points: NDArray[np.float32], n_neighbors: int) -> Landmarks:
-        """All points as landmarks, without batches; the table is not copied."""
+        """Use all points as landmarks, without batches. The array is not copied."""
         quotas = batch_quotas(np.array([len(points)]), n_neighbors)
         return cls(points, np.zeros(len(points), dtype=np.int64), (), quotas)
 
     def thinned(self, limit: int, random_state: int = 0) -> tuple[Landmarks, NDArray[np.int64]]:
-        """Keep ``limit`` landmarks as :meth:`choose` does; also their former numbers, int64 ``(limit,)``."""
+        """Keep ``limit`` landmarks, chosen as in :meth:`choose`.
+
+        Returns
+        -------
+        tuple
+            The remaining landmarks, and their row numbers among the present landmarks, int64 ``(limit,)``.
+        """
         kept = np.zeros(0, dtype=np.int64) if limit == 0 else even_sample(self.rep, limit, self.batch, random_state)
         codes = self.batch[kept]
         quotas = np.minimum(self.quotas, np.bincount(codes, minlength=self.quotas.shape[1]))
@@ -127,7 +135,7 @@ class Landmarks:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-1 of the contents."""
+        """SHA-1 of the representation, batches and quotas."""
         state = hashlib.sha1("\0".join(self.batches).encode(), usedforsecurity=False)
         for table in (self.rep, self.batch, self.quotas):
             state.update(np.ascontiguousarray(table).tobytes())
@@ -136,19 +144,21 @@ class Landmarks:
     def nearest(
         self, rep: NDArray[np.float32], batch: Sequence[Any] | pd.Series | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Nearest landmarks of every cell.
+        """Find the nearest landmarks of every cell.
 
         Parameters
         ----------
         rep
-            float32, shape ``(n_cells, n_rep)``.
+            Representation of the cells, float32 ``(n_cells, n_rep)``.
         batch
-            Batch of every cell, to recognise reference cells; unknown batches are allowed.
+            Batch of every cell, length ``n_cells``. The batch determines the quotas, and helps to recognise reference
+            cells. Batches that the reference does not have are allowed.
 
         Returns
         -------
-        Rows of the landmarks, int64 ``(n_cells, k)``, and distances, float64, ascending; infinite where there are no
-        more landmarks.
+        tuple of numpy.ndarray
+            Row numbers of the landmarks, int64 ``(n_cells, k)``, and distances to them, float64 ``(n_cells, k)``,
+            ascending. The distance is infinite where a cell has fewer than ``k`` landmarks.
 
         Raises
         ------
@@ -180,10 +190,11 @@ class Landmarks:
         return sort_rows(indices, distances, width)
 
     def novelty(self, rep: NDArray[np.float32], batch: Sequence[Any] | pd.Series | None = None) -> NDArray[np.float32]:
-        """Share of the landmarks that lie less apart from the other landmarks than each cell does.
+        """Compute how unlike the reference each cell is.
 
-        The statistic is the mean distance to the nearest landmarks, relative to that of these landmarks themselves:
-        what is far in a dense part of the reference may be near in a sparse one.
+        The relative distance of a cell is its mean distance to its nearest landmarks, divided by the mean distance of
+        these landmarks to their own nearest landmarks. So a distance counts less in a sparse part of the reference than
+        in a dense part. The novelty of a cell is the share of the landmarks that have a smaller relative distance.
 
         Parameters
         ----------
@@ -192,7 +203,8 @@ class Landmarks:
 
         Returns
         -------
-        float32, shape ``(n_cells,)``, in [0, 1].
+        numpy.ndarray
+            Novelty of each cell in [0, 1], float32 ``(n_cells,)``.
         """
         spread, ratios = self._calibration
         indices, distances = self.nearest(rep, batch)
@@ -201,7 +213,7 @@ class Landmarks:
 
     @cached_property
     def _calibration(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean distance of every landmark to its neighbours among the landmarks, and the sorted relative distances."""
+        """Mean distance of every landmark to its nearest landmarks, and sorted relative distances of all landmarks."""
         names = None if not self.batches else np.array(self.batches, dtype=object)[self.batch]
         indices, distances = self.nearest(self.rep, names)
         spread = _mean_finite(distances)
@@ -209,7 +221,7 @@ class Landmarks:
         return spread, np.sort(_relative_distance(indices, distances, spread))
 
     def _codes_of(self, batch: Sequence[Any] | pd.Series | None, n_cells: int) -> NDArray[np.int64]:
-        """Codes of batches, -1 for unknown ones; 0 if the landmarks have no batches."""
+        """Codes of the batches of cells. Unknown batches have the code -1. Without batches, all codes are 0."""
         if not self.batches:
             return np.zeros(n_cells, dtype=np.int64)
         if batch is None:
@@ -224,14 +236,15 @@ class Landmarks:
         own_batch: NDArray[np.int64],
         pending: NDArray[np.bool_],
     ) -> None:
-        """Set the distance of one landmark in the same place, of the same batch if that is known, to infinity.
+        """Set the distance of one landmark at the same point as the cell to infinity.
 
-        ``pending`` says of every cell whether that is still to be done.
+        The landmark must be of the same batch, if the batch of the cell is known. ``pending`` is True for cells for
+        which no landmark has been left out yet.
         """
         same = (distances == 0) & ((own_batch < 0)[:, None] | (self.batch[candidates] == own_batch[:, None]))
         met = np.flatnonzero(pending[rows] & same.any(axis=1))
-        # Several landmarks may lie in that place. The one with the lowest row number is left out, so that the result
-        # does not depend on the order in which the search returns them.
+        # Several landmarks may lie at this point. The landmark with the lowest row number is left out, so the result
+        # does not depend on the order in which the search returns the landmarks.
         column = np.where(same[met], candidates[met], len(self)).argmin(axis=1)
         distances[met, column] = np.inf
         pending[rows[met]] = False
@@ -248,7 +261,11 @@ class Landmarks:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Landmarks:
-        """Inverse of :meth:`to_state`; also reads states where all batches ask alike and that have no row numbers."""
+        """Inverse of :meth:`to_state`.
+
+        States of early versions are also read. In these states, the quotas are the same for all batches, and row
+        numbers are missing.
+        """
         quotas = np.asarray(state["quotas"], dtype=np.int64)
         return cls(
             np.asarray(state["rep"], dtype=np.float32),
@@ -274,7 +291,10 @@ def _relative_distance(
 def even_sample(
     rep: NDArray[np.float32], size: int, codes: NDArray[np.int64] | None = None, random_state: int = 0
 ) -> NDArray[np.int64]:
-    """``size`` rows in order, as many from every group of cells (within batches) as long as the group has them."""
+    """Draw ``size`` row numbers, in ascending order, about equally many from every group of cells.
+
+    The groups are found by k-means and divided by batch (``codes``). A small group gives all its cells.
+    """
     from sklearn.cluster import MiniBatchKMeans
 
     codes = np.zeros(len(rep), dtype=np.int64) if codes is None else codes

@@ -1,4 +1,4 @@
-"""Counts of many files as one memory-mapped matrix, whose rows are looked up as fast as in memory."""
+"""Copy the counts of many files to one memory-mapped matrix, whose rows are read nearly as fast as from memory."""
 
 from __future__ import annotations
 
@@ -37,49 +37,50 @@ def write_mapped(
     genes: Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> AnnData:
-    """Copy counts, block by block, into files that are read by memory mapping, and open them.
+    """Copy counts, block by block, to memory-mapped files, and open these files.
 
-    Training looks up single rows all over the data, which compressed files (HDF5, zarr) and loaders that read in
-    sequence are slow at. Copied once to plain CSR files, rows are found at once, and the operating system keeps in
-    memory what fits.
+    Training reads random rows of the data. Reading random rows from compressed files (HDF5, zarr) is slow. This
+    function copies the counts once to plain CSR files, from which single rows are read quickly. The operating system
+    keeps as much of the files in memory as fits.
 
     Parameters
     ----------
     sources
-        What to copy, in this order: ``.h5ad`` files, zarr stores, or zarr groups of several AnnData, as annbatch's
-        collections are (their parts in the order of the number in their name). All need the same genes in the same
-        order.
+        Sources of the cells, which are copied in this order: ``.h5ad`` files, zarr stores, or zarr groups of several
+        AnnData such as the collections of annbatch. The AnnData of a group are sorted by the number in their names. All
+        AnnData need the same genes in the same order.
     directory
-        Folder to write to, new or empty.
+        Folder to write to. The folder must be new or empty.
     layer
-        Layer with the counts; ``X`` by default.
+        Layer with the counts. ``None``: ``X``.
     genes
-        Names of the genes to keep, in the order wanted; all by default.
+        Names of the genes to keep, in the requested order. ``None``: all genes.
     overwrite
-        Replace data that this function wrote to ``directory`` before. They are kept until the new ones are complete, so
-        that the disk needs room for both.
+        Whether to replace data that this function wrote to ``directory`` before. The old data are kept until the new
+        data are complete, so the disk needs free space for both.
 
     Returns
     -------
-    The data as :func:`read_mapped` opens them.
+    AnnData
+        The data, opened by :func:`read_mapped`.
 
     Raises
     ------
     FileExistsError
-        If ``directory`` has content, other than what may be replaced.
+        If ``directory`` contains files that may not be replaced.
     FileNotFoundError
         If a source does not exist.
     KeyError
-        If a source lacks the layer, or genes asked for.
+        If a source lacks the layer or one of the genes.
     NotImplementedError
         If counts are stored by columns (CSC).
     ValueError
-        If there is no source, a source holds no AnnData, or their genes differ.
+        If there is no source, if a source holds no AnnData, or if the genes of the sources differ.
 
     Notes
     -----
-    Peak memory is one block of 4,096 cells and the annotation (``obs``, ``var``). On disk a count takes its own size
-    and four bytes (eight from 2**31 counts on) for its column.
+    Peak memory is one block of 4,096 cells and the annotation (``obs``, ``var``). On disk, each stored count takes the
+    size of its dtype and four bytes for its column (eight bytes if there are 2**31 or more stored counts).
     """
     paths = [sources] if isinstance(sources, str | PathLike) else list(sources)
     folder = Path(directory)
@@ -92,7 +93,8 @@ def write_mapped(
         columns = _columns(annotation, genes)
         counts = [stored_counts(part, layer) for part in parts]
         with replaced_entries(folder) as new:
-            _check_folder(folder, overwrite)  # again: what a killed process had completed has come to its place by now
+            # Checked again, because complete results of a killed process may have been moved to the folder.
+            _check_folder(folder, overwrite)
             manifest = _write_counts(counts, columns, new)
             annotation[:, slice(None) if columns is None else columns].copy().write_h5ad(new / _ANNOTATION)
             (new / _MANIFEST).write_text(json.dumps(manifest))
@@ -105,26 +107,27 @@ def read_mapped(directory: str | PathLike[str]) -> AnnData:
     Parameters
     ----------
     directory
-        The folder.
+        Folder that :func:`write_mapped` wrote to.
 
     Returns
     -------
-    An AnnData like one in memory, except that the counts in ``X`` (CSR) stay on disk until they are used, and cannot be
-    written to. ``adata.copy()`` and subsets copy into memory.
+    AnnData
+        An AnnData whose counts ``X`` (CSR) stay on disk until they are used. The counts are read-only. ``adata.copy()``
+        and subsets copy the counts to memory.
 
     Raises
     ------
     FileNotFoundError
         If the folder has no complete data.
     ValueError
-        If it was written by a later version in another format.
+        If the data were written in another format by a later version.
     """
     folder = Path(directory)
     finish(folder)
     if not (folder / _MANIFEST).is_file():
         raise FileNotFoundError(
-            f"Expected a folder completed by write_mapped, found no {_MANIFEST} in {str(folder)!r}. Delete what is "
-            "there and write it again."
+            f"Expected a folder completed by write_mapped, found no {_MANIFEST} in {str(folder)!r}. Delete the folder "
+            "and write the data again."
         )
     manifest = json.loads((folder / _MANIFEST).read_text())
     if manifest["format"] != _FORMAT:
@@ -140,8 +143,8 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
     found = names - _FILES if overwrite else names
     if found:
         raise FileExistsError(
-            f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Name another "
-            "folder, open finished data with read_mapped, or replace them (and nothing else) with overwrite=True."
+            f"Expected a new or empty folder to write to, found {sorted(found)[:5]} in {str(folder)!r}. Choose another "
+            "folder, open complete data with read_mapped, or replace earlier data of write_mapped with overwrite=True."
         )
 
 
@@ -151,14 +154,14 @@ def _mapped(path: Path, dtype: DTypeLike) -> NDArray[Any]:
 
 
 def _annotation(parts: list[Any]) -> AnnData:
-    """Cells and genes of all parts, without counts; categories are united."""
+    """``obs`` and ``var`` of all parts, without counts. Categories of the parts are united."""
     frames = [(anndata.io.read_elem(part["obs"]), anndata.io.read_elem(part["var"])) for part in parts]
     genes = frames[0][1].index
     for position, (_, var) in enumerate(frames):
         if not var.index.equals(genes):
             raise ValueError(
-                f"Expected the same genes in the same order everywhere, found others in part {position} "
-                f"({len(var)} instead of {len(genes)}, or another order). Align the files first."
+                f"Expected the same genes in the same order in all sources, found other genes in part {position} "
+                f"({len(var)} instead of {len(genes)} genes, or another order). Align the files first."
             )
     if len(frames) == 1:
         return AnnData(obs=frames[0][0], var=frames[0][1])
@@ -178,9 +181,9 @@ def _columns(annotation: AnnData, genes: Sequence[str] | None) -> NDArray[np.int
 
 
 def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: Path) -> dict[str, Any]:
-    """Append all blocks to the files of one CSR matrix; returns the types of its three arrays."""
+    """Write all blocks to the files of one CSR matrix, and return the dtypes of its three arrays."""
     dtype = np.result_type(*(matrix.dtype for matrix in counts))
-    # scipy wants the column numbers and the row pointers in one type, and would copy what is not.
+    # scipy needs column numbers and row pointers of the same type, and would copy arrays of different types.
     n_values = sum(_most_values(matrix) for matrix in counts)
     integer = np.dtype(np.int32 if n_values <= np.iinfo(np.int32).max else np.int64)
     while (wider := _append_blocks(counts, columns, folder, dtype, integer)) != dtype:
@@ -191,9 +194,10 @@ def _write_counts(counts: list[Any], columns: NDArray[np.int64] | None, folder: 
 def _append_blocks(
     counts: list[Any], columns: NDArray[np.int64] | None, folder: Path, dtype: np.dtype[Any], integer: np.dtype[Any]
 ) -> np.dtype[Any]:
-    """Write the three files; returns the type of the values, another one if the files have to be written again.
+    """Write the three files, and return the dtype of the values.
 
-    The parts of an entry may add up to more than a narrow integer type holds.
+    The returned dtype is wider than ``dtype`` if an entry that is stored in parts adds up to more than ``dtype`` can
+    hold. The files are then incomplete and have to be written again with the wider dtype.
     """
     end = 0
     with (folder / "data.bin").open("wb") as data, (folder / "indices.bin").open("wb") as indices:

@@ -1,4 +1,4 @@
-"""UMAP edge weights."""
+"""Edge weights of UMAP."""
 
 from __future__ import annotations
 
@@ -11,36 +11,43 @@ from scsiameseclu.pp._threads import in_threads, row_slices
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MIN_WEIGHT = 1e-8  # keeps an edge whose membership underflows
+_MIN_WEIGHT = 1e-8  # smallest weight of an edge, so that no edge is lost by underflow
 _N_BISECTIONS = 64
-_MIN_SIGMA = 1e-3  # umap-learn's MIN_K_DIST_SCALE
+_MIN_SIGMA = 1e-3  # MIN_K_DIST_SCALE of umap-learn
 
 
 def fuzzy_weights(
     distances: NDArray[Any], is_edge: NDArray[np.bool_] | None = None, batch: NDArray[np.int64] | None = None
 ) -> NDArray[np.float32]:
-    r"""UMAP's directed membership strengths (McInnes et al. 2018, section 3.1; algorithm ``SmoothKNNDist``).
+    r"""Compute the directed membership strengths of UMAP as edge weights.
 
     .. math:: w_{ij} = \exp(-\max(0, d_{ij} - \rho_i) / \sigma_i), \qquad \sum_j w_{ij} = \log_2(k_i + 1)
 
-    with :math:`\rho_i` the smallest positive distance of cell *i* and :math:`\sigma_i` found by bisection. The
-    logarithm is of :math:`k_i + 1` because UMAP counts the cell itself among its neighbours and our tables do not.
+    :math:`d_{ij}` is the distance between cell *i* and its neighbour *j*, :math:`\rho_i` is the smallest positive
+    distance of cell *i*, and :math:`k_i` is its number of neighbours. :math:`\sigma_i` is found by bisection. The
+    logarithm is of :math:`k_i + 1`, because UMAP counts a cell among its own neighbours, and this package does not.
 
-    With batches, this holds for the neighbours in each batch by themselves: what all cells of another batch are farther
-    away by is a batch effect and costs no weight, so that batches that give as many neighbours weigh the same.
+    With batches, the weights are computed for the neighbours in each batch separately. So a batch effect, which makes
+    all cells of another batch more distant, does not reduce the weights. Batches that give the same number of
+    neighbours have the same total weight.
 
     Parameters
     ----------
     distances
-        Shape ``(n_obs, k)``.
+        Distances to the neighbours, ``(n_obs, k)``.
     is_edge
-        Shape ``(n_obs, k)``: ``False`` on padding, which gets weight 0. Default: no padding.
+        ``False`` on padding, bool ``(n_obs, k)``. Padding gets weight 0. ``None``: there is no padding.
     batch
-        Shape ``(n_obs, k)``: code of the batch of every neighbour, if neighbours were drawn from each batch.
+        Batch code of every neighbour, ``(n_obs, k)``, if neighbours were taken from each batch. ``None``: no batches.
 
     Returns
     -------
-    float32, shape ``(n_obs, k)``, in (0, 1] on edges.
+    numpy.ndarray
+        Weights, float32 ``(n_obs, k)``, in (0, 1] on edges and 0 on padding.
+
+    Notes
+    -----
+    Source: McInnes et al. 2018, section 3.1, algorithm ``SmoothKNNDist``.
     """
     is_edge = np.ones(distances.shape, dtype=bool) if is_edge is None else is_edge
     if batch is not None:
@@ -55,7 +62,7 @@ def fuzzy_weights(
 
 
 def _fuzzy(distances: NDArray[Any], is_edge: NDArray[np.bool_], overall_mean: float) -> NDArray[np.float32]:
-    """Membership strengths of neighbours that belong together."""
+    """Membership strengths of the neighbours from one batch, or of all neighbours without batches."""
 
     def weigh(rows: slice) -> NDArray[np.float32]:
         return _fuzzy_block(distances[rows], is_edge[rows], overall_mean)
@@ -68,13 +75,13 @@ def _fuzzy_block(distances: NDArray[Any], is_edge: NDArray[np.bool_], overall_me
     dist = np.where(is_edge, distances, np.inf).astype(np.float64)
     nearest = np.where(dist > 0, dist, np.inf).min(axis=1, keepdims=True)
     rho = np.where(np.isfinite(nearest), nearest, 0.0)
-    excess = np.maximum(dist - rho, 0.0)  # stays inf on padding: exp(-inf) = 0
+    excess = np.maximum(dist - rho, 0.0)  # infinite on padding, whose weight is then exp(-inf) = 0
     target = np.log2(is_edge.sum(axis=1, keepdims=True) + 1.0)
 
     low, high, sigma = np.zeros_like(rho), np.full_like(rho, np.inf), np.ones_like(rho)
     for _ in range(_N_BISECTIONS):
         error = np.exp(-excess / sigma).sum(axis=1, keepdims=True) - target
-        # Each row stops by itself, so that its weights do not depend on the other rows.
+        # Each row stops separately, so its weights do not depend on the other rows.
         unsolved = np.abs(error) >= 1e-5
         if not unsolved.any():
             break
@@ -90,7 +97,7 @@ def _fuzzy_block(distances: NDArray[Any], is_edge: NDArray[np.bool_], overall_me
 
 
 def _mean_distance(distances: NDArray[Any], is_edge: NDArray[np.bool_]) -> tuple[NDArray[np.float64], float]:
-    """Mean distance per row and overall; the cell itself counts with 0, as in umap-learn."""
+    """Mean distance per row, and overall mean distance. As in umap-learn, the cell itself is included with 0."""
     totals = np.where(is_edge, distances, 0.0).sum(axis=1, keepdims=True, dtype=np.float64)
     counts = is_edge.sum(axis=1, keepdims=True) + 1
     return totals / counts, float(totals.sum() / max(int(counts.sum()), 1))

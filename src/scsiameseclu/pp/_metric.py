@@ -1,4 +1,4 @@
-"""A metric for principal components in which the differences between like cells are small."""
+"""Linear map of principal components that shrinks the differences between similar cells."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 N_MUTUAL = 10
-"""Two cells are a pair if each is among this many nearest cells of the other."""
+"""Two cells are a pair if each cell is among this number of nearest cells of the other cell."""
 
 SHRINKAGE = 0.1
-"""What is added to every variance of the noise, as a share of their mean."""
+"""Regularisation of the noise variances: this share of their mean is added to every variance."""
 
 MAX_PAIRS = 400
-"""Pairs of batches up to which all are compared; with more, each batch is compared with a few others."""
+"""Largest number of pairs of batches that are compared. With more pairs, each batch is compared with a few batches."""
 
 _MAX_CELLS = 10_000
 _MIN_NORM = 1e-8
 
 
 def unit_length(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows scaled to length 1, ``(n, n_dims)``; the Euclidean distance between them grows with their angle alone."""
+    """Scale rows to length 1, ``(n, n_dims)``. The Euclidean distance between such rows only depends on their angle."""
     lengths = np.maximum(np.linalg.norm(points, axis=1, keepdims=True), _MIN_NORM).astype(np.float32)
     return points / lengths
 
@@ -37,29 +37,33 @@ def noise_metric(
     batch: Sequence[Any] | pd.Series | NDArray[Any] | None = None,
     random_state: int | None = 0,
 ) -> NDArray[np.float32]:
-    r"""Linear map that shrinks the directions in which like cells differ.
+    r"""Compute a linear map that shrinks the directions in which similar cells differ.
 
-    Like cells are mutual nearest neighbours by cosine: of different batches, where there are several (as Haghverdi et
-    al. 2018 match batches; each with a few others if there are many), otherwise of all. Their differences are noise
-    and batch effects, whatever the cells are. With :math:`C` half their mean square, the map is
+    Two cells are similar if they are mutual nearest neighbours by cosine similarity. With several batches, only cells
+    of different batches are paired, as in Haghverdi et al. 2018. With many batches, each batch is compared with a few
+    other batches. The differences within the pairs are noise and batch effects, and not differences between cell types.
+    Let :math:`C` be half the mean of the outer products of the differences. The map is
 
     .. math:: (C + \lambda \, \overline{c} \, I)^{-1/2}, \qquad \lambda = 0.1,
 
-    with :math:`\overline{c}` the mean eigenvalue of :math:`C` (within-class covariance normalisation of Hatch et al.
-    2006, with pairs in place of classes). It is the same for all cells, known and new, and needs no batch of theirs.
+    with the mean eigenvalue :math:`\overline{c}` of :math:`C`. This is the within-class covariance normalisation of
+    Hatch et al. 2006, with pairs instead of classes. The map is the same for all cells. Applying the map to new cells
+    does not need their batch.
 
     Parameters
     ----------
     points
-        Shape ``(n_obs, n_dims)``, centred: principal components. At most 10,000 cells, drawn at random, are used.
+        Centred principal components, ``(n_obs, n_dims)``. At most 10,000 cells, drawn at random, are used.
     batch
-        Length ``n_obs``, optional.
+        Batch of every cell, length ``n_obs``. ``None``: all cells are of one batch.
     random_state
-        Seed of the sample.
+        Seed of the random sample of cells.
 
     Returns
     -------
-    float32, symmetric, shape ``(n_dims, n_dims)``; the identity if there are fewer pairs than dimensions.
+    numpy.ndarray
+        Symmetric matrix, float32 ``(n_dims, n_dims)``. The matrix is the identity if there are fewer pairs than
+        dimensions.
     """
     rows = np.arange(len(points))
     if len(rows) > _MAX_CELLS:
@@ -75,7 +79,7 @@ def noise_metric(
     difference = (sample[first] - sample[second]).astype(np.float64)
     variances, axes = np.linalg.eigh(difference.T @ difference / (2 * len(difference)))
     floor = SHRINKAGE * variances.mean()
-    if floor <= 0.0:  # every cell is equal to its pair
+    if floor <= 0.0:  # the two cells of every pair are identical
         return np.eye(n_dims, dtype=np.float32)
     scales = 1.0 / np.sqrt(np.maximum(variances, 0.0) + floor)
     return ((axes * scales) @ axes.T).astype(np.float32)
@@ -84,13 +88,16 @@ def noise_metric(
 def _like_cells(
     directions: NDArray[np.float32], codes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of every pair of mutual nearest neighbours, each once; pairs between batches if there are several."""
+    """Row numbers of the first and the second cell of every pair of mutual nearest neighbours.
+
+    With several batches, the two cells of a pair are of different batches. Each pair is returned once.
+    """
     names, codes = np.unique(codes, return_inverse=True)
     partners: dict[int, set[int]] = {code: set() for code in range(len(names))}
     for i, j in _compared(len(names)):
         partners[i].add(j)
         partners[j].add(i)
-    width = N_MUTUAL + (len(names) == 1)  # a cell is the nearest to itself
+    width = N_MUTUAL + (len(names) == 1)  # with one batch, the nearest cell of each cell is the cell itself
     nearest = sparse.csr_matrix((len(codes), len(codes)))
     for giver, askers in partners.items():  # one search per batch
         members, queries = np.flatnonzero(codes == giver), np.flatnonzero(np.isin(codes, list(askers)))
@@ -100,7 +107,10 @@ def _like_cells(
 
 
 def _compared(n_batches: int) -> list[tuple[int, int]]:
-    """Pairs of batches to compare: all, or of many batches each with as many neighbours on a circle."""
+    """Pairs of batches to compare.
+
+    With many batches, the batches are arranged on a circle, and each batch is compared with the next few batches.
+    """
     if n_batches == 1:
         return [(0, 0)]
     if n_batches * (n_batches - 1) // 2 <= MAX_PAIRS:
@@ -112,7 +122,7 @@ def _compared(n_batches: int) -> list[tuple[int, int]]:
 def _neighbours(
     directions: NDArray[np.float32], queries: NDArray[np.int64], members: NDArray[np.int64], width: int
 ) -> sparse.csr_matrix:
-    """Which of the members are nearest to the queries, in a table of all cells by all cells."""
+    """Nearest members of every query, as ones in a sparse matrix of all cells by all cells."""
     from sklearn.neighbors import NearestNeighbors
 
     search = NearestNeighbors(n_neighbors=min(width, len(members)), algorithm="brute").fit(directions[members])

@@ -46,41 +46,46 @@ def neighbor_graph(
     adata
         Annotated data with raw counts.
     n_neighbors
-        Neighbours per cell, the cell itself not counted.
+        Number of neighbours per cell. The cell itself is not counted.
     use_rep
-        Key of :attr:`~anndata.AnnData.obsm` to measure distances in. Default: principal components of log-normalised
-        counts (:class:`Projection`).
+        Key of :attr:`~anndata.AnnData.obsm` with the representation to measure distances in. ``None``: principal
+        components of log-normalised counts (:class:`Projection`).
     neighbors_key
-        Key of :attr:`~anndata.AnnData.uns` of a graph made by :func:`scanpy.pp.neighbors`; its edges are used instead
-        of new ones: the ``n_neighbors`` strongest of each cell. The representation is still computed, because a model
-        reads it.
+        Key of :attr:`~anndata.AnnData.uns` of a graph of :func:`scanpy.pp.neighbors`. The ``n_neighbors`` strongest
+        edges of each cell in this graph are used, and no neighbours are searched. The representation is still computed,
+        because models read the representation. ``None``: neighbours are searched.
     layer
-        Layer with the counts. Default: ``X``.
+        Layer with the counts. ``None``: ``X``.
     batch_key
-        Column of :attr:`~anndata.AnnData.obs`: every cell takes neighbours from every batch; see :func:`knn` for the
-        rule.
+        Column of :attr:`~anndata.AnnData.obs` with batches. Every cell then takes neighbours from every batch, by the
+        rule of :func:`knn`. ``None``: batches are ignored.
     size_factor_key
-        Column of :attr:`~anndata.AnnData.obs` with positive size factors to normalise by. Default: total counts.
+        Column of :attr:`~anndata.AnnData.obs` with positive size factors to normalise by. ``None``: total counts.
     n_pcs
         Number of principal components.
     random_state
-        Seed. Default: ``scvi.settings.seed``, or 0 where that is not set.
+        Seed. ``None``: ``scvi.settings.seed``, or 0 if this seed is not set.
     diffusion
-        Diffuse the graph by :func:`ppr_diffusion` as well, as the paper does.
+        Whether to compute the diffused graph (:func:`ppr_diffusion`) as well, as in the published method.
 
     Returns
     -------
-    The graph. ``adata`` gets, under the names in ``scsiameseclu._keys.ADATA_KEYS``:
+    NeighborGraph
+        The graph, without diffusion. The function also writes to ``adata``:
 
-    - ``obsm``: the representation (float32), the tables of neighbours (int64) and weights (float32), and with
-      ``diffusion`` the same two for the diffused graph;
-    - ``obsp``: connectivities and distances, with ``uns["siamese_clu_neighbors"]`` in scanpy's format, so that
-      ``sc.tl.umap(adata, neighbors_key="siamese_clu_neighbors")`` works.
+        - ``obsm["siamese_clu_graph_rep"]``: the representation, float32;
+        - ``obsm["siamese_clu_neighbor_index"]`` and ``obsm["siamese_clu_neighbor_weight"]``: row numbers (int64) and
+          edge weights (float32) of the neighbours;
+        - ``obsm["siamese_clu_diffused_index"]`` and ``obsm["siamese_clu_diffused_weight"]``: the same for the diffused
+          graph, with ``diffusion=True``;
+        - ``obsp["siamese_clu_connectivities"]``, ``obsp["siamese_clu_distances"]`` and
+          ``uns["siamese_clu_neighbors"]``: the graph in the format of scanpy, so
+          ``sc.tl.umap(adata, neighbors_key="siamese_clu_neighbors")`` works.
 
     Raises
     ------
     KeyError
-        If a key is missing; the message lists those available.
+        If a key is missing. The message lists the available keys.
     ValueError
         If the counts or the representation are not valid.
     """
@@ -104,7 +109,7 @@ def neighbor_graph(
 
 
 def build_graph(adata: AnnData, settings: GraphSettings) -> CellGraph:
-    """Compute representation, neighbours and what else was asked for."""
+    """Compute the representation, the neighbours and, if requested, the diffused graph."""
     rep, projection = _representation(adata, settings)
     graph, diffused = link_cells(adata, rep, settings, obs_column(adata, settings.batch_key))
     return CellGraph(rep, graph, diffused, projection)
@@ -113,18 +118,18 @@ def build_graph(adata: AnnData, settings: GraphSettings) -> CellGraph:
 def link_cells(
     data: Any, rep: NDArray[np.float32], settings: GraphSettings, batch: pd.Series | None
 ) -> tuple[NeighborGraph, NeighborGraph | None]:
-    """Graph of cells with a known representation, and the diffused graph if that was asked for.
+    """Build the graph of cells with a known representation, and, if requested, the diffused graph.
 
     Parameters
     ----------
     data
-        AnnData with the graph of scanpy that the settings may name.
+        AnnData or MuData, which contains the graph of scanpy if ``settings.neighbors_key`` is given.
     rep
-        float32, shape ``(n_obs, n_rep)``.
+        Representation of the cells, float32 ``(n_obs, n_rep)``.
     settings
         Settings of the graph.
     batch
-        Batch of every cell, if neighbours are balanced over batches.
+        Batch of every cell, or ``None`` if neighbours are not balanced over batches.
     """
     start = time.perf_counter()
     if settings.neighbors_key is not None:
@@ -132,8 +137,8 @@ def link_cells(
     else:
         graph = knn(rep, settings.n_neighbors, settings.random_state, batch=batch)
     if not graph.is_edge.all():
-        lonely = int((~graph.is_edge).any(axis=1).sum())
-        logger.warning("%d of %d cells have fewer than %d neighbours.", lonely, graph.n_obs, graph.n_neighbors)
+        n_padded = int((~graph.is_edge).any(axis=1).sum())
+        logger.warning("%d of %d cells have fewer than %d neighbours.", n_padded, graph.n_obs, graph.n_neighbors)
     linked = time.perf_counter()
     diffused = ppr_diffusion(graph) if settings.diffusion else None
     logger.info(
@@ -146,12 +151,12 @@ def link_cells(
 
 
 def _representation(adata: AnnData, settings: GraphSettings) -> tuple[NDArray[np.float32], Projection | None]:
-    """Representation of the cells, and the projection behind it, which is fitted here."""
+    """Compute the representation of the cells. Also return the fitted projection, or None with ``use_rep``."""
     if settings.use_rep is not None:
         return obsm_rep(adata, settings.use_rep), None
     counts = get_counts(adata, settings.layer)
     sizes = obs_column(adata, settings.size_factor_key)
-    projection = Projection.fit(
+    projection, rep = Projection.fit_transform(
         counts,
         settings.n_pcs,
         random_state=settings.random_state,
@@ -159,4 +164,4 @@ def _representation(adata: AnnData, settings: GraphSettings) -> tuple[NDArray[np
         batch=obs_column(adata, settings.batch_key),
         gene_order=name_order(adata.var_names),
     )
-    return projection.transform(counts, sizes), projection
+    return rep, projection

@@ -1,4 +1,4 @@
-"""The usual first steps, as calls to scanpy."""
+"""Usual preprocessing of counts by scanpy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._check_counts import check_counts
 from scsiameseclu.pp._counts import canonical_copy, get_counts, where_counts_are
 from scsiameseclu.pp._graph_input import resolve_seed
@@ -27,39 +28,43 @@ def preprocess(
     *,
     layer: str | None = None,
     batch_key: str | None = None,
-    target_sum: float = 1e4,
+    target_sum: float = TARGET_SUM,
     n_pcs: int = 50,
     subset: bool = False,
     random_state: int | None = None,
     copy: bool = False,
 ) -> AnnData | None:
-    """Keep the counts, normalise, take logarithms, mark variable genes, compute principal components.
+    """Log-normalise counts, mark highly variable genes and compute principal components by scanpy.
+
+    The function writes ``layers["counts"]`` (raw counts), ``X`` (log-normalised counts), ``var["highly_variable"]`` and
+    ``obsm["X_pca"]``. Pass ``layer="counts"`` to ``setup_anndata`` afterwards.
 
     Parameters
     ----------
     adata
         Annotated data with raw counts.
     n_top_genes
-        Genes to mark in ``var["highly_variable"]``; all of them if there are not more.
+        Number of genes to mark in ``var["highly_variable"]``. If there are not more genes, all genes are marked.
     layer
-        Layer with the raw counts. Default: ``X``.
+        Layer with the raw counts. ``None``: ``X``.
     batch_key
-        Column of :attr:`~anndata.AnnData.obs`: select genes within each batch and merge (scanpy's rule).
+        Column of :attr:`~anndata.AnnData.obs` with batches. Scanpy then selects genes within each batch and merges the
+        selections. ``None``: genes are selected over all cells.
     target_sum
-        Total of every cell after normalisation.
+        Total counts of every cell after normalisation.
     n_pcs
-        Number of principal components; lowered where there are fewer cells or genes.
+        Number of principal components. The number is lowered if there are too few cells or genes.
     subset
-        Drop all other genes.
+        Whether to remove the genes that are not highly variable.
     random_state
-        Seed of the principal components. Default: ``scvi.settings.seed``, or 0 where that is not set.
+        Seed of the principal components. ``None``: ``scvi.settings.seed``, or 0 if this seed is not set.
     copy
-        Work on a copy and return it.
+        Whether to write to a copy of ``adata`` and return the copy.
 
     Returns
     -------
-    ``None``, or the copy. It has ``layers["counts"]`` (raw counts: name it as ``layer`` in ``setup_anndata``),
-    log-normalised ``X``, ``var["highly_variable"]`` and ``obsm["X_pca"]``.
+    AnnData or None
+        The copy if ``copy=True``, otherwise ``None``.
 
     Raises
     ------
@@ -68,20 +73,22 @@ def preprocess(
     KeyError
         If ``layer`` or ``batch_key`` is missing.
     ValueError
-        If the matrix does not hold raw counts, has fewer than two cells or genes, or no gene varies (in one of the
-        batches).
+        If the matrix does not hold raw counts, if the matrix has fewer than two cells or genes, or if no gene varies
+        between the cells (of a batch).
     """
     import scanpy as sc
 
-    if adata.isbacked:  # a new ``X`` would be written to the file
-        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call adata.to_memory() first.")
+    if adata.isbacked:  # the new ``X`` would overwrite the counts in the file
+        raise NotImplementedError(
+            "Expected an AnnData in memory, found a backed AnnData; call adata.to_memory() first."
+        )
     if batch_key is not None and batch_key not in adata.obs:
         raise KeyError(
             f"`batch_key`: expected a column of adata.obs, found {batch_key!r}. Available: {list(adata.obs)}."
         )
     if min(adata.shape) < 2:
         raise ValueError(f"Expected at least two cells and two genes, found {adata.n_obs} and {adata.n_vars}.")
-    # Before any change: running this twice, or on normalised data, must leave the data as it was.
+    # Checked before any change. If the function is called twice, or on normalised data, the data stay unchanged.
     counts = get_counts(adata, layer)
     check_counts(counts, adata.obs_names, adata.var_names, non_integer="raise", advice=lambda: where_counts_are(adata))
     adata = adata.copy() if copy else adata
@@ -104,14 +111,14 @@ def preprocess(
 
 
 def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -> None:
-    """Mark highly variable genes by scanpy, and say what is wrong where there are none.
+    """Mark highly variable genes by scanpy, and raise a clear error if no gene varies.
 
     Parameters
     ----------
     adata
-        Log-normalised counts in ``X``.
+        Cells with log-normalised counts in ``X``.
     batch_key
-        Column of ``obs`` with batches to choose the genes within.
+        Column of ``obs`` with batches, to select genes within each batch. ``None``: no batches.
     **options
         Arguments of :func:`scanpy.pp.highly_variable_genes`.
 
@@ -122,13 +129,13 @@ def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -
     """
     import scanpy as sc
 
-    if _where_nothing_varies(adata, None):  # whether scanpy fails depends on rounding
+    if _where_nothing_varies(adata, None):  # scanpy may or may not raise an error, depending on rounding
         raise ValueError(
             "Expected genes that vary between cells, found none. Check which matrix or layer holds the counts."
         )
     batches = None if batch_key is None else adata.obs[batch_key]
     try:
-        if batch_key is not None:  # scanpy takes no numbers for batches
+        if batch_key is not None:  # scanpy does not accept numbers as batches
             adata.obs[batch_key] = adata.obs[batch_key].astype("category")
         sc.pp.highly_variable_genes(adata, batch_key=batch_key, **options)
     except (IndexError, ValueError) as error:
@@ -137,8 +144,8 @@ def mark_variable_genes(adata: AnnData, batch_key: str | None, **options: Any) -
             raise
         raise ValueError(
             f"Expected genes that vary between cells in every batch of obs[{batch_key!r}], found none in "
-            f"{' and '.join(lacking[:3])}. Leave these cells out, join "
-            "small batches, or check which matrix or layer holds the counts."
+            f"{' and '.join(lacking[:3])}. Leave these cells out, join small batches, or check which matrix or layer "
+            "holds the counts."
         ) from error
     finally:
         if batch_key is not None:

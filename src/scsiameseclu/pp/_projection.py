@@ -1,4 +1,4 @@
-"""PCA of log-normalised counts that can be applied to cells it has not seen."""
+"""Principal components of log-normalised counts, which can also be applied to new cells."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, sparse
 
-from scsiameseclu.pp._counts import row_chunks, totals
+from scsiameseclu._keys import TARGET_SUM
+from scsiameseclu.pp._cell_sums import CellSums
+from scsiameseclu.pp._counts import cell_totals, row_chunks
+from scsiameseclu.pp._gene_moments import GeneMoments, normalized, positive
 from scsiameseclu.pp._metric import noise_metric, unit_length
 from scsiameseclu.pp._threads import in_threads
 
@@ -19,39 +22,43 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-TARGET_SUM = 1e4
 MAX_SCORE = 10.0
 _N_BINS = 20
-_DENSE_THREADS = 8  # every thread holds a dense block of cells
-_DENSE_EIGEN_LIMIT = 400  # below this many genes LAPACK beats Lanczos
+_DENSE_THREADS = 8  # limits memory, because every thread holds a dense block of cells
+_DENSE_EIGEN_LIMIT = 400  # up to this number of genes, LAPACK is faster than the Lanczos iteration
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Log-normalisation, gene selection, scaling and principal components, fitted once.
+    """Log-normalisation, gene selection, scaling and principal components, fitted once and applied to any cells.
 
-    ``transform`` computes, cell by cell and hence identically for known and new cells,
-    ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components`` with *x* the counts of the
-    selected genes and *s* the size factor of the cell (its total count by default). Fitted on cells of known batches,
-    the components are in a metric that shrinks batch effects, and the result is scaled to length 1, so that depth and
-    batch of a cell matter less. Only blocks of cells are ever dense.
+    For the counts ``x`` of the selected genes of a cell and its size factor ``s`` (its total counts by default),
+    :meth:`transform` computes
+
+    ``(clip((log1p(target_sum * x / s) - mean) / scale, -10, 10) - center) @ components``.
+
+    The result of a cell does not depend on other cells. If batches were given to :meth:`fit`, the components are
+    multiplied by a linear map that shrinks batch effects, and the results are scaled to length 1. Batch and sequencing
+    depth then have less influence on the result. Only blocks of cells are converted to dense arrays.
 
     Parameters
     ----------
     gene_indices
-        int64, shape ``(n_genes_used,)``: columns of the count matrix, in the order of the fit.
-    mean, scale, center
-        float32, shape ``(n_genes_used,)``: mean and standard deviation of the log values, mean of the clipped scores.
+        Columns of the selected genes in the count matrix, int64 ``(n_genes_used,)``, in the order of the fit.
+    mean, scale
+        Mean and standard deviation of the log-normalised counts of each gene, float32 ``(n_genes_used,)``.
+    center
+        Mean of the clipped scores of each gene, float32 ``(n_genes_used,)``.
     components
-        float32, shape ``(n_genes_used, n_comps)``: orthonormal columns, times
-        :func:`~scsiameseclu.pp._metric.noise_metric` if batches were given.
+        Principal components, float32 ``(n_genes_used, n_comps)``. The columns are orthonormal. If batches were given,
+        the components are multiplied by :func:`~scsiameseclu.pp._metric.noise_metric`.
     target_sum
-        Factor from ``counts / size factor`` to normalised counts: 10,000 for total counts; for given size factors such
-        that the median cell has 10,000 as well.
+        Factor from ``counts / size factor`` to normalised counts. The factor is 10,000 for total counts. For other size
+        factors, the factor is chosen so that the median cell also has a normalised total of 10,000.
     n_vars
-        Genes of the matrix it was fitted on.
+        Number of genes of the matrix in the fit.
     unit_length
-        Whether results have length 1.
+        Whether results are scaled to length 1.
     """
 
     gene_indices: NDArray[np.int64]
@@ -70,7 +77,7 @@ class Projection:
 
     @property
     def digest(self) -> str:
-        """SHA-1 of the contents: tells one fitted projection from another."""
+        """SHA-1 of all arrays and settings, to compare fitted projections."""
         state = hashlib.sha1(usedforsecurity=False)
         for value in self.to_state().values():
             state.update(np.ascontiguousarray(value).tobytes())
@@ -86,74 +93,116 @@ class Projection:
         size_factors: ArrayLike | None = None,
         batch: pd.Series | None = None,
         gene_order: NDArray[np.int64] | None = None,
-        per_cell: NDArray[np.float64] | None = None,
+        sums: CellSums | None = None,
     ) -> Projection:
         """Fit on counts.
 
-        Genes: those that vary, or the ``n_top_genes`` most variable by :func:`highly_variable` if there are more than
-        that.
+        All genes that vary are used. If there are more than ``n_top_genes`` such genes, :func:`highly_variable` selects
+        the most variable genes.
 
         Parameters
         ----------
         counts
-            Shape ``(n_obs, n_vars)``: dense, CSR, CSC or backed.
+            Counts ``(n_obs, n_vars)``, dense, CSR, CSC or backed.
         n_comps
-            Number of components; lowered to ``min(n_obs - 1, n_genes_used)`` where there are not more.
+            Number of components, but at most ``min(n_obs - 1, n_genes_used)``.
         n_top_genes
-            Most genes to use.
+            Largest number of genes to use.
         random_state
-            Seed of the start vector of the Lanczos iteration, and of the sample of cells for the metric if there are
-            many.
+            Seed of the start vector of the Lanczos iteration. Also the seed of the sample of cells that the map against
+            batch effects is computed on.
         size_factors
-            Positive, length ``n_obs``. Default: total counts.
+            Positive size factors, length ``n_obs``. ``None``: total counts.
         batch
-            Batch of every cell. Default: components as they are.
+            Batch of every cell, to shrink batch effects. ``None``: batch effects are not shrunk.
         gene_order
-            All columns in the order to go through them, such as :func:`~scsiameseclu.pp._counts.name_order` gives: the
-            result then does not depend on the order of the columns. Default: as they are.
-        per_cell
-            Total counts, length ``n_obs``, where they are known: saves a pass over the counts.
+            Order in which the columns are processed, for instance from :func:`~scsiameseclu.pp._counts.name_order`. The
+            result then does not depend on the order of the columns in ``counts``. ``None``: the order of the columns.
+        sums
+            Sums of the counts, if they are already known. Sums with moments of the genes save a pass over the counts.
 
         Raises
         ------
         ValueError
             With fewer than two cells, without a gene that varies, or with size factors that are not positive.
         """
+        options = (n_comps, n_top_genes, random_state, size_factors, batch, gene_order, sums)
+        return cls._fit(batch is not None, counts, *options)[0]
+
+    @classmethod
+    def fit_transform(cls, *args: Any, **kwargs: Any) -> tuple[Projection, NDArray[np.float32]]:
+        """Fit on counts, and compute the principal components of the same cells.
+
+        The arguments are those of :meth:`fit`. With batches, this method passes over the counts once less than
+        :meth:`fit` and :meth:`transform` do.
+
+        Returns
+        -------
+        The projection, and the result of :meth:`transform` but for rounding, float32 ``(n_obs, n_comps)``.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`fit`.
+        """
+        return cls._fit(True, *args, **kwargs)
+
+    @classmethod
+    def _fit(
+        cls,
+        transform: bool,
+        counts: Any,
+        n_comps: int = 50,
+        n_top_genes: int = 2000,
+        random_state: int | None = 0,
+        size_factors: ArrayLike | None = None,
+        batch: pd.Series | None = None,
+        gene_order: NDArray[np.int64] | None = None,
+        sums: CellSums | None = None,
+    ) -> tuple[Projection, NDArray[np.float32]]:
+        """Fit, and compute the principal components of the cells. Without ``transform``, the table has no rows."""
         n_obs, n_vars = counts.shape
         if n_obs < 2 or n_comps < 1:
             raise ValueError(f"Expected at least two cells and one component, found {n_obs} and {n_comps}.")
-        per_cell = totals(counts)[0] if per_cell is None else per_cell
-        sizes = positive(per_cell) if size_factors is None else _size_factors(counts, size_factors)
-        target_sum = TARGET_SUM
+        sums = CellSums.of(counts, with_moments=size_factors is None) if sums is None else sums
+        sizes = positive(sums.per_cell) if size_factors is None else _checked(size_factors, n_obs)
+        target_sum, moments = TARGET_SUM, sums.moments
         if size_factors is not None:
-            ratio = per_cell / sizes
+            ratio = sums.per_cell / sizes
             target_sum = float(TARGET_SUM / np.median(ratio[ratio > 0])) if (ratio > 0).any() else TARGET_SUM
-        moments = _gene_moments(counts, target_sum / sizes)
+        if size_factors is not None or moments is None:
+            moments = GeneMoments.of(counts, target_sum / sizes)
         genes = _select_genes(moments, n_top_genes, np.arange(n_vars) if gene_order is None else gene_order)
-        mean, scale = moments.log_mean[genes].astype(np.float32), moments.log_sd[genes].astype(np.float32)
+        mean = moments.log_mean[genes].astype(np.float32)
+        scale = np.sqrt(moments.log_variance[genes]).astype(np.float32)
         scores = (scaled for _, scaled in _scaled_blocks(counts, target_sum / sizes, genes, mean, scale))
         center, covariance = _covariance(scores, len(genes), n_obs)
         n_comps = max(1, min(n_comps, n_obs - 1, len(genes)))
         axes = _leading_eigenvectors(covariance, n_comps, random_state).astype(np.float32)
         plain = cls(genes, mean, scale, center.astype(np.float32), axes, target_sum, n_vars)
+        if not transform:
+            return plain, np.empty((0, n_comps), dtype=np.float32)
+        rep = plain.transform(counts, sizes)
         if batch is None:
-            return plain
-        metric = noise_metric(plain.transform(counts, sizes), batch, random_state)
-        return replace(plain, components=axes @ metric, unit_length=True)
+            return plain, rep
+        metric = noise_metric(rep, batch, random_state)
+        return replace(plain, components=axes @ metric, unit_length=True), unit_length(rep @ metric)
 
     def transform(self, counts: Any, size_factors: ArrayLike | None = None) -> NDArray[np.float32]:
-        """Project cells.
+        """Compute the principal components of cells.
 
         Parameters
         ----------
         counts
-            Shape ``(n_cells, n_vars)`` with the genes of the fit in the same order.
+            Counts ``(n_cells, n_vars)``, with the genes of the fit in the same order.
         size_factors
-            Positive, length ``n_cells``, if the fit had them.
+            Positive size factors, length ``n_cells``, if size factors were given to :meth:`fit`. ``None``: total
+            counts.
 
         Returns
         -------
-        float32, shape ``(n_cells, n_comps)``.
+        numpy.ndarray
+            Principal components, float32 ``(n_cells, n_comps)``.
 
         Raises
         ------
@@ -164,10 +213,13 @@ class Projection:
             raise ValueError(
                 f"Expected the {self.n_vars} genes of the fit, found {counts.shape[1]}. Align the genes first."
             )
-        sizes = _size_factors(counts, size_factors)
+        sizes = None if size_factors is None else _checked(size_factors, counts.shape[0])
 
         def projected(chunk: tuple[slice, Any]) -> tuple[slice, NDArray[np.float32]]:
-            return chunk[0], self.project(chunk[1], sizes[chunk[0]])
+            rows, block = chunk
+            if sizes is None:
+                return rows, self.project(block, positive(cell_totals(block)))
+            return rows, self.project(block, sizes[rows])
 
         result = np.empty((counts.shape[0], self.n_comps), dtype=np.float32)
         for rows, block in in_threads(projected, row_chunks(counts), at_most=_DENSE_THREADS):
@@ -175,7 +227,15 @@ class Projection:
         return result
 
     def project(self, block: Any, sizes: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Project a block of cells ``(n, n_vars)`` of positive sizes ``(n,)``; float32 ``(n, n_comps)``."""
+        """Compute the principal components of a block of cells, float32 ``(n, n_comps)``.
+
+        Parameters
+        ----------
+        block
+            Counts ``(n, n_vars)``, dense or CSR.
+        sizes
+            Positive size factors ``(n,)``.
+        """
         scores = _scaled(block, self.target_sum / sizes, self.gene_indices, self.mean, self.scale)
         result = scores @ self.components - self.center @ self.components
         return unit_length(result) if self.unit_length else result
@@ -206,32 +266,28 @@ class Projection:
         )
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Per-gene moments of normalised and of log-normalised counts (sample variances)."""
-
-    mean: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    log_mean: NDArray[np.float64]
-    log_sd: NDArray[np.float64]
-
-
 def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_top_genes: int) -> NDArray[np.int64]:
-    """The most variable genes by binned normalised dispersion (Satija et al. 2015; scanpy's ``flavor="seurat"``).
+    """Select the most variable genes by binned normalised dispersion.
 
-    Log dispersion (variance / mean) is standardised within 20 bins of log1p mean; a gene alone in its bin gets score 1.
-    Genes without counts are in no bin, where scanpy lets them stretch the first one: they do not change the choice.
+    The logarithm of the dispersion (variance / mean) is standardised within 20 bins of ``log1p(mean)``. A gene that is
+    alone in its bin gets the score 1. Genes without counts are in no bin and do not change the selection. In scanpy,
+    such genes change the limits of the first bin.
 
     Parameters
     ----------
     mean, variance
-        Shape ``(n_vars,)``: moments of the normalised counts, not logged.
+        Mean and variance of the normalised counts of each gene (without logarithm), ``(n_vars,)``.
     n_top_genes
-        Genes to return.
+        Number of genes to return.
 
     Returns
     -------
-    int64, sorted column numbers.
+    numpy.ndarray
+        Column numbers of the genes, int64, ascending.
+
+    Notes
+    -----
+    Source: Satija et al. 2015; ``flavor="seurat"`` of :func:`scanpy.pp.highly_variable_genes`.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         dispersion = np.log(np.where(variance > 0, variance / np.where(mean > 0, mean, 1e-12), np.nan))
@@ -246,8 +302,8 @@ def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_
     return np.sort(np.argsort(-score, kind="stable")[:n_top_genes]).astype(np.int64)
 
 
-def _select_genes(moments: _Moments, n_top_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
-    varying = moments.log_sd[gene_order] > 0
+def _select_genes(moments: GeneMoments, n_top_genes: int, gene_order: NDArray[np.int64]) -> NDArray[np.int64]:
+    varying = moments.log_variance[gene_order] > 0
     if not varying.any():
         raise ValueError("Expected genes that vary between cells, found none. Check the count matrix.")
     if varying.sum() <= n_top_genes:
@@ -256,50 +312,13 @@ def _select_genes(moments: _Moments, n_top_genes: int, gene_order: NDArray[np.in
     return gene_order[chosen[varying[chosen]]]
 
 
-def positive(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Total counts to divide by: a cell without counts stays at 0 instead of becoming NaN."""
-    return np.where(sizes > 0, sizes, 1.0)
-
-
-def _size_factors(counts: Any, size_factors: ArrayLike | None) -> NDArray[np.float64]:
-    if size_factors is None:
-        return positive(totals(counts)[0])
+def _checked(size_factors: ArrayLike, n_obs: int) -> NDArray[np.float64]:
     sizes = np.asarray(size_factors, dtype=np.float64).ravel()
-    if len(sizes) != counts.shape[0] or not np.all(np.isfinite(sizes) & (sizes > 0)):
+    if len(sizes) != n_obs or not np.all(np.isfinite(sizes) & (sizes > 0)):
         raise ValueError(
-            f"Expected {counts.shape[0]} positive, finite size factors, found {len(sizes)} or invalid ones."
+            f"Expected {n_obs} positive, finite size factors, found {len(sizes)} size factors or invalid values."
         )
     return sizes
-
-
-def _normalized(block: Any, factors: NDArray[np.float64], dtype: type[np.floating] = np.float64) -> Any:
-    """Counts times the factor of their cell; sparse ones with columns in the order they have."""
-    if sparse.issparse(block):
-        data = (block.data * np.repeat(factors, np.diff(block.indptr))).astype(dtype, copy=False)
-        return sparse.csr_matrix((data, block.indices, block.indptr), shape=block.shape)
-    return (block * factors[:, None]).astype(dtype, copy=False)
-
-
-def _gene_moments(counts: Any, factors: NDArray[np.float64]) -> _Moments:
-    n_obs, n_vars = counts.shape
-
-    def block_sums(chunk: tuple[slice, Any]) -> NDArray[np.float64]:
-        normalized = _normalized(chunk[1], factors[chunk[0]])
-        logged = normalized.log1p() if sparse.issparse(normalized) else np.log1p(normalized)
-        parts = []
-        for values in (normalized, logged):
-            squares = values.multiply(values) if sparse.issparse(values) else np.square(values)
-            parts += [np.asarray(part.sum(axis=0)).ravel() for part in (values, squares)]
-        return np.stack(parts)
-
-    sums = np.zeros((4, n_vars))
-    for part in in_threads(block_sums, row_chunks(counts)):
-        sums += part
-    means = sums[[0, 2]] / n_obs
-    variances = np.maximum(sums[[1, 3]] - n_obs * means**2, 0) / (n_obs - 1)
-    # Rounding leaves constant genes a variance of the order of 1e-16 times the square of their mean.
-    variances[variances <= 1e-12 * means**2] = 0
-    return _Moments(means[0], variances[0], means[1], np.sqrt(variances[1]))
 
 
 def _scaled_blocks(
@@ -323,8 +342,9 @@ def _scaled(
     scale: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Clipped scores of the log-normalised counts of a block of cells, dense ``(n, len(genes))``."""
-    # The type is not changed afterwards: scipy would sort the entries before, which takes longer than all the rest.
-    values = _normalized(block[:, genes], factors, np.float32)
+    # The dtype is set here and not after `toarray`. Otherwise scipy would sort the entries, which takes longer than all
+    # other steps.
+    values = normalized(block[:, genes], factors, np.float32)
     dense = values.toarray() if sparse.issparse(values) else values
     np.log1p(dense, out=dense)
     dense -= mean
@@ -335,12 +355,12 @@ def _scaled(
 def _covariance(
     blocks: Iterator[NDArray[np.float32]], n_genes: int, n_obs: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and (unnormalised) covariance, summed over blocks of cells; genes x genes, whatever the number of cells."""
+    """Mean ``(n_genes,)`` and unnormalised covariance ``(n_genes, n_genes)`` of scores, from blocks of cells."""
     total, gram = np.zeros(n_genes), np.zeros((n_genes, n_genes))
     for block in blocks:
         total += block.sum(axis=0, dtype=np.float64)
-        # Transposed view of a C-ordered block: no copy; the routine fills the upper triangle at half the cost of a
-        # product.
+        # `ssyrk` only computes the upper triangle, which takes half the time of a matrix product. The transposed view
+        # of the block is not copied.
         gram += linalg.blas.ssyrk(1.0, block.T)
     gram = np.triu(gram) + np.triu(gram, 1).T
     center = total / n_obs
@@ -348,14 +368,14 @@ def _covariance(
 
 
 def _leading_eigenvectors(covariance: NDArray[np.float64], n: int, random_state: int | None) -> NDArray[np.float64]:
-    """Eigenvectors of the ``n`` largest eigenvalues, largest first, the largest entry of each made positive."""
+    """Eigenvectors of the ``n`` largest eigenvalues, largest first. The largest entry of each vector is positive."""
     n_genes = len(covariance)
     if n_genes <= _DENSE_EIGEN_LIMIT or 2 * n >= n_genes:
         vectors = linalg.eigh(covariance, subset_by_index=[n_genes - n, n_genes - 1])[1][:, ::-1]
     else:
         start = np.random.default_rng(0 if random_state is None else random_state).normal(size=n_genes)
-        # Single precision halves the memory traffic that dominates here; its error is of the size of the result's
-        # rounding.
+        # Single precision is faster, because less memory is read. The error is about as large as the rounding error of
+        # the float32 result.
         single = (covariance / np.trace(covariance)).astype(np.float32)
         values, vectors = sparse.linalg.eigsh(single, k=n, v0=start.astype(np.float32), tol=1e-5)
         vectors = vectors[:, np.argsort(-values)]

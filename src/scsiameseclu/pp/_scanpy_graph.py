@@ -1,4 +1,4 @@
-"""Cell graphs that :func:`scanpy.pp.neighbors` left in an AnnData."""
+"""Read cell graphs that :func:`scanpy.pp.neighbors` wrote to an AnnData."""
 
 from __future__ import annotations
 
@@ -15,21 +15,38 @@ if TYPE_CHECKING:
 
 
 def graph_from_scanpy(adata: AnnData, neighbors_key: str, n_neighbors: int) -> NeighborGraph:
-    """Read a graph in scanpy's format: of each cell the ``n_neighbors`` strongest connectivities, ties by row number.
+    """Read a cell graph in the format of scanpy.
 
-    Self loops are dropped, weights above 1 are divided by the largest, distances are ``-log(weight)`` (a symmetrised
-    edge has no distance of its own).
+    The ``n_neighbors`` strongest edges of each cell are kept. Edges of the same strength are ordered by row number.
+    Edges from a cell to itself are dropped. If the largest weight is above 1, all weights are divided by the largest
+    weight. The distance of an edge is ``-log(weight)``, because the symmetrised edges of scanpy have no distances.
+
+    Parameters
+    ----------
+    adata
+        Cells with the graph.
+    neighbors_key
+        Key of ``uns`` with the record of the graph.
+    n_neighbors
+        Number of neighbours per cell to keep.
+
+    Returns
+    -------
+    NeighborGraph
+        The graph, with symmetric weights.
 
     Raises
     ------
     KeyError
-        If the graph is missing; the message lists what there is.
+        If the graph is missing. The message lists the available keys.
     ValueError
-        If its shape or its weights are not valid.
+        If the shape or the weights of the graph are not valid.
     """
     edges = sparse.coo_matrix(scanpy_connectivities(adata, neighbors_key))
     if not np.all(np.isfinite(edges.data) & (edges.data >= 0)):
-        raise ValueError(f"uns[{neighbors_key!r}]: expected finite connectivities of at least 0, found others.")
+        raise ValueError(
+            f"uns[{neighbors_key!r}]: expected finite connectivities of at least 0, found negative or infinite values."
+        )
     kept = (edges.row != edges.col) & (edges.data > 0)
     rows, columns = edges.row[kept].astype(np.int64), edges.col[kept].astype(np.int64)
     strengths = edges.data[kept].astype(np.float32)
@@ -52,19 +69,22 @@ def graph_from_scanpy(adata: AnnData, neighbors_key: str, n_neighbors: int) -> N
 
 
 def covers_all_cells(adata: AnnData, neighbors_key: str) -> bool:
-    """Whether ``adata`` has the graph and every cell an edge in it (a small subset of a graph may have none left)."""
+    """Whether ``adata`` has the graph, and every cell has an edge.
+
+    In a small subset of the cells of a graph, some cells may have no edges.
+    """
     if neighbors_key not in adata.uns:
         return False
     return bool(scanpy_connectivities(adata, neighbors_key).getnnz(axis=1).all())
 
 
 def scanpy_connectivities(adata: AnnData, neighbors_key: str) -> sparse.csr_matrix:
-    """Connectivities ``(n_obs, n_obs)`` of a graph, column numbers ascending and each entry once.
+    """Connectivities of a graph, CSR ``(n_obs, n_obs)`` with sorted columns and one entry per edge.
 
     Raises
     ------
     KeyError
-        If the graph is missing; the message lists what there is.
+        If the graph is missing. The message lists the available keys.
     """
     if neighbors_key not in adata.uns:
         raise KeyError(

@@ -1,4 +1,4 @@
-"""A cell graph in an AnnData: write it, and tell whether a stored one still fits."""
+"""Write a cell graph to an AnnData, and check whether a stored graph still belongs to the cells."""
 
 from __future__ import annotations
 
@@ -23,27 +23,36 @@ if TYPE_CHECKING:
     from scsiameseclu.pp._graph import NeighborGraph
 
 DIFFUSED_KEYS = (ADATA_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_WEIGHT)
-"""Tables of the diffused graph, in ``obsm`` if and only if the graph that was written was diffused."""
+"""Keys of ``obsm`` with the diffused graph. The keys exist only if the stored graph was diffused."""
 
 GRAPH_TABLES = (
     (SIAMESE_KEYS.GRAPH_REP, ADATA_KEYS.GRAPH_REP),
     (SIAMESE_KEYS.NEIGHBOR_INDEX, ADATA_KEYS.NEIGHBOR_INDEX),
     (SIAMESE_KEYS.NEIGHBOR_WEIGHT, ADATA_KEYS.NEIGHBOR_WEIGHT),
 )
-"""Tables of every graph: key of a mini-batch and key of ``obsm``."""
+"""Tables of every graph, each as its key in a mini-batch and its key in ``obsm``."""
 
 DIFFUSED_TABLES = (
     (SIAMESE_KEYS.DIFFUSED_INDEX, ADATA_KEYS.DIFFUSED_INDEX),
     (SIAMESE_KEYS.DIFFUSED_WEIGHT, ADATA_KEYS.DIFFUSED_WEIGHT),
 )
-"""Tables of a diffused graph, in addition."""
+"""Additional tables of a diffused graph."""
 
 
 @dataclass(frozen=True)
 class CellGraph:
-    """A built graph with the space it was built in.
+    """A cell graph with the representation that the graph was built on.
 
-    ``diffused`` is ``None`` if no diffusion was asked for, ``projection`` if the space came from ``obsm``.
+    Parameters
+    ----------
+    rep
+        Representation of the cells, float32 ``(n_obs, n_rep)``.
+    graph
+        The graph.
+    diffused
+        The diffused graph, or ``None`` if the graph was not diffused.
+    projection
+        Projection that computed the representation, or ``None`` if the representation comes from ``obsm``.
     """
 
     rep: NDArray[np.float32]
@@ -53,7 +62,7 @@ class CellGraph:
 
 
 def write_graph(adata: AnnData, built: CellGraph, settings: GraphSettings, source: str | None = None) -> None:
-    """Store a built graph in ``adata``; ``source`` is the digest of the cells, if it is known."""
+    """Store a cell graph in ``adata``. ``source`` is the result of :func:`source_digest`, if already known."""
     write_tables(adata, built.rep, built.graph, built.diffused)
     record = write_scanpy_graph(adata, built.graph, settings)
     record["fingerprint"] = fingerprint(adata, settings, built.projection, source)
@@ -62,7 +71,13 @@ def write_graph(adata: AnnData, built: CellGraph, settings: GraphSettings, sourc
 
 
 def write_scanpy_graph(data: Any, graph: NeighborGraph, settings: GraphSettings) -> dict[str, Any]:
-    """Store a graph in scanpy's format in ``obsp`` and ``uns`` of an AnnData or a MuData; the record in ``uns``."""
+    """Store a graph in the format of scanpy in ``obsp`` and ``uns`` of an AnnData or MuData.
+
+    Returns
+    -------
+    dict
+        The record in ``uns``.
+    """
     data.obsp[ADATA_KEYS.CONNECTIVITIES] = graph.connectivities()
     data.obsp[ADATA_KEYS.DISTANCES] = graph.distance_matrix()
     data.uns[ADATA_KEYS.NEIGHBORS] = graph_record(settings)
@@ -72,7 +87,10 @@ def write_scanpy_graph(data: Any, graph: NeighborGraph, settings: GraphSettings)
 def write_tables(
     adata: AnnData, rep: NDArray[np.float32], neighbors: NeighborGraph, diffused: NeighborGraph | None
 ) -> None:
-    """Store the tables that a model reads in ``obsm``. Without ``diffused``, those of an earlier graph are removed."""
+    """Store the tables that a model reads in ``obsm``.
+
+    If ``diffused`` is ``None``, the tables of an earlier diffused graph are deleted.
+    """
     adata.obsm[ADATA_KEYS.GRAPH_REP] = rep
     adata.obsm[ADATA_KEYS.NEIGHBOR_INDEX] = neighbors.indices
     adata.obsm[ADATA_KEYS.NEIGHBOR_WEIGHT] = neighbors.weights
@@ -85,7 +103,7 @@ def write_tables(
 
 
 def graph_record(settings: GraphSettings) -> dict[str, Any]:
-    """What stays in ``uns``: scanpy's parameters and our settings."""
+    """Record of a graph in ``uns``: the parameters in the format of scanpy, and all settings of the graph."""
     return {
         "params": {
             "n_neighbors": settings.n_neighbors,
@@ -94,7 +112,7 @@ def graph_record(settings: GraphSettings) -> dict[str, Any]:
             "random_state": settings.random_state,
             "use_rep": ADATA_KEYS.GRAPH_REP,
         },
-        # Keys that were not given are left out: h5ad files of older anndata cannot hold None.
+        # Settings of None are left out, because older versions of anndata cannot write None to h5ad files.
         "settings": {name: value for name, value in asdict(settings).items() if value is not None},
         "connectivities_key": ADATA_KEYS.CONNECTIVITIES,
         "distances_key": ADATA_KEYS.DISTANCES,
@@ -102,7 +120,7 @@ def graph_record(settings: GraphSettings) -> dict[str, Any]:
 
 
 def stored_projection(adata: AnnData) -> Projection | None:
-    """The projection a stored graph was built with, if any."""
+    """Projection that computed the representation of the stored graph, or None."""
     state = adata.uns.get(ADATA_KEYS.NEIGHBORS, {}).get("projection")
     return None if state is None else Projection.from_state(state)
 
@@ -110,22 +128,27 @@ def stored_projection(adata: AnnData) -> Projection | None:
 def stored_graph(
     adata: AnnData, settings: GraphSettings, projection: Projection | None = None, source: str | None = None
 ) -> dict[str, NDArray[Any]] | None:
-    """Tables of the graph in ``adata`` by key of a mini-batch; ``None`` if there is no current one.
+    """Read the tables of the graph in ``adata``, if the graph is up to date.
 
-    Current is a graph that was built from exactly these cells, data and settings. Subsets, permutations,
-    concatenations, copied tables, changed counts or representations, other settings and another projection are
-    detected. Tables of a diffused graph must be there if they are asked for, and only then.
+    A graph is up to date if it was built from exactly these cells and data, and with these settings. The function
+    detects subsets, permutations and concatenations of cells, copied tables, changed counts or representations, other
+    settings and another projection. The diffused graph must be stored if and only if ``settings`` request it.
 
     Parameters
     ----------
     adata
-        Cells, with or without a graph written by :func:`neighbor_graph`.
+        Cells, with or without a graph written by :func:`~scsiameseclu.pp.neighbor_graph`.
     settings
         Settings of the graph.
     projection
-        Projection of the graph. Default: that which was written with the graph.
+        Projection of the graph. ``None``: the projection that is stored with the graph.
     source
-        Digest of the cells, if it is known.
+        Result of :func:`source_digest`, if already known.
+
+    Returns
+    -------
+    dict or None
+        Tables of the graph by their keys in a mini-batch, or ``None`` if there is no graph that is up to date.
     """
     record = adata.uns.get(ADATA_KEYS.NEIGHBORS)
     if record is None or "fingerprint" not in record or not has_wanted_diffusion(adata, settings):
@@ -143,28 +166,28 @@ def stored_graph(
     projection = stored_projection(adata) if projection is None else projection
     try:
         expected = fingerprint(adata, settings, projection, source)
-    except KeyError:  # something the graph was built from is gone: whoever rebuilds it will say what
+    except KeyError:  # an input of the graph was deleted; building the graph again raises a clear error
         return None
     return {name: np.array(table) for name, table in tables.items()} if record["fingerprint"] == expected else None
 
 
 def has_wanted_diffusion(adata: AnnData, settings: GraphSettings) -> bool:
-    """Whether ``obsm`` has the tables of a diffused graph if they are asked for, and neither of them if not."""
+    """Whether ``obsm`` has both tables of a diffused graph if ``settings`` request diffusion, and none otherwise."""
     return all((key in adata.obsm) == settings.diffusion for key in DIFFUSED_KEYS)
 
 
 def fingerprint(
     adata: AnnData, settings: GraphSettings, projection: Projection | None = None, source: str | None = None
 ) -> str:
-    """SHA-1 of everything a stored graph depends on, in hexadecimal.
+    """SHA-1 of everything that a stored graph depends on, in hexadecimal.
 
-    Covers the stored representation, the projection, and the source (:func:`source_digest`, computed here if it is not
-    given).
+    The fingerprint covers the stored representation, the projection, and the source of the graph
+    (:func:`source_digest`, computed if ``source`` is ``None``).
 
     Raises
     ------
     KeyError
-        If a source is missing.
+        If a layer, column or array that the settings name is missing.
     """
     source = source_digest(adata, settings) if source is None else source
     state = hashlib.sha1(source.encode(), usedforsecurity=False)
@@ -178,11 +201,13 @@ def source_digest(
     settings: GraphSettings,
     sums: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> str:
-    """SHA-1 of what a graph is built from, in hexadecimal: tells the cells of a reference from any others.
+    """SHA-1 of the data that a graph is built from, in hexadecimal.
 
-    Covers the version of the convention, the settings but for the diffusion, the names and number of cells, and gene
-    names with the totals per cell and gene (exact sums, far cheaper than the matrix), or the representation or graph
-    named in the settings, plus batches and size factors.
+    The digest covers the version of the format, the settings except ``diffusion``, the number and names of the cells,
+    batches and size factors. If the representation is computed from counts, the digest also covers the names of the
+    genes and the total counts per cell and per gene. (The totals are used because a digest of all counts takes much
+    longer.) Otherwise, the digest covers the representation in ``obsm``. If the settings name a graph of scanpy, the
+    digest covers this graph.
 
     Parameters
     ----------
@@ -191,12 +216,12 @@ def source_digest(
     settings
         Settings of the graph.
     sums
-        Totals per cell and per gene, if they are known.
+        Total counts per cell and per gene, if already known.
 
     Raises
     ------
     KeyError
-        If a source is missing.
+        If a layer, column or array that the settings name is missing.
     """
     state = hashlib.sha1(usedforsecurity=False)
     state.update(repr((GRAPH_VERSION, adata.n_obs, settings.of_neighbors())).encode())
@@ -221,4 +246,4 @@ def _source_parts(
     for key in (settings.batch_key, settings.size_factor_key):
         column = obs_column(adata, key)
         if column is not None:
-            yield "\0".join(map(str, column)).encode()  # `astype(str)` keeps missing values as floats
+            yield "\0".join(map(str, column)).encode()  # not `astype(str)`, which does not convert missing values

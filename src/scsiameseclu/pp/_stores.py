@@ -1,4 +1,4 @@
-"""AnnData objects in files, read a block of cells at a time: ``.h5ad`` files, zarr stores, collections of them."""
+"""Read AnnData objects one block of cells at a time from ``.h5ad`` files, zarr stores and collections of AnnData."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ CellStore: TypeAlias = "AnnData | str | PathLike[str]"
 
 @dataclass(frozen=True)
 class CellParts:
-    """Cells of one or several AnnData, in files or in memory, as one long table of which blocks are read.
+    """Cells of one or several AnnData, in files or in memory, which are read one block of cells at a time.
 
     Parameters
     ----------
     parts
-        AnnData objects (in memory, backed, or of dask arrays), or groups of open files that hold one each.
+        AnnData objects (in memory, backed, or with dask arrays), or groups of open files that contain one AnnData each.
     layer
-        Layer with the counts; ``X`` by default.
+        Layer with the counts. ``None``: ``X``.
     counts
-        Count matrix of every part, not read yet where it is in a file.
+        Count matrix of every part. A matrix in a file has not been read yet.
     """
 
     parts: tuple[Any, ...]
@@ -47,28 +47,28 @@ class CellParts:
 
     @classmethod
     def open(cls, store: CellStore | Sequence[CellStore], files: ExitStack, layer: str | None = None) -> CellParts:
-        """Open files, which stay open until ``files`` are closed.
+        """Open the files of cells.
 
         Parameters
         ----------
         store
-            AnnData, path of an ``.h5ad`` file, of a zarr store or of a zarr group of several AnnData; or several of
-            these.
+            An AnnData, the path of an ``.h5ad`` file, of a zarr store or of a zarr group of several AnnData; or a list
+            of these.
         files
-            Takes the open files.
+            Stack that closes the opened files at its end.
         layer
-            Layer with the counts; ``X`` by default.
+            Layer with the counts. ``None``: ``X``.
 
         Raises
         ------
         FileNotFoundError
-            If there is nothing at a path.
+            If a path does not exist.
         KeyError
             If a part lacks the layer.
         NotImplementedError
             If the counts of a part are stored by columns (CSC).
         ValueError
-            If there is no store, or one holds no AnnData.
+            If there is no store, or a store contains no AnnData.
         """
         stores = [store] if isinstance(store, AnnData | str | PathLike) else list(store)
         parts: list[Any] = []
@@ -84,14 +84,19 @@ class CellParts:
         return [int(matrix.shape[0]) for matrix in self.counts]
 
     def read(self, rows: slice, columns: Sequence[str] = (), reps: Sequence[str] = ()) -> Iterator[AnnData]:
-        """Read a block of cells: one AnnData in memory for every part that it lies in.
+        """Read a block of cells.
 
         Parameters
         ----------
         rows
-            First and last row of the block, in the long table.
+            Rows of the block. The rows of all parts are numbered consecutively.
         columns, reps
-            What to read of ``obs`` and ``obsm``. What a part lacks is left out.
+            Columns of ``obs`` and entries of ``obsm`` to read. If a part lacks a column or entry, its AnnData has none.
+
+        Yields
+        ------
+        AnnData
+            Cells in memory, one AnnData for every part that has cells in the block.
         """
         start = 0
         for part, counts, size in zip(self.parts, self.counts, self.sizes, strict=True):
@@ -118,14 +123,22 @@ class CellParts:
 
 
 def open_parts(path: Path, files: ExitStack) -> Iterator[Any]:
-    """Groups of one source that hold an AnnData each, open until ``files`` are closed."""
+    """Yield the groups of a file or store that contain an AnnData each. ``files`` closes the opened file at its end.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the path does not exist.
+    ValueError
+        If there is no AnnData.
+    """
     if not path.exists():
         raise FileNotFoundError(f"Expected an .h5ad file or a zarr store, found nothing at {str(path)!r}.")
     group = files.enter_context(h5py.File(path, "r")) if path.is_file() else _open_store(path)
     members = [group] if _holds_anndata(group) else [group[key] for key in sorted(group.keys(), key=_natural)]
     found = [member for member in members if _holds_anndata(member)]
     if not found:
-        raise ValueError(f"Expected an AnnData or a collection of them, found none in {str(path)!r}.")
+        raise ValueError(f"Expected an AnnData or a collection of AnnData, found none in {str(path)!r}.")
     yield from found
 
 
@@ -143,12 +156,20 @@ def _holds_anndata(group: Any) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts ``dataset_10`` after ``dataset_9``."""
+    """Sort key that orders numbers in names by value: ``dataset_10`` comes after ``dataset_9``."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def stored_counts(part: Any, layer: str | None) -> Any:
-    """The count matrix of a part, not read yet."""
+    """Count matrix of a part in a file. The matrix is not read yet.
+
+    Raises
+    ------
+    KeyError
+        If the part lacks the layer.
+    NotImplementedError
+        If the counts are stored by columns (CSC).
+    """
     place = "X" if layer is None else f"layers/{layer}"
     if place not in part:
         available = list(part["layers"]) if "layers" in part else []
@@ -168,12 +189,12 @@ def _slot(part: Any, name: str) -> Any:
 
 
 def _names(part: Any) -> Any:
-    """Names of the cells of a part, not read yet where they are in a file."""
+    """Names of the cells of a part. Names in a file are not read yet."""
     if isinstance(part, AnnData):
         return part.obs_names
     obs = part["obs"]
     names = obs[obs.attrs["_index"]]
-    if isinstance(names, h5py.Group | zarr.Group):  # strings of pandas 3: values, and a mask that no name needs
+    if isinstance(names, h5py.Group | zarr.Group):  # pandas 3 stores values and a mask; names are never masked
         names = names["values"]
     return names.asstr() if isinstance(names, h5py.Dataset) else names
 

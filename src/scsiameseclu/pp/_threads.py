@@ -1,4 +1,4 @@
-"""Threads: how many the user allows, and blocks of cells on several of them, with results in order."""
+"""Number of threads that the user allows, and computation of blocks of cells on several threads."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ Result = TypeVar("Result")
 _CHUNK = 1024
 
 MAX_THREADS = 16
-"""More threads wait for memory, and every one holds a block of cells."""
+"""Largest number of threads. More threads are not faster, because they wait for memory, and each holds a block."""
 
 
 def thread_limit() -> int:
-    """Threads that the user allows: by ``OMP_NUM_THREADS``, :func:`torch.set_num_threads` or threadpoolctl.
+    """Number of threads that the user allows by ``OMP_NUM_THREADS``, :func:`torch.set_num_threads` or threadpoolctl.
 
-    When the parallel code of numba (scanpy, pynndescent, umap) runs for the first time in a process, it sets the OpenMP
-    pool of the calling thread, which is torch's, to all cores. A new thread has a pool of its own, of the size that was
-    asked for.
+    When parallel code of numba (scanpy, pynndescent, umap) runs for the first time in a process, numba sets the OpenMP
+    pool of the calling thread to all cores. Torch uses the same pool. The number is therefore also read in a new
+    thread, whose pool still has the size that the user chose.
     """
     return min(torch.get_num_threads(), _in_new_thread(torch.get_num_threads))
 
 
 @contextmanager
 def within_thread_limit() -> Iterator[None]:
-    """Keep OpenMP (torch, scikit-learn) and BLAS within :func:`thread_limit` in this block, and as before after it.
+    """Limit the threads of OpenMP (torch, scikit-learn) and BLAS to :func:`thread_limit` during a ``with`` block.
 
-    Works as a decorator as well.
+    The previous numbers of threads are restored after the block. The function is also a decorator.
     """
     limit = thread_limit()
     controller = ThreadpoolController()
     limits: dict[str, int] = {}
-    for pool in controller.info():  # several libraries may share one name
+    for pool in controller.info():  # several thread pools may have the same prefix
         limits[pool["prefix"]] = min(pool["num_threads"], limits.get(pool["prefix"], limit))
     with controller.limit(limits=limits):
         yield
@@ -49,14 +49,17 @@ def within_thread_limit() -> Iterator[None]:
 
 @contextmanager
 def numba_within_thread_limit() -> Iterator[None]:
-    """Keep the parallel code of numba within :func:`thread_limit` in this block, and torch as it is.
+    """Limit the threads of numba to :func:`thread_limit` during a ``with`` block.
 
-    Works as a decorator as well. A lower limit, by ``numba.set_num_threads``, holds.
+    The threads of torch are not changed. A lower limit that was set by ``numba.set_num_threads`` stays valid. The
+    function is also a decorator.
     """
-    import numba  # late: takes half a second, and small data do without
+    import numba  # imported only when needed, because the import takes half a second
 
     limit = thread_limit()
-    _in_new_thread(numba.get_num_threads)  # starts the threads of numba, whose number becomes that of the caller's pool
+    # The first call starts the threads of numba, which changes the OpenMP pool of the calling thread. A new thread
+    # makes this call, so the pool of the present thread does not change.
+    _in_new_thread(numba.get_num_threads)
     before = numba.get_num_threads()
     numba.set_num_threads(min(before, limit))
     try:
@@ -75,18 +78,19 @@ def in_threads(
 ) -> Iterator[Result]:
     """Yield ``function(item)`` for every item in order, computed on as many threads as :func:`thread_limit` allows.
 
-    numpy and scipy.sparse release Python's lock while they compute, so blocks of cells run side by side. Items are
-    drawn by the calling thread, which may therefore read them from a file, and only a few blocks ahead: memory does not
-    grow with their number. Since results come in order, sums of them do not depend on the number of threads.
+    numpy and scipy.sparse release the global lock of Python (GIL) while they compute, so several blocks of cells are
+    processed at the same time. Only the calling thread iterates over the items, so the items may be read from a file.
+    Only a few items are read ahead, so memory does not grow with the number of items. Results are returned in the order
+    of the items, so sums of the results do not depend on the number of threads.
 
     Parameters
     ----------
     function
-        Works on one item; must not share state with other calls.
+        Function of one item. Calls of the function must not share state.
     items
-        Anything iterable.
+        Items to process.
     at_most
-        Threads at most.
+        Largest number of threads.
     """
     n_threads = min(thread_limit(), at_most)
     if n_threads == 1:
@@ -107,5 +111,5 @@ def in_threads(
 
 
 def row_slices(n_rows: int) -> list[slice]:
-    """Blocks of rows."""
+    """Divide rows into blocks of at most 1,024 rows."""
     return [slice(start, start + _CHUNK) for start in range(0, n_rows, _CHUNK)]

@@ -1,4 +1,4 @@
-"""What belongs to a trained model: the reference, and what the model reads of any cells next to it."""
+"""The reference of a trained model, and the tables that the model reads for any cells besides their counts."""
 
 from scsiameseclu.reference._blocks import CellBlocks
 from scsiameseclu.reference._reference import Reference

@@ -1,4 +1,4 @@
-"""What a model reads of cells besides their counts: representation, neighbours, edge weights."""
+"""Tables that a model reads for cells besides their counts: representation, neighbours and edge weights."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pandas as pd
 from scsiameseclu._keys import GRAPH_VERSION, SIAMESE_KEYS
 from scsiameseclu.pp._cell_sums import CellSums
 from scsiameseclu.pp._counts import name_order
+from scsiameseclu.pp._gene_moments import positive
 from scsiameseclu.pp._graph_input import GraphSettings
 from scsiameseclu.pp._joint import JointProjection, ProteinScaling
 from scsiameseclu.pp._knn import batch_codes
 from scsiameseclu.pp._landmarks import Landmarks
 from scsiameseclu.pp._memberships import fuzzy_weights
 from scsiameseclu.pp._neighbors import link_cells
-from scsiameseclu.pp._projection import Projection, positive
+from scsiameseclu.pp._projection import Projection
 from scsiameseclu.pp._scanpy_graph import covers_all_cells
 from scsiameseclu.pp._stored_graph import CellGraph, stored_graph, stored_projection
 from scsiameseclu.pp._threads import within_thread_limit
@@ -41,29 +42,32 @@ AnyProjection: TypeAlias = "Projection | JointProjection | None"
 
 @dataclass(frozen=True, eq=False)
 class CellBlocks:
-    """What a model reads of cells besides their counts, computed next to a reference.
+    """Tables that a model reads for cells besides their counts.
 
-    The cells of the reference have neighbours among themselves. All other cells have neighbours among the landmarks of
-    the reference, each cell on its own; the row number of landmark *j* is ``n_obs + j``, which no cell has.
+    The neighbours of a reference cell are other reference cells. The neighbours of any other cell are landmarks of the
+    reference, and do not depend on the other cells in the data. Landmark *j* has the row number ``n_obs + j``, because
+    cells have the row numbers below ``n_obs``.
 
     Parameters
     ----------
     tables
-        By key of a mini-batch (``SIAMESE_KEYS``): representation float32 ``(n_obs, d)``, row numbers of neighbours
-        int64 ``(n_obs, k)`` and edge weights float32 ``(n_obs, k)``, the same two of the diffused graph if that was
-        asked for, proteins as measured and standardised, float32 ``(n_obs, n_proteins)``, if there are any.
+        Tables by key of a mini-batch (``SIAMESE_KEYS``). There are the representation, float32 ``(n_obs, d)``, the row
+        numbers of neighbours, int64 ``(n_obs, k)``, and the edge weights, float32 ``(n_obs, k)``. With diffusion, there
+        are also row numbers and weights of the diffused graph. With proteins, there are also measured proteins and
+        standardised proteins, float32 ``(n_obs, n_proteins)``.
     landmark_rep
         Representation of the landmarks, float32 ``(n_landmarks, d)``.
     digest
         Digest of the cells.
     are_reference
-        Whether these are the cells of the reference.
+        Whether the cells are the cells of the reference.
     names
         Names of the cells.
     marks
-        What a later change of the cells shows in (:meth:`~scsiameseclu.reference._sources.Cells.marks`).
+        Summaries of each cell that reveal a later change (:meth:`~scsiameseclu.reference._sources.Cells.marks`).
     built
-        Settings and graph of the cells of the reference, to be written; ``None`` where these are in ``obsm`` already.
+        Settings and graph of the cells of the reference, to be written to the data. ``None`` if the graph came from
+        the data, or if the cells are not the reference.
     """
 
     tables: Mapping[str, NDArray[Any]]
@@ -76,7 +80,7 @@ class CellBlocks:
 
     @property
     def content(self) -> str:
-        """SHA-1 of the cells and what was read of each of them, in hexadecimal."""
+        """SHA-1 of the digest and the marks of the cells, in hexadecimal."""
         state = hashlib.sha1(self.digest.encode(), usedforsecurity=False)
         for name, values in sorted(self.marks.items()):
             state.update(name.encode())
@@ -84,16 +88,16 @@ class CellBlocks:
         return state.hexdigest()
 
     def match(self, source: Source, data: Any, state: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> bool:
-        """Whether cells are as they were when the blocks were computed; only ``rows`` of the counts are read.
+        """Whether cells are unchanged since the blocks were computed. Only the counts of ``rows`` are read.
 
         Parameters
         ----------
         source, data
-            Where the cells are.
+            Reader of the data, and the data with the cells.
         state
             State of the reference.
         rows
-            Rows to look at, ascending; all by default.
+            Row numbers of the cells to compare, ascending. By default all cells.
         """
         if not data.obs_names.equals(self.names):
             return False
@@ -113,31 +117,33 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     Parameters
     ----------
     source, data
-        Where the cells are.
+        Reader of the data, and the data with the cells.
     settings
         Settings of the graph.
 
     Returns
     -------
-    State of the reference, plain, for a registry; and the blocks of its cells.
+    State of the reference, as a plain dictionary for a registry, and the blocks of the cells.
 
     Raises
     ------
     KeyError, ValueError
-        If something that the settings name is missing, or data are not valid.
+        If a key in the settings is missing in the data, or the data are not valid.
     """
     cells = source.look_up(data, settings)
     measured = None
     if cells.proteins is not None:
         measured = MeasuredProteins.of(cells.proteins.values, cells.batch)
         cells = measured.applied(cells)
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=partial(cells.advice, True))
+    projection: AnyProjection = stored_projection(data)
+    # A projection is fitted to the moments, unless there is one already or the size factors are others.
+    fits = projection is None and cells.rep is None and cells.sizes is None
+    advice = partial(cells.advice, True)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=advice, with_moments=fits)
     digest = source.digest(data, cells, settings, sums)
     stored = stored_graph(data, settings, None, digest) if isinstance(source, AnnDataSource) else None
-    projection: AnyProjection = stored_projection(data)
     if stored is None:
-        projection = _fitted(source, cells, settings, sums)
-        rep = _projected(cells, projection, sums)
+        projection, rep = _fitted(source, cells, settings, sums)
     else:
         rep = stored[SIAMESE_KEYS.GRAPH_REP]
     read = _Read(cells, settings, projection, rep, sums, digest)
@@ -157,26 +163,26 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
 
 @within_thread_limit()
 def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str, Any], CellBlocks]:
-    """Read cells next to a reference, in one pass over the counts.
+    """Compute the blocks of cells for an existing reference, in one pass over the counts.
 
     Parameters
     ----------
     source, data
-        Where the cells are.
+        Reader of the data, and the data with the cells.
     state
-        State of the reference. Without ``"landmarks"``, the cells become those of the reference.
+        State of the reference. Without ``"landmarks"``, the cells become the cells of the reference.
 
     Returns
     -------
-    State of the reference, and the blocks of the cells. A cell has fewer neighbours if the reference has no more than
-    ``n_neighbors`` cells.
+    State of the reference, and the blocks of the cells. Cells have fewer than ``n_neighbors`` neighbours if the
+    reference has too few cells.
 
     Raises
     ------
     KeyError
-        If something that was named at set-up is missing.
+        If a key that was given at set-up is missing in the data.
     ValueError
-        If data are not valid, genes or proteins differ, or the representation has another width.
+        If the data are not valid, the genes or proteins differ, or the representation has another width.
     """
     settings = _settings(state, data)
     check_representation(settings.use_rep, data)
@@ -199,8 +205,8 @@ def meet(source: Source, data: Any, state: Mapping[str, Any]) -> tuple[dict[str,
         return dict(state), _own_blocks(data, read, landmarks, stored)
     if state["neighbors_key"] is not None:
         logger.warning(
-            "The model was set up with the graph uns[%r], which the given data lack or which says nothing of "
-            "neighbours in the reference: neighbours are searched in the model's representation instead.",
+            "The model was set up with the graph uns[%r]. The given data have no such graph, or their graph has no "
+            "neighbours in the reference. Neighbours are searched in the model's representation instead.",
             state["neighbors_key"],
         )
     landmarks = Landmarks.from_state(state["landmarks"])
@@ -217,7 +223,7 @@ def projection_of(state: Mapping[str, Any]) -> AnyProjection:
 
 @dataclass(frozen=True, eq=False)
 class _Read:
-    """Cells with what was read of them."""
+    """Cells with the projection, representation, sums and digest that belong to them."""
 
     cells: Cells
     settings: GraphSettings
@@ -227,11 +233,11 @@ class _Read:
     digest: str
 
     def landmarks(self) -> Landmarks:
-        """Landmarks among these cells."""
+        """Choose landmarks among these cells."""
         return Landmarks.choose(self.rep, self.cells.batch, self.settings.n_neighbors, self.settings.random_state)
 
     def blocks(self, tables: dict[str, NDArray[Any]], landmarks: Landmarks, **others: Any) -> CellBlocks:
-        """Blocks of the cells, with these tables and those of the proteins if there are any."""
+        """Make the blocks of the cells from ``tables`` and, if there are proteins, the tables of the proteins."""
         if self.cells.proteins is not None and isinstance(self.projection, JointProjection):
             values = self.cells.proteins.values
             scores = self.projection.protein.transform(values)
@@ -241,7 +247,10 @@ class _Read:
 
 
 def _settings(state: Mapping[str, Any], data: Any) -> GraphSettings:
-    """Settings of a reference, without its graph of scanpy if the data do not have that for every cell."""
+    """Settings of a reference.
+
+    The key of scanpy's graph is removed if the data have no such graph for every cell.
+    """
     settings = GraphSettings.from_state(state)
     if settings.neighbors_key is None or covers_all_cells(data, settings.neighbors_key):
         return settings
@@ -249,7 +258,10 @@ def _settings(state: Mapping[str, Any], data: Any) -> GraphSettings:
 
 
 def _measured(state: Mapping[str, Any], cells: Cells) -> MeasuredProteins:
-    """Which proteins were measured in the reference; of an early one, which did not say so, in the cells themselves."""
+    """Which proteins were measured in the reference.
+
+    References of early versions do not record which proteins were measured. The cells themselves then decide.
+    """
     if "measured" in state:
         return MeasuredProteins.from_state(state["measured"])
     if cells.proteins is None:
@@ -257,28 +269,34 @@ def _measured(state: Mapping[str, Any], cells: Cells) -> MeasuredProteins:
     return MeasuredProteins.of(cells.proteins.values, cells.batch)
 
 
-def _fitted(source: Source, cells: Cells, settings: GraphSettings, sums: CellSums) -> AnyProjection:
-    """Fit the projection of a new reference."""
+def _fitted(
+    source: Source, cells: Cells, settings: GraphSettings, sums: CellSums
+) -> tuple[AnyProjection, NDArray[np.float32]]:
+    """Fit the projection of a new reference, and compute the representation of its cells.
+
+    The projection is ``None`` if the representation comes from ``obsm``.
+    """
     options: dict[str, Any] = {
         "n_comps" if cells.proteins is None else "n_pcs": settings.n_pcs,
         "random_state": settings.random_state,
         "size_factors": cells.sizes,
         "batch": cells.batch,
         "gene_order": name_order(cells.genes),
+        "sums": sums,
     }
     if cells.proteins is None or isinstance(source, AnnDataSource):
-        return None if cells.rep is not None else Projection.fit(cells.counts, per_cell=sums.per_cell, **options)
+        return (None, cells.rep) if cells.rep is not None else Projection.fit_transform(cells.counts, **options)
     if cells.proteins.counts is None:
         raise ValueError("Expected protein values to set up on, found only NaN. Use setup_anndata for RNA alone.")
     values = cells.proteins.values
     scaling = ProteinScaling.fit(values, cells.proteins.names, cells.proteins.counts)
     if cells.rep is not None:
-        return JointProjection(None, scaling)
-    return JointProjection.fit(cells.counts, values, scaling, protein_weight=source.protein_weight, **options)
+        return JointProjection(None, scaling), cells.rep
+    return JointProjection.fit_transform(cells.counts, values, scaling, protein_weight=source.protein_weight, **options)
 
 
 def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32], CellSums]:
-    """Representation and sums of cells, from one pass over their counts."""
+    """Compute representation and sums of cells in one pass over their counts."""
     rna = projection.rna if isinstance(projection, JointProjection) else projection
     rep = None if rna is None else np.empty((len(cells.names), rna.n_comps), dtype=np.float32)
 
@@ -291,17 +309,12 @@ def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32],
     return _completed(cells, projection, rep), sums
 
 
-def _projected(cells: Cells, projection: AnyProjection, sums: CellSums) -> NDArray[np.float32]:
-    """Representation of the cells of a new reference."""
-    rna = projection.rna if isinstance(projection, JointProjection) else projection
-    if rna is None:
-        return _completed(cells, projection, None)
-    sizes = positive(sums.per_cell) if cells.sizes is None else cells.sizes
-    return _completed(cells, projection, rna.transform(cells.counts, sizes))
-
-
 def _completed(cells: Cells, projection: AnyProjection, rna: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Representation from the components of the RNA: as they are, or next to the proteins; or from ``obsm``."""
+    """Representation of cells from principal components of the RNA.
+
+    The result is the table from ``obsm`` if there is one. With proteins, the components of the RNA are combined with
+    components of the proteins.
+    """
     if cells.rep is not None:
         return cells.rep
     if rna is None:
@@ -326,7 +339,7 @@ def _projection_state(projection: AnyProjection, cells: Cells, source: Source) -
 
 
 def _own_blocks(data: Any, read: _Read, landmarks: Landmarks, stored: dict[str, NDArray[Any]] | None) -> CellBlocks:
-    """Blocks of the cells of a reference: neighbours among themselves, from a graph in the data if there is one."""
+    """Blocks of the cells of a reference, from a graph stored in the data or from a new graph."""
     if stored is not None:
         return read.blocks(stored, landmarks, are_reference=True)
     logger.info("Building the cell graph of %d cells.", len(read.rep))
@@ -345,10 +358,10 @@ def _own_blocks(data: Any, read: _Read, landmarks: Landmarks, stored: dict[str, 
 
 
 def _blocks_among_landmarks(read: _Read, landmarks: Landmarks) -> CellBlocks:
-    """Blocks of cells that are not the reference: neighbours among its landmarks, every cell on its own."""
+    """Blocks of cells outside the reference. The neighbours of each cell are landmarks of the reference."""
     n_obs, k, batch = len(read.rep), read.settings.n_neighbors, read.cells.batch
     if batch is not None:
-        batch_codes(batch, n_obs)  # refuses missing labels
+        batch_codes(batch, n_obs)  # raises an error if batch labels are missing
     nearest, distances = landmarks.nearest(read.rep, batch)
     is_edge = np.isfinite(distances)
     found = min(k, nearest.shape[1])
@@ -363,13 +376,13 @@ def _blocks_among_landmarks(read: _Read, landmarks: Landmarks) -> CellBlocks:
         SIAMESE_KEYS.NEIGHBOR_INDEX: indices,
         SIAMESE_KEYS.NEIGHBOR_WEIGHT: weights,
     }
-    if read.settings.diffusion:  # there is no graph between these cells to diffuse
+    if read.settings.diffusion:  # these cells have no edges among each other, so the graph cannot be diffused
         tables[SIAMESE_KEYS.DIFFUSED_INDEX], tables[SIAMESE_KEYS.DIFFUSED_WEIGHT] = indices, weights
     return read.blocks(tables, landmarks, are_reference=False)
 
 
 def _same(first: NDArray[Any], second: NDArray[Any]) -> bool:
-    """Whether two tables agree; sums of values that are not whole numbers may differ by rounding."""
+    """Whether two tables agree. Numbers may differ by rounding."""
     if first.shape != second.shape:
         return False
     if first.dtype.kind in "fiu":

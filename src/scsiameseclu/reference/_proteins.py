@@ -1,4 +1,4 @@
-"""Which proteins of a reference were measured in which of its batches."""
+"""Record of the proteins that were measured in each batch of a reference."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MIN_CELLS_UNMEASURED = 20
-"""Cells of a batch from which on a protein that is 0 in all of them counts as not measured."""
+"""Smallest number of cells of a batch in which a protein that is always 0 counts as not measured."""
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredProteins:
-    """Which proteins were measured in which batch.
+    """Record of the proteins that were measured in each batch of a reference.
 
-    Panels differ between batches, and a protein that was left out is 0 in all cells. Whether it was is decided once, on
-    the cells of the reference. In a batch that is new to the model, every value counts as measured that is not NaN:
-    what a cell gets must not depend on which other cells come with it.
+    Antibody panels differ between batches, and a protein outside the panel of a batch is often stored as 0 in all cells
+    of the batch. The record is made once, from the cells of the reference. In a batch that is new to the model, every
+    value other than NaN counts as measured, because the result for a cell must not depend on the other cells of the
+    query.
 
     Parameters
     ----------
     batches
-        Names of the batches; a single empty name without batches.
+        Names of the batches. A single empty name if there are no batches.
     measured
-        bool, ``(n_batches, n_proteins)``.
+        Whether a protein was measured in a batch, bool, ``(n_batches, n_proteins)``.
     """
 
     batches: tuple[str, ...]
@@ -43,7 +44,10 @@ class MeasuredProteins:
 
     @classmethod
     def of(cls, values: NDArray[np.float32], batch: pd.Series | None) -> MeasuredProteins:
-        """Decide on values ``(n_obs, n_proteins)``: 0 in all of at least 20 cells of a batch is not measured."""
+        """Find the measured proteins from values ``(n_obs, n_proteins)``.
+
+        A protein that is 0 in all cells of a batch of at least 20 cells counts as not measured in this batch.
+        """
         names, codes = _batches(batch, len(values))
         measured = np.ones((len(names), values.shape[1]), dtype=bool)
         for code in range(len(names)):
@@ -52,12 +56,13 @@ class MeasuredProteins:
                 measured[code] = np.nan_to_num(values[rows]).any(axis=0)
         if not measured.all():
             logger.info(
-                "%d protein(s) are 0 in all cells of a batch and taken as not measured there.", (~measured).sum()
+                "%d protein(s) are 0 in all cells of a batch, and count as not measured in this batch.",
+                (~measured).sum(),
             )
         return cls(tuple(names), measured)
 
     def applied(self, cells: Cells) -> Cells:
-        """The cells with NaN for proteins that were not measured in their batch of the reference."""
+        """Set proteins that were not measured in a batch of the reference to NaN in the cells of this batch."""
         if cells.proteins is None:
             return cells
         names, codes = _batches(cells.batch, len(cells.names))
@@ -77,7 +82,7 @@ class MeasuredProteins:
 
 
 def _batches(batch: pd.Series | None, n_obs: int) -> tuple[list[str], NDArray[np.int64]]:
-    """Names of the batches, and the number of each cell's batch."""
+    """Names of the batches, and the number of the batch of each cell."""
     if batch is None:
         return [""], np.zeros(n_obs, dtype=np.int64)
     codes, names = pd.factorize(np.array([str(name) for name in batch.to_numpy()], dtype=object), sort=True)

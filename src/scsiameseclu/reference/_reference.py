@@ -1,4 +1,4 @@
-"""The reference: what a trained model knows about the cells it was trained on."""
+"""The reference: a record of the cells that a model was trained on."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a trained model knows about the cells it was trained on.
+    """Record of the cells that a model was trained on.
 
-    A reference never changes when the model meets other cells. Training on its own cells makes a new one, with the same
-    cluster names.
+    Applying the model to other cells never changes the reference. Further training on the cells of the reference makes
+    a new reference with the same cluster names.
 
     Parameters
     ----------
     projection
-        Map from counts (and proteins) to the space of the cell graph; ``None`` if the space came from ``obsm``.
+        Map from counts (and proteins) to the space of the cell graph. ``None`` if the space came from ``obsm``.
     landmarks
-        Cells that other cells find their neighbours among, in that space.
+        Cells of the reference in the space of the cell graph. The neighbours of new cells are landmarks.
     latent
         Embedding of the landmarks, float32 ``(n_landmarks, n_latent)``.
     cluster_names
-        Name of every cluster, by number.
+        Names of the clusters, in the order of their numbers.
     cluster_masses
-        Share of every cluster among the cells, float64 ``(n_clusters,)``.
+        Share of the cells in every cluster, float64 ``(n_clusters,)``.
     categories
-        Known categories of every categorical covariate, by name; the batch comes first.
+        Known categories of every categorical covariate, by name of the covariate. The batch comes first.
     seed
-        ``scvi.settings.seed`` at the training; ``None`` if it was not set.
+        ``scvi.settings.seed`` during training. ``None`` if no seed was set.
     data_digest
-        Digest of the cells (:func:`~scsiameseclu.pp._stored_graph.source_digest`): tells them from all others.
+        Digest that identifies the cells (:func:`~scsiameseclu.pp._stored_graph.source_digest`).
     weights_digest
-        Digest of the weights that ``latent`` was embedded with.
+        Digest of the weights by which ``latent`` was computed.
     measured_proteins
-        Which proteins were measured in which batch; ``None`` without proteins.
+        Record of the proteins that were measured in each batch. ``None`` without proteins.
     """
 
     projection: AnyProjection
@@ -61,11 +61,14 @@ class Reference:
 
     @property
     def n_categories(self) -> list[int]:
-        """Number of known categories of every categorical covariate, the batch first."""
+        """Number of known categories of every categorical covariate. The batch comes first."""
         return [len(names) for names in self.categories.values()]
 
     def to_state(self) -> dict[str, Any]:
-        """Plain dictionary of what training found out; projection and landmarks are in the registry of the set-up."""
+        """Plain dictionary of the results of training.
+
+        Projection, landmarks and measured proteins are left out, because the registry of the set-up holds them.
+        """
         return {
             "latent": self.latent,
             "cluster_names": list(self.cluster_names),

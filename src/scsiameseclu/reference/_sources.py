@@ -1,4 +1,4 @@
-"""Where the cells of a model are read from: an AnnData, or a MuData of RNA and proteins."""
+"""Readers of the cells of a model: from an AnnData, or from a MuData of RNA and proteins."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Proteins:
-    """Proteins of cells as measured.
+    """Measured proteins of cells.
 
     Parameters
     ----------
     values
-        float32, ``(n_obs, n_proteins)``: NaN where not measured.
+        Measured values, float32 ``(n_obs, n_proteins)``. NaN means "not measured".
     names
-        Proteins, in the order of the columns.
+        Names of the proteins, in the order of the columns.
     counts
-        Whether the values are counts; ``None`` if no value was measured.
+        Whether the values are counts. ``None`` if no value was measured.
     """
 
     values: NDArray[np.float32]
@@ -46,25 +46,27 @@ class Proteins:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What is known of cells before their counts are read.
+    """The data of cells that a model uses.
 
     Parameters
     ----------
     names, genes
         Names of cells and genes.
     counts
-        ``(n_obs, n_genes)``, in memory or on disk.
+        Counts, ``(n_obs, n_genes)``, in memory or on disk.
     sizes
-        Size factors, ``(n_obs,)``; ``None``: total counts.
+        Size factors, ``(n_obs,)``. With ``None``, the total counts are used.
     batch
-        Batch of every cell, if there are batches.
+        Batch of every cell. ``None`` without batches.
     rep
-        Representation, float32 ``(n_obs, d)``, if it comes from ``obsm``: a copy.
+        Copy of the representation from ``obsm``, float32 ``(n_obs, d)``. ``None`` if the representation is computed
+        from the counts.
     advice
-        Says which matrices hold whole numbers, and what to type to have them read: at a set-up (``True``), or where a
-        model, which knows what to read, meets the cells (``False``).
+        Function that returns a hint where whole numbers are found, and what the user has to type so that these numbers
+        are read. The argument is ``True`` for a set-up, and ``False`` for cells that an existing model reads. The
+        warning about counts that are not whole numbers uses this hint.
     proteins
-        Proteins, if there are any.
+        Proteins. ``None`` without proteins.
     """
 
     names: pd.Index
@@ -77,14 +79,18 @@ class Cells:
     proteins: Proteins | None = None
 
     def marks(self, rows: NDArray[np.int64] | None, sums: CellSums | None = None) -> dict[str, NDArray[Any]]:
-        """What a later change of these cells shows in, one row each.
+        """Compute summaries of the cells that reveal later changes of the data.
 
         Parameters
         ----------
         rows
-            Rows to look at, ascending; all by default.
+            Row numbers of the cells, ascending. By default all cells.
         sums
-            Sums of the counts of these rows, if they were made already.
+            Sums of the counts of these rows, if the sums are known already.
+
+        Returns
+        -------
+        Arrays with one row per cell, by name.
         """
         sums = CellSums.of(self.counts, rows=rows) if sums is None else sums
         where = slice(None) if rows is None else rows
@@ -101,7 +107,7 @@ class Cells:
 
 
 def _advice(cells: AnnData, name: str, argument: str, layer: str | None, is_set_up: bool) -> str:
-    """Where whole numbers are, and what to type to have them read as :class:`Cells` says."""
+    """Hint where whole numbers are found, and what the user has to type, as described in :class:`Cells`."""
 
     def matrix(layer: str | None) -> str:
         return f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
@@ -116,12 +122,12 @@ class AnnDataSource:
     """Cells of an AnnData."""
 
     def look_up(self, data: AnnData, settings: GraphSettings) -> Cells:
-        """Find what the settings name, without reading the counts.
+        """Collect the data that the settings name. The counts are not read yet.
 
         Raises
         ------
         KeyError, ValueError
-            If it is not there, or not valid.
+            If data are missing or not valid.
         """
         sizes = obs_column(data, settings.size_factor_key)
         rep = None if settings.use_rep is None else np.array(obsm_rep(data, settings.use_rep))
@@ -136,7 +142,7 @@ class AnnDataSource:
         )
 
     def digest(self, data: AnnData, cells: Cells, settings: GraphSettings, sums: CellSums) -> str:
-        """Digest that tells these cells from any others (:func:`~scsiameseclu.pp._stored_graph.source_digest`)."""
+        """Digest that identifies these cells (:func:`~scsiameseclu.pp._stored_graph.source_digest`)."""
         return source_digest(data, settings, (sums.per_cell, sums.per_gene))
 
 
@@ -147,11 +153,11 @@ class MuDataSource:
     Parameters
     ----------
     rna, protein
-        Modalities.
+        Names of the modalities with the RNA and with the proteins.
     protein_layer
-        Layer of the proteins; ``X`` by default.
+        Layer of the proteins. By default ``X``.
     batch, size_factor
-        Modalities whose ``obs`` has the batch and the size factors; the MuData itself by default.
+        Names of the modalities whose ``obs`` has the batch and the size factors. By default ``obs`` of the MuData.
     protein_weight
         Share of the proteins in the total variance of the joint space.
     """
@@ -164,7 +170,13 @@ class MuDataSource:
     protein_weight: float = 0.5
 
     def look_up(self, data: MuData, settings: GraphSettings) -> Cells:
-        """As :meth:`AnnDataSource.look_up`."""
+        """Collect the data that the settings name. The counts are not read yet.
+
+        Raises
+        ------
+        KeyError, ValueError
+            If data are missing or not valid.
+        """
         rna, protein = data[self.rna], data[self.protein]
         sizes, batch = None, None
         if settings.size_factor_key is not None:
@@ -184,7 +196,7 @@ class MuDataSource:
         )
 
     def digest(self, data: MuData, cells: Cells, settings: GraphSettings, sums: CellSums) -> str:
-        """SHA-1 that tells these cells from any others, in hexadecimal."""
+        """SHA-1 that identifies these cells, in hexadecimal."""
         state = hashlib.sha1(usedforsecurity=False)
         place = {name: value for name, value in asdict(self).items() if name != "protein_weight"}
         state.update(repr((GRAPH_VERSION, data.n_obs, (settings.of_neighbors(), place, self.protein_weight))).encode())
@@ -205,14 +217,24 @@ class MuDataSource:
 
 
 def read_proteins(protein: AnnData, layer: str | None) -> tuple[NDArray[np.float32], bool | None]:
-    """Protein values, a new dense float32 array, and whether they are counts (whole numbers of at least 0).
+    """Read proteins from a modality.
 
-    Without any measured value (all NaN, as in a query of RNA alone), that is unknown: ``None``.
+    Parameters
+    ----------
+    protein
+        Modality with the proteins. NaN means "not measured".
+    layer
+        Layer of the proteins. By default ``X``.
+
+    Returns
+    -------
+    Values as a new dense array, float32 ``(n_obs, n_proteins)``, and whether the values are counts (whole numbers of at
+    least 0). The second result is ``None`` if all values are NaN, as in a query with RNA alone.
 
     Raises
     ------
     ValueError
-        If a value is infinite, or all that were measured are 0.
+        If a value is infinite, or all measured values are 0.
     """
     raw = get_counts(protein, layer)
     values = np.array(canonical(raw).toarray() if sparse.issparse(raw) else raw, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Whether cells have what the reference of a model was made from."""
+"""Checks that cells have the genes, proteins and representation of the reference of a model."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def check_genes(state: Mapping[str, Any], cells: Cells, projection: Projection | JointProjection | None) -> None:
-    """Refuse cells whose genes are not those of the reference, in their order.
+    """Refuse cells whose genes are not the genes of the reference in the same order.
 
     Raises
     ------
     ValueError
-        If they are others, or in another order.
+        If the genes differ, or are in another order.
     """
     if isinstance(projection, JointProjection):
         _check_names("genes", list(state["gene_names"]), list(cells.genes.astype(str)))
@@ -33,28 +33,29 @@ def check_genes(state: Mapping[str, Any], cells: Cells, projection: Projection |
         raise ValueError(
             f"Expected the {projection.n_vars} genes the model was set up with, found {len(cells.genes)}. "
             "Map the cells with scsiameseclu.tl.map(adata, model), which finds the genes by name, or align a copy of "
-            "them with SCSiameseClu.prepare_query_anndata(adata, model)."
+            "the data with SCSiameseClu.prepare_query_anndata(adata, model)."
         )
     names = list(cells.genes[projection.gene_indices].astype(str))
     if names != list(state["gene_names"]):
         if set(state["gene_names"]) <= set(cells.genes.astype(str)):
             raise ValueError(
-                "Expected the genes in the order the model was set up with, found them in another order. "
+                "Expected the genes in the order the model was set up with, found the genes in another order. "
                 "Align the data with `prepare_query_anndata` first."
             )
         raise ValueError(
             f"Expected the genes the model was set up with ({', '.join(state['gene_names'][:3])}, ...), found genes of "
-            f"other names ({', '.join(names[:3])}, ...). Rename adata.var_names if they are the same genes."
+            f"other names ({', '.join(names[:3])}, ...). If these are the same genes, rename adata.var_names."
         )
 
 
 def check_proteins(state: Mapping[str, Any], cells: Cells, projection: Projection | JointProjection | None) -> None:
-    """Refuse cells whose proteins are not those of the reference, in their order and of their kind.
+    """Refuse cells whose proteins are not the proteins of the reference in the same order.
 
     Raises
     ------
     ValueError
-        If they are others, in another order, or counts where the reference has normalised values (or the reverse).
+        If the proteins differ, are in another order, or are counts where the reference has normalised values (or the
+        reverse).
     """
     if not isinstance(projection, JointProjection) or cells.proteins is None:
         return
@@ -71,12 +72,12 @@ def check_representation(use_rep: str | None, data: Any) -> None:
     Raises
     ------
     KeyError
-        If it lacks the entry of ``obsm``.
+        If ``obsm`` has no such entry.
     """
     if use_rep is not None and use_rep not in data.obsm:
         raise KeyError(
-            f"`use_rep`: the model's cell graph is built on obsm[{use_rep!r}], which the given data lack; found "
-            f"{sorted(data.obsm)}. Compute it with the same model as for the reference, for instance "
+            f"`use_rep`: expected obsm[{use_rep!r}], on which the model's cell graph is built, found "
+            f"{sorted(data.obsm)}. Compute this entry with the same model as for the reference, for instance "
             f"adata.obsm[{use_rep!r}] = scvi_model.get_latent_representation(adata)."
         )
 
@@ -87,12 +88,12 @@ def check_width(state: Mapping[str, Any], rep: NDArray[np.float32]) -> None:
     Raises
     ------
     ValueError
-        If it has another number of columns.
+        If the numbers of columns differ.
     """
     if rep.shape[1] != int(state["n_rep"]):
         raise ValueError(
             f"obsm[{state['use_rep']!r}]: expected {state['n_rep']} columns as at set-up, found {rep.shape[1]}. "
-            "Compute it with the same model as for the reference."
+            "Compute this entry with the same model as for the reference."
         )
 
 

@@ -1,4 +1,4 @@
-"""A trained model and its cells as one self-contained HTML page; used through ``SCSiameseClu.report``."""
+"""Report of a trained model as one self-contained HTML page, which ``SCSiameseClu.report`` writes."""
 
 from scsiameseclu.report._concerns import Concern
 from scsiameseclu.report._page import Report, build_report

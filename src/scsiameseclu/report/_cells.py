@@ -1,4 +1,4 @@
-"""What a report reads of a model and its data, once."""
+"""The data of a report, which are read once from a model and its cells."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from scsiameseclu.model import SCSiameseClu
 
 KEY = "cluster"
-"""Column with the clusters in what pictures and markers are made of."""
+"""Name of the clusters in the AnnData that pictures and marker genes are computed from."""
 UNCERTAIN = 0.5
-"""A cell is uncertain if the probability of its cluster is below this."""
+"""A cell is uncertain if the probability of its cluster is below this value."""
 MAX_SHOWN = 20_000
-"""Cells that pictures and ranked genes are made of, at most."""
+"""Largest number of cells that pictures and marker genes are computed from. More cells are sampled."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,21 @@ class Cells:
     obs
         Columns of the user, one row per cell.
     clusters
-        Cluster of each cell; one category per cluster of the model, also for those without a cell.
+        Cluster of each cell. Each cluster of the model is a category, even if it has no cells.
     probabilities
         Probabilities of the clusters, float32 ``(n_obs, n_clusters)``.
     n_counts, n_genes
-        Counts of each cell, and its genes with a count, ``(n_obs,)``.
+        Total counts of each cell, and number of genes with a count in each cell, ``(n_obs,)``.
     n_vars
         Number of genes of the data.
     out_of_reference
-        Out-of-reference score of each cell, ``(n_obs,)``; ``None`` if the model cannot say.
+        Out-of-reference score of each cell, ``(n_obs,)``, or ``None`` if the model cannot compute scores.
     cluster_stability
-        Stability of the clusters by name; ``None`` if it was not measured for these clusters.
+        Stability of the clusters by name, or ``None`` if the stability of these clusters was not measured.
     shown
-        Cells that pictures and ranked genes are made of, with counts, clusters in ``obs["cluster"]``, and what is known
-        of each cell. An object of its own, which may be changed.
+        Cells that pictures and marker genes are computed from. The AnnData contains counts, the embedding, clusters in
+        ``obs["cluster"]``, confidences, and, if available, stability and out-of-reference scores. The AnnData is a copy
+        and may be changed.
     """
 
     obs: pd.DataFrame
@@ -64,7 +65,7 @@ class Cells:
 
     @property
     def confidence(self) -> NDArray[np.float32]:
-        """Probability of the cluster of each cell, ``(n_obs,)``."""
+        """Probability of each cell's own cluster, float32 ``(n_obs,)``."""
         return self.probabilities.max(axis=1)
 
     @property
@@ -74,7 +75,7 @@ class Cells:
 
     @property
     def sizes(self) -> pd.Series:
-        """Cells of every cluster, by name."""
+        """Number of cells of every cluster, by name."""
         return pd.Series(np.bincount(self.clusters.codes, minlength=len(self.names)), index=self.names)
 
 
@@ -86,9 +87,10 @@ def read_cells(model: SCSiameseClu, adata: AnnData | MuData | None, key: str) ->
     model
         A trained model with its data.
     adata
-        The same cells with other genes or columns, to be shown instead of the model's own data.
+        The same cells with other genes or columns, which are shown instead of the data of the model. ``None``: the data
+        of the model.
     key
-        Name under which the stability of the clusters was written.
+        Name of the results in ``obs``, to look up the stability of the clusters.
 
     Raises
     ------
@@ -102,7 +104,7 @@ def read_cells(model: SCSiameseClu, adata: AnnData | MuData | None, key: str) ->
     if not data.obs_names.equals(own.obs_names):
         raise ValueError(
             f"Expected adata with the {own.n_obs} cells of the model in the same order, found {data.n_obs} cells that "
-            "differ. Map other cells with tl.map(adata, model), and report the model that it returns."
+            "differ. Map other cells with tl.map(adata, model), and report the model that tl.map returns."
         )
     setup = model.registry["setup_args"]
     rna, layer = model._rna(data), setup.get("layer", setup.get("rna_layer"))
@@ -131,7 +133,7 @@ def read_cells(model: SCSiameseClu, adata: AnnData | MuData | None, key: str) ->
 
 
 def _depth(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Counts of each cell, and its genes with a count."""
+    """Total counts of each cell, and number of genes with a count in each cell."""
     n_counts, n_genes = np.zeros(counts.shape[0]), np.zeros(counts.shape[0], dtype=np.int64)
     for rows, block in row_chunks(counts):
         n_counts[rows] = np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
@@ -147,14 +149,14 @@ def _rows(counts: Any, rows: NDArray[np.int64]) -> sparse.csr_matrix:
 def _out_of_reference(model: SCSiameseClu, latent: NDArray[np.float32]) -> NDArray[np.float32] | None:
     try:
         return model._novelty(latent)
-    except RuntimeError:  # saved without landmarks, or trained with other weights since
+    except RuntimeError:  # the model was saved without landmarks, or its weights have changed
         return None
 
 
 def _stability(
     data: AnnData | MuData, clusters: pd.Categorical, key: str
 ) -> tuple[NDArray[np.float64] | None, pd.Series | None]:
-    """What ``tl.stability`` wrote, of cells and of clusters, if it judged these very clusters."""
+    """Stability of cells and of clusters that ``tl.stability`` wrote, or None if it judged other clusters."""
     column, record = data.obs.get(stability_key(key)), data.uns.get(stability_key(key))
     judged = data.obs.get(key)
     if column is None or record is None or judged is None:

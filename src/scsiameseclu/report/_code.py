@@ -1,4 +1,4 @@
-"""The call that makes a model again, and what it was made with."""
+"""Code that reproduces a model, and the versions of the packages that it was made with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("scsiameseclu", "scvi-tools", "torch", "lightning", "anndata", "sca
 
 
 def versions() -> dict[str, str]:
-    """Version of Python and of the packages behind a result."""
+    """Versions of Python and of the packages that a result depends on."""
     found = {"Python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -31,15 +31,15 @@ def versions() -> dict[str, str]:
 
 
 def n_epochs(model: SCSiameseClu) -> int:
-    """Epochs of the last training."""
+    """Number of epochs of the last training."""
     return max((len(frame) for frame in (model.history or {}).values()), default=0)
 
 
 def code(model: SCSiameseClu) -> str:
-    """Python code that makes a model again from its data, on the same versions and device.
+    """Python code that reproduces a model from its data, with the same versions of the packages and the same device.
 
-    Arguments at their defaults are left out. Those of :meth:`~scsiameseclu.SCSiameseClu.train` are not kept in a model,
-    but the number of epochs.
+    Arguments with default values are left out. Of the arguments of :meth:`~scsiameseclu.SCSiameseClu.train`, only the
+    number of epochs is included, because a model does not store the others.
 
     Parameters
     ----------

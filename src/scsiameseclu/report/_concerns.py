@@ -1,4 +1,4 @@
-"""What in a clustering asks for a second look."""
+"""Possible problems of a clustering, which the user should check."""
 
 from __future__ import annotations
 
@@ -18,35 +18,42 @@ if TYPE_CHECKING:
     from scsiameseclu.report._names import Names
 
 _FEW_COUNTS = 500
+"""Data are shallow if the median of the total counts per cell is below this number."""
 _SHALLOW = 0.5
-"""A cluster is shallow if its median of counts is below this share of the median of the other cells."""
+"""A cluster is shallow if its median total counts are below this share of the median of the other cells."""
 _FEW_CELLS = 20
+"""A cluster with fewer cells is small."""
 _DOUBTFUL = 0.6
-"""Hennig calls a cluster of lower stability doubtful."""
+"""Hennig (2007) calls a cluster of lower stability doubtful."""
 _FROM_ONE = 0.9
-"""A cluster follows a column if this share of its cells has one value of it, ..."""
+"""A cluster follows a column if at least this share of its cells has the same value in the column ..."""
 _USUAL = 0.5
-"""... which at most this share of the other cells has."""
+"""... and at most this share of the other cells has this value."""
 _EXPLAINED = 0.5
-"""Clusters follow a column of numbers if they explain this share of its variance."""
+"""Clusters follow a column of numbers if they explain more than this share of its variance."""
 _MANY_UNCERTAIN = 0.1
+"""Share of uncertain cells above which a cluster is reported."""
 _ALPHA = 0.05
+"""Largest p value of a split that is reported."""
 _SECOND_LABEL = 0.25
+"""Share of the second most frequent label in a cluster from which on the cluster is reported."""
 _MAX_CATEGORIES = 100
+"""Columns with more categories are not compared with the clusters."""
 
 
 @dataclass(frozen=True)
 class Concern:
-    """One thing to look at.
+    """A possible problem, which the user should check.
 
     Attributes
     ----------
     kind
-        ``"depth"``, ``"size"``, ``"stability"``, ``"column"``, ``"two types"``, ``"uncertain"`` or ``"reference"``.
+        Kind of the problem: ``"depth"``, ``"size"``, ``"stability"``, ``"column"``, ``"two types"``, ``"uncertain"`` or
+        ``"reference"``.
     about
         ``"all cells"``, or the name of a cluster.
     text
-        What was found, and what to do about it.
+        Description of the problem, and advice.
     """
 
     kind: str
@@ -57,7 +64,7 @@ class Concern:
 def find_concerns(
     cells: Cells, tree: Mapping[str, Any] | None, names: Names, columns: Sequence[str], is_query: bool
 ) -> list[Concern]:
-    """Everything in a clustering that asks for a second look.
+    """Find possible problems of a clustering.
 
     Parameters
     ----------
@@ -66,11 +73,11 @@ def find_concerns(
     tree
         ``cluster_tree_`` of the model.
     names
-        Names proposed for the clusters.
+        Proposed names of the clusters.
     columns
         Columns of ``obs`` to compare the clusters with.
     is_query
-        Whether the cells are those of a query.
+        Whether the cells belong to a query.
     """
     return [
         *_depth(cells),
@@ -100,9 +107,9 @@ def _depth(cells: Cells) -> Iterator[Concern]:
             yield Concern(
                 "depth",
                 name,
-                f"Its cells have {np.median(inside):,.0f} counts (median), the other cells "
-                f"{np.median(outside):,.0f}. They may be "
-                "damaged cells or empty droplets, or small cells such as platelets: look at its marker genes.",
+                f"The cells of this cluster have {np.median(inside):,.0f} counts (median), the other cells "
+                f"{np.median(outside):,.0f}. The cells of this cluster may be damaged cells, empty droplets, or small "
+                "cells such as platelets: look at the marker genes of the cluster.",
             )
 
 
@@ -110,7 +117,9 @@ def _size(cells: Cells) -> Iterator[Concern]:
     for name, size in cells.sizes.items():
         if 0 < size < _FEW_CELLS:
             yield Concern(
-                "size", str(name), f"It has {size} cells. That is a rare type, or a group of doublets or outliers."
+                "size",
+                str(name),
+                f"This cluster has {size} cells. The cells may be a rare type, doublets or outliers.",
             )
 
 
@@ -120,8 +129,8 @@ def _stability(cells: Cells) -> Iterator[Concern]:
             yield Concern(
                 "stability",
                 str(name),
-                f"Its stability over seeds is {value:.2f}; below {_DOUBTFUL} a cluster is doubtful, below 0.5 "
-                "dissolved.",
+                f"The stability of this cluster over seeds is {value:.2f}. A cluster with a stability below "
+                f"{_DOUBTFUL} is doubtful, and a cluster with a stability below 0.5 is dissolved.",
             )
 
 
@@ -131,10 +140,8 @@ def _followed_columns(cells: Cells, columns: Sequence[str]) -> Iterator[Concern]
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
             share = explained(values.to_numpy(dtype=float), np.asarray(cells.clusters.codes))
             if share > _EXPLAINED:
-                text = (
-                    f"They explain {share:.0%} of the variance of obs[{column!r}]. If that measures quality or depth, "
-                )
-                yield Concern("column", "all cells", f"{text}the clusters may, too.")
+                text = f"The clusters explain {share:.0%} of the variance of obs[{column!r}]. If this column measures "
+                yield Concern("column", "all cells", f"{text}quality or depth, so may the clusters.")
         else:
             yield from _from_one_category(cells, column, values)
 
@@ -151,21 +158,22 @@ def _from_one_category(cells: Cells, column: str, values: pd.Series) -> Iterator
             yield Concern(
                 "column",
                 cells.names[number],
-                f"{share:.0%} of its cells have {category!r} in obs[{column!r}], and {usual:.0%} of the other cells. "
-                "That is as it should be where the column holds cell types. If it holds batches, donors or lanes, set "
-                f"up with batch_key={column!r}, or check that the cells exist in this sample only.",
+                f"{share:.0%} of the cells of this cluster have {category!r} in obs[{column!r}], and {usual:.0%} of "
+                "the other cells. If the column contains cell types, this is no problem. If the column contains "
+                f"batches, donors or lanes, set up the model with batch_key={column!r}, or check that such cells only "
+                "exist in this sample.",
             )
 
 
 def explained(values: np.ndarray, codes: np.ndarray) -> float:
-    """Share of the variance of numbers that groups explain; 0 if there is none.
+    """Share of the variance of numbers that groups explain; 0 if the numbers do not vary.
 
     Parameters
     ----------
     values
-        Numbers, ``(n,)``; those that are not finite take no part.
+        Numbers, ``(n,)``. Values that are not finite are left out.
     codes
-        Group of each, ``(n,)``.
+        Group of each number, int ``(n,)``.
     """
     finite = np.isfinite(values)
     values, codes = values[finite], codes[finite]
@@ -178,12 +186,12 @@ def explained(values: np.ndarray, codes: np.ndarray) -> float:
 
 
 def _splits(names: Sequence[str], tree: Mapping[str, Any] | None) -> Iterator[Concern]:
-    """Clusters that the tree divides in two parts which one population does not explain."""
+    """Clusters whose first split in the tree is unlikely for a single population."""
     if tree is None:
         return
     hierarchy, current = from_state(tree), np.asarray(tree["current"])
     seen = set()
-    for split in tree["splits"]:  # the topmost first
+    for split in tree["splits"]:  # the topmost splits come first
         inside = np.unique(current[hierarchy.members(split["node"])])
         if len(inside) > 1 or inside[0] in seen:
             continue
@@ -193,9 +201,10 @@ def _splits(names: Sequence[str], tree: Mapping[str, Any] | None) -> Iterator[Co
             yield Concern(
                 "two types",
                 names[inside[0]],
-                f"It falls into parts of {split['n_left']:,} and {split['n_right']:,} cells more clearly than one "
-                f"population would (separability {split['separability']:.2f}, p = {split['p_value']:.2f}; genes: "
-                f"{genes}). To divide it: model.split({names[inside[0]]!r}).",
+                f"This cluster has parts of {split['n_left']:,} and {split['n_right']:,} cells, which are more "
+                f"separate than the parts of one population (separability {split['separability']:.2f}, "
+                f"p = {split['p_value']:.2f}; genes: {genes}). To divide the cluster: "
+                f"model.split({names[inside[0]]!r}).",
             )
 
 
@@ -205,16 +214,17 @@ def _named_twice(names: Names) -> Iterator[Concern]:
             yield Concern(
                 "two types",
                 cluster,
-                f"Markers of {name.first!r} ({name.first_value:.2f}) and {name.second!r} ({name.second_value:.2f}) "
-                "are about as high: two types, doublets, or types that share markers.",
+                f"The scores of the markers of {name.first!r} ({name.first_value:.2f}) and {name.second!r} "
+                f"({name.second_value:.2f}) are close. The cluster may contain two types or doublets, or the types "
+                "share markers.",
             )
     for cluster, name in names.by_labels.items():
         if name.second and name.second_value >= _SECOND_LABEL:
             yield Concern(
                 "two types",
                 cluster,
-                f"{name.first_value:.0%} of its labelled cells are {name.first!r} and {name.second_value:.0%} are "
-                f"{name.second!r}.",
+                f"{name.first_value:.0%} of the labelled cells of this cluster are {name.first!r} and "
+                f"{name.second_value:.0%} are {name.second!r}.",
             )
 
 
@@ -226,7 +236,7 @@ def _uncertain(cells: Cells) -> Iterator[Concern]:
             yield Concern(
                 "uncertain",
                 name,
-                f"{of_cluster.mean():.0%} of its cells have a probability below {UNCERTAIN} of being in it.",
+                f"{of_cluster.mean():.0%} of the cells of this cluster have a confidence below {UNCERTAIN}.",
             )
 
 
@@ -239,5 +249,5 @@ def _unlike_reference(cells: Cells) -> Iterator[Concern]:
             "reference",
             "all cells",
             f"{share:.0%} of the cells have an out-of-reference score above {MAX_OUT_OF_REFERENCE}, instead of about "
-            "5 %: new types, or another technique. Leave such cells unassigned.",
+            "5 %. The cells may be of new types, or measured by another technique. Leave such cells unassigned.",
         )

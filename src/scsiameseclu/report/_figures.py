@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from anndata import AnnData
 from matplotlib import rc_context
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from scsiameseclu.model import SCSiameseClu
 
@@ -26,12 +28,14 @@ _DPI = 150
 _PIXELS = 96
 """Pixels of a page per inch."""
 _MAX_GENES = 60
-"""Genes of the given marker lists that are drawn, at most."""
+"""Largest number of genes of the given marker lists that are drawn."""
+_MAX_REFERENCE_CELLS = 5_000
+"""Largest number of reference cells that are drawn with the cells of a query. More cells are sampled."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure with its name, and a text for those who do not see it."""
+    """A figure with its name and its alternative text for screen readers."""
 
     name: str
     text: str
@@ -39,14 +43,14 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture itself, as the source of an image on a page."""
+        """The picture as a data URL, for the ``src`` of an image element."""
         buffer = BytesIO()
         self.figure.savefig(buffer, format="png", dpi=_DPI, bbox_inches="tight")
         return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
     @property
     def width(self) -> int:
-        """Width on a page, in pixels."""
+        """Width of the picture on the page, in pixels."""
         return round(self.figure.get_figwidth() * _PIXELS)
 
     def write(self, folder: Path) -> None:
@@ -56,21 +60,26 @@ class Picture:
 
 
 def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Sequence[str]] | None) -> dict[str, Picture]:
-    """Draw what there is to draw, by name.
+    """Draw the pictures of a report. Pictures without data are left out.
 
     Parameters
     ----------
     model
         The model of the report.
     cells
-        Its cells.
+        Cells of the model.
     markers
-        Marker genes of each type.
+        Marker genes of each cell type, or ``None``.
+
+    Returns
+    -------
+    dict
+        Pictures by name.
     """
     shown, pictures = cells.shown, {}
 
     def add(name: str, text: str, draw: Any, *arguments: Any, **options: Any) -> None:
-        with rc_context({"text.parse_math": False}):  # names with a $ are no formulae
+        with rc_context({"text.parse_math": False}):  # names that contain $ must not be read as formulas
             pictures[name] = Picture(name, text, draw(*arguments, return_fig=True, **options))
 
     colors = [name for name in (KEY, confidence_key(KEY), stability_key(KEY)) if name in shown.obs]
@@ -79,7 +88,7 @@ def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Seque
     add("confidence", "Confidence of the cells of every cluster", pl.confidence, shown, key=KEY)
     if model.cluster_tree_ is not None:
         add("tree", "Tree over the clusters, with the evidence for every split", pl.cluster_tree, model, genes=2)
-        add("evidence", "What speaks for every further cluster", pl.split_evidence, model)
+        add("evidence", "Separability of the parts of every split", pl.split_evidence, model)
     if markers_key(KEY) in shown.uns:
         add("markers", "Best marker genes of every cluster", pl.marker_dotplot, shown, key=KEY)
     if known := _known(markers, shown.var_names):
@@ -90,16 +99,24 @@ def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Seque
         text = "Out-of-reference scores of the cells"
         add("out_of_reference", text, pl.out_of_reference, shown, key=KEY)
     if model.is_query_ and model.reference is not None and len(model.reference.latent):
-        reference = AnnData(obsm={latent_key(KEY): model.reference.latent}, shape=(len(model.reference.latent), 0))
-        text = "The cells among those of the reference, which are grey"
+        reference = _sampled(model.reference.latent)
+        text = "The cells of the query among cells of the reference, which are grey"
         add("on_reference", text, pl.query_on_reference, shown, reference, key=KEY, reference_key=KEY)
     if model.history:
         add("training", "Loss terms by epoch", pl.training_curves, model)
     return pictures
 
 
+def _sampled(latent: NDArray[np.float32]) -> AnnData:
+    """A random sample of the reference cells, given by their embedding, ``(n, n_latent)``. The seed is fixed."""
+    if len(latent) > _MAX_REFERENCE_CELLS:
+        rows = np.random.default_rng(0).choice(len(latent), _MAX_REFERENCE_CELLS, replace=False)
+        latent = latent[np.sort(rows)]
+    return AnnData(obsm={latent_key(KEY): latent}, shape=(len(latent), 0))
+
+
 def _known(markers: Mapping[str, Sequence[str]] | None, genes: Sequence[str]) -> dict[str, list[str]]:
-    """Marker genes that the data have, up to a number that can be read in a figure."""
+    """Marker genes that are in the data, at most as many as can be read in a figure."""
     known: dict[str, list[str]] = {}
     left, present = _MAX_GENES, set(genes)
     for name, listed in (markers or {}).items():

@@ -1,4 +1,4 @@
-"""Names proposed for clusters, and the next best ones."""
+"""Proposed names of clusters, and the second-best names."""
 
 from __future__ import annotations
 
@@ -18,37 +18,40 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Name:
-    """A name for a cluster, and the runner-up, with what speaks for each: a score of markers, or a share of labels."""
+    """The best and the second-best name of a cluster, with the evidence for both names.
+
+    The evidence is a score of marker genes, or the share of the cells with this label.
+    """
 
     first: str
     first_value: float
     second: str = ""
     second_value: float = 0.0
     is_assigned: bool = True
-    """Whether the evidence is enough for the first name."""
+    """Whether the evidence is sufficient for the first name."""
     is_close: bool = False
-    """Whether the runner-up has about as much for itself."""
+    """Whether the evidence for the second name is almost as strong as for the first name."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Names by cluster, from marker genes and from labels of cells; empty where there are none."""
+    """Names by cluster, from marker genes and from labels of cells. Without markers or labels, the names are empty."""
 
     by_markers: dict[str, Name] = field(default_factory=dict)
     by_labels: dict[str, Name] = field(default_factory=dict)
 
 
 def propose_names(cells: Cells, markers: Mapping[str, Sequence[str]] | None, labels: pd.Series | None) -> Names:
-    """Name clusters from marker genes by :func:`scsiameseclu.tl.annotate`, and from labels by their shares.
+    """Propose names for clusters by marker genes (:func:`scsiameseclu.tl.annotate`) and by the most frequent labels.
 
     Parameters
     ----------
     cells
         Cells of the report.
     markers
-        Marker genes of each type.
+        Marker genes of each cell type, or ``None``.
     labels
-        Label of each cell; missing ones take no part.
+        Label of each cell, or ``None``. Cells without a label are left out.
     """
     return Names(
         {} if markers is None else _by_markers(cells, markers),
@@ -57,7 +60,7 @@ def propose_names(cells: Cells, markers: Mapping[str, Sequence[str]] | None, lab
 
 
 def _by_markers(cells: Cells, markers: Mapping[str, Sequence[str]]) -> dict[str, Name]:
-    if cells.shown.obs[KEY].nunique() < 2:  # scores compare clusters with each other
+    if cells.shown.obs[KEY].nunique() < 2:  # scores compare clusters, so at least two clusters are needed
         return {}
     table = tl.annotate(cells.shown, markers, KEY)
     record = cells.shown.uns[type_key(KEY)]

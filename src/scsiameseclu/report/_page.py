@@ -1,4 +1,4 @@
-"""The content of a report, and the page made of it."""
+"""The content of a report, and its HTML page."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _N_CELLS = 15
 
 @dataclass(frozen=True)
 class Table:
-    """Text by row and column; the first column names the row."""
+    """A table of text. The first column contains the names of the rows."""
 
     header: tuple[str, ...]
     rows: list[tuple[str, ...]]
@@ -44,27 +44,28 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report shows.
+    """The content of a report.
 
     Attributes
     ----------
     title
         Heading of the page.
     made
-        Day and time of the report, in UTC.
+        Date and time of the report, in UTC.
     summary, settings, versions
-        Facts by name.
+        Facts about the data, settings of the model, and versions of the packages, by name.
     concerns
-        What asks for a second look.
+        Possible problems to check.
     clusters, splits, pairs, least_certain, unlike
-        Tables: of the clusters, of the splits of the tree, of pairs of clusters with cells between them, of the least
-        certain cells, and of the cells most unlike the reference. ``None`` if there is nothing to show.
+        Tables of the clusters, of the splits of the tree, of pairs of clusters with uncertain cells between them, of
+        the least certain cells, and of the cells that are most unlike the reference. ``None`` if there is nothing to
+        show.
     pictures
         Pictures by name.
     code
-        The call that makes the result again.
+        Code that reproduces the result.
     notes
-        What the reader has to know about the content, by section.
+        Notes for the reader, by section of the page.
     """
 
     title: str
@@ -83,14 +84,14 @@ class Report:
     notes: dict[str, str]
 
     def to_html(self) -> str:
-        """The page: one HTML document that fetches nothing. All text is escaped."""
+        """Return the page as one HTML document, which loads nothing from the network. All text is escaped."""
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("scsiameseclu.report"), autoescape=True, undefined=jinja2.StrictUndefined
         )
         return environment.get_template("page.html").render(report=self)
 
     def write_figures(self, folder: Path) -> None:
-        """Write every picture as PNG and SVG."""
+        """Write every picture as PNG and SVG to ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         for picture in self.pictures.values():
             picture.write(folder)
@@ -105,11 +106,13 @@ def build_report(
     key: str = DEFAULT_KEY,
     call: str | None = None,
 ) -> Report:
-    """Gather what a report shows; nothing is written to the data.
+    """Compute the content of a report. Nothing is written to the data.
 
     Parameters
     ----------
-    model, adata, markers, labels_key, key, call
+    model
+        A trained model.
+    adata, markers, labels_key, key, call
         As for :meth:`scsiameseclu.SCSiameseClu.report`.
     """
     model._check_clusters()
@@ -146,7 +149,7 @@ def _is_ours(column: str, key: str) -> bool:
 
 
 def _best_genes(cells: Cells) -> dict[str, list[str]]:
-    """Best marker genes of every cluster; none where there is one cluster, or no two with two cells."""
+    """Best marker genes of every cluster. Empty if there are fewer than two clusters with at least two cells."""
     if (cells.shown.obs[KEY].value_counts() > 1).sum() < 2:
         return {}
     table = tl.markers(cells.shown, KEY)
@@ -159,7 +162,7 @@ def _summary(model: SCSiameseClu, cells: Cells) -> dict[str, str]:
         "cells": f"{len(cells.clusters):,}",
         "genes": f"{cells.n_vars:,}, of which the model reads {model.summary_stats['n_vars']:,}",
         "batches": f"{model.summary_stats['n_batch']:,}",
-        "clusters": f"{model.n_clusters} (asked for: {model.n_clusters_requested_})",
+        "clusters": f"{model.n_clusters} (requested: {model.n_clusters_requested_})",
         "counts per cell": f"{np.median(cells.n_counts):,.0f} (median)",
         "genes per cell": f"{np.median(cells.n_genes):,.0f} (median)",
         "mean confidence of the cluster": f"{cells.confidence.mean():.3f}",
@@ -208,7 +211,7 @@ def _second(name: Name | None, form: str) -> str:
 
 
 def _split_table(model: SCSiameseClu, names: Sequence[str]) -> Table:
-    """Splits that the clusters are made of, the topmost first."""
+    """Table of the splits between the clusters, the topmost split first."""
     tree = model.cluster_tree_ or {}
     hierarchy, current = from_state(tree), np.asarray(tree["current"])
 
@@ -230,7 +233,7 @@ def _split_table(model: SCSiameseClu, names: Sequence[str]) -> Table:
 
 
 def _pair_table(cells: Cells) -> Table | None:
-    """Between which clusters the uncertain cells are."""
+    """Table of the pairs of clusters that uncertain cells are between."""
     unsure = np.flatnonzero(cells.confidence < UNCERTAIN)
     if not len(unsure) or len(cells.names) < 2:
         return None
@@ -271,13 +274,16 @@ def _mapping(model: SCSiameseClu) -> str:
 def _notes(model: SCSiameseClu, cells: Cells, adata: Any, call: str | None) -> dict[str, str]:
     notes = {}
     if len(cells.clusters) > MAX_SHOWN:
-        notes["pictures"] = f"Pictures and genes are of {MAX_SHOWN:,} cells, drawn at random; all else is of all cells."
+        notes["pictures"] = (
+            f"Pictures and marker genes are computed from {MAX_SHOWN:,} randomly drawn cells. Everything else is "
+            "computed from all cells."
+        )
     if changed_since_training(model):
-        notes["code"] = "Clusters were cut, split or merged after training; the code does not repeat that."
+        notes["code"] = "Clusters were cut, split or merged after training. The code does not repeat these changes."
     if call is None and not model.is_query_:
         notes["data"] = (
-            f"adata: the {len(cells.clusters):,} cells with the {model.summary_stats['n_vars']:,} genes the model "
-            "reads. Arguments of train() other than the number of epochs are not kept in a model."
+            f"adata: the {len(cells.clusters):,} cells with the {model.summary_stats['n_vars']:,} genes that the model "
+            "reads. A model stores the number of epochs, but no other arguments of train()."
         )
     if model.n_clusters == 1:
         notes["clusters"] = "With one cluster, every cell has the probability 1."

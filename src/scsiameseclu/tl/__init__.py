@@ -1,4 +1,4 @@
-"""Tools: whole analyses in one call."""
+"""Tools: complete steps of an analysis in one call."""
 
 from scsiameseclu.tl._annotate import annotate
 from scsiameseclu.tl._classify import classify

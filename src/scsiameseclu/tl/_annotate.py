@@ -1,4 +1,4 @@
-"""Names for clusters, from lists of marker genes."""
+"""Assign cell types to clusters by lists of marker genes."""
 
 from __future__ import annotations
 
@@ -42,80 +42,95 @@ def annotate(
     min_margin: float = 0.1,
     key_added: str | None = None,
 ) -> pd.DataFrame:
-    r"""Name clusters after the cell types whose markers they express; no labels of cells are used.
+    r"""Assign cell types to clusters by the expression of marker genes. Known labels of cells are not used.
 
-    With the mean :math:`\mu_{kg}` of log-normalised expression of gene :math:`g` in cluster :math:`k` of :math:`K`, the
-    score of a type with markers :math:`M` is
+    Let :math:`\mu_{kg}` be the mean log-normalised expression of gene :math:`g` in cluster :math:`k` of :math:`K`
+    clusters. The score of a type :math:`t` with marker genes :math:`M` in cluster :math:`k` is
 
     .. math:: s_{kt} = \frac{1}{|M|} \sum_{g \in M} \frac{\mu_{kg} - \bar\mu_g}{\sigma_g},
 
-    where :math:`\bar\mu_g` and :math:`\sigma_g` are mean and standard deviation over cells, every cluster counted
-    alike, so that sizes of clusters do not matter. A marker without noise that only one cluster expresses adds
-    :math:`\sqrt{K - 1}`; a gene that marks nothing adds about 0. A cluster gets the type with the highest score, or
-    ``"unassigned"`` if that score or its distance to the second is too small. Several clusters may get one type.
+    where :math:`\bar\mu_g` and :math:`\sigma_g` are the mean and the standard deviation of the gene over all cells. All
+    clusters have the same weight in both, so the sizes of the clusters do not matter. A marker gene without noise that
+    only one cluster expresses contributes :math:`\sqrt{K - 1}`. A gene that is no marker contributes about 0.
 
-    A cluster is "mixed" if it seems to hold cells of a second type: in some cells the markers of the second type
-    replace those of the best one. That shows in a correlation of at most -0.35 between the scores of the two types
-    over the cells of the cluster, with a higher score of the second type in 10 % of the cells or more, and in three at
-    least.
+    A cluster gets the type with the highest score. The cluster is ``"unassigned"`` if this score, or its difference to
+    the second-highest score, is too small. Several clusters may get the same type.
+
+    A cluster is "mixed" if some of its cells seem to be of a second type: these cells express the markers of the second
+    type instead of the markers of the best type. A mixed cluster meets two conditions. First, the scores of the two
+    types have a correlation of at most -0.35 over the cells of the cluster. Second, the second type has the higher
+    score in at least 10 % of the cells, and in at least three cells.
 
     Parameters
     ----------
     adata
         Cells with raw counts and clusters. Only ``obs`` and ``uns`` are changed.
     markers
-        Marker genes of each type, or the name of a bundled set (``"blood"``, ``"immune"``, ``"pancreas"``,
-        ``"kidney"``, ``"brain"``; see :func:`~scsiameseclu.datasets.marker_sets`). Genes that are not in the data are
-        left out: those of your own lists with a warning.
+        Lists of marker genes by cell type, or the name of a bundled set of markers: ``"blood"``, ``"brain"``,
+        ``"immune"``, ``"kidney"`` or ``"pancreas"`` (see :func:`~scsiameseclu.datasets.marker_sets`). Genes that are
+        not in the data are left out. If the lists are given by the user, a warning names these genes.
     groupby
-        Column of ``obs`` with the clusters, at least two. Cells without one stay unassigned.
+        Column of ``obs`` with at least two clusters. Cells without a cluster stay unassigned.
     organism
-        Whose gene symbols a bundled set has: ``"human"`` or ``"mouse"``.
+        Organism of the gene symbols of a bundled set: ``"human"`` or ``"mouse"``.
     layer
         Layer with the counts. ``None``: ``X``.
     normalize
-        Scale every cell to 10,000 counts and take ``log1p``. ``False``: the values are log-normalised already.
+        Whether to scale every cell to 10,000 counts and take ``log1p``. Pass ``False`` if the values are already
+        log-normalised.
     gene_symbols
-        Column of ``var`` in which to look the markers up. ``None``: ``var_names``.
+        Column of ``var`` with the names of the genes in ``markers``. ``None``: ``var_names``.
     min_score
-        Lowest score that gives a name.
+        Smallest score with which a cluster gets a type.
     min_margin
-        Lowest distance to the second score that gives a name.
+        Smallest difference between the highest and the second-highest score with which a cluster gets a type.
     key_added
         Column of ``obs`` to write. ``None``: ``f"{groupby}_type"``.
 
     Returns
     -------
     pandas.DataFrame
-        One row per cluster: ``cluster``; ``type`` (or ``"unassigned"``); ``best``, the type with the highest score, and
-        ``score``; ``runner_up`` and ``runner_up_score`` (with one type, that type and 0); ``margin`` between the two
-        scores; ``mixed`` and ``mixed_with``, the second type or ``""``; ``n_markers``, genes behind the score.
+        One row per cluster, with the columns
+
+        - ``cluster``: name of the cluster;
+        - ``type``: assigned type, or ``"unassigned"``;
+        - ``best`` and ``score``: type with the highest score, and this score;
+        - ``runner_up`` and ``runner_up_score``: type with the second-highest score, and this score. With only one type,
+          this type and 0;
+        - ``margin``: difference between the two scores;
+        - ``mixed`` and ``mixed_with``: whether the cluster is mixed, and its second type or ``""``;
+        - ``n_markers``: number of genes in the score of the best type.
 
     Raises
     ------
     KeyError
         If ``groupby``, ``layer`` or ``gene_symbols`` does not exist.
     TypeError
-        If ``adata`` is no AnnData, or markers are a string instead of a list of strings.
+        If ``adata`` is not an AnnData, or the markers of a type are a string instead of a list of strings.
     ValueError
-        If there is no bundled set of this name, there are no types, a type of your own has no known gene or is called
-        ``"unassigned"``, a marker occurs twice in the data, there are fewer than two clusters, or the values are no
-        counts.
+        If there is no bundled set of this name, if there are no types, if a type of the user has no gene in the data or
+        is called ``"unassigned"``, if a marker occurs twice in the data, if there are fewer than two clusters, or if
+        the values are not counts.
 
     Warns
     -----
     UserWarning
-        If markers are not in the data (it lists them), or the values are no whole numbers and ``normalize=True``.
+        If markers of the user are not in the data. The warning lists these markers. Also if values are not whole
+        numbers and ``normalize=True``.
 
     Notes
     -----
-    The fewer markers, the more a score owes to chance: on the 700 cells of
-    :func:`~scsiameseclu.datasets.pbmc68k_reduced`, with seven clusters and seven lists of random genes, 42 % of
-    the clusters got a name with 3 genes per list, 16 % with 10 and 6 % with 20. Raise ``min_score`` for short lists.
+    With few markers per type, a score depends more on chance. On the 700 cells of
+    :func:`~scsiameseclu.datasets.pbmc68k_reduced`, with seven clusters and seven lists of random genes, 42 % of the
+    clusters got a type with 3 genes per list, 16 % with 10 genes and 6 % with 20 genes. Raise ``min_score`` for short
+    lists.
 
-    Writes ``obs[key_added]``, categorical, in the order of ``markers``, ``"unassigned"`` last; and ``uns[key_added]``
-    with ``"params"``, ``"scores"`` (float64, clusters x types), ``"clusters"`` and ``"types"`` (its rows and columns),
-    and, for each cluster, ``"best"``, ``"runner_up"``, ``"margin"`` (float64) and ``"mixed_with"``.
+    The function writes
+
+    - ``obs[key_added]``: types, categorical, in the order of ``markers``, with ``"unassigned"`` last;
+    - ``uns[key_added]``: ``"params"``; ``"scores"`` (float64, clusters x types); ``"clusters"`` and ``"types"``, the
+      names of the rows and columns of the scores; and, for each cluster, ``"best"``, ``"runner_up"``, ``"margin"``
+      (float64) and ``"mixed_with"``.
 
     Examples
     --------
@@ -145,7 +160,7 @@ def annotate(
     named = (table["score"] >= min_score) & (table["margin"] >= min_margin)
     table.insert(1, "type", table["best"].where(named, UNASSIGNED))
 
-    of_cell = np.append(table["type"], UNASSIGNED)[codes]  # the code -1 of cells without a cluster picks the last one
+    of_cell = np.append(table["type"], UNASSIGNED)[codes]  # cells without a cluster have code -1: the last entry
     present = set(of_cell)
     adata.obs[key_added] = pd.Categorical(of_cell, [each for each in (*genes, UNASSIGNED) if each in present])
     params = {"groupby": groupby, "min_score": min_score, "min_margin": min_margin, "normalize": normalize}
@@ -163,7 +178,7 @@ def annotate(
 def _table(
     scores: NDArray[np.float64], n_markers: NDArray[np.int64], mixed: NDArray[np.int64], types: NDArray[np.str_]
 ) -> pd.DataFrame:
-    """The two best types of each cluster, and whether a second type is mixed in (``mixed``: its number, or -1)."""
+    """Table of the two best types of each cluster. ``mixed``: number of the second type of a mixed cluster, or -1."""
     order = np.argsort(-scores, axis=1, kind="stable")
     best, runner_up = order[:, 0], order[:, min(1, len(types) - 1)]
     rows = np.arange(len(scores))
@@ -206,29 +221,35 @@ def _gene_names(adata: AnnData, gene_symbols: str | None) -> pd.Index:
 
 
 def bundled_markers(tissue: str, organism: Organism, names: pd.Index) -> dict[str, list[str]]:
-    """Bundled markers that are among the genes of the data, without the types that have none of them."""
+    """Bundled markers that are in the data. Types without any marker in the data are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no bundled set of this name, or no marker is in the data.
+    """
     bundled = marker_sets(tissue, organism)
     known = {name: [gene for gene in genes if gene in names] for name, genes in bundled.items()}
     present = {name: genes for name, genes in known.items() if genes}
     if not present:
         raise ValueError(
-            f"Expected gene symbols of {organism}, found none of the markers of {tissue!r}; genes are called like "
-            f"{names[:3].tolist()} here. Pass another `organism`, or name the column of symbols by `gene_symbols`."
+            f"Expected gene symbols of {organism}, found none of the markers of {tissue!r}. The data have gene names "
+            f"such as {names[:3].tolist()}. Pass another `organism`, or pass the column of symbols as `gene_symbols`."
         )
     if absent := [name for name in bundled if name not in present]:
-        logger.warning("No marker of %s is among the genes of the data; no cluster can get these names.", absent)
+        logger.warning("No marker of %s is among the genes of the data; no cluster can get these types.", absent)
     n_missing = sum(map(len, bundled.values())) - sum(map(len, known.values()))
     logger.info("%d of the markers of %r are not among the genes of the data.", n_missing, tissue)
     return present
 
 
 def _find_genes(names: pd.Index, markers: Mapping[str, Sequence[str]]) -> dict[str, NDArray[np.int64]]:
-    """Columns of the known markers of each type."""
+    """Columns of the markers of each type that are in the data."""
     if not markers:
         raise ValueError("Expected at least one type in markers, found none.")
     if UNASSIGNED in markers:
         raise ValueError(
-            f"Expected other names of types, found {UNASSIGNED!r}, which is kept for clusters without a type."
+            f"Expected other names of types, found {UNASSIGNED!r}, which is reserved for clusters without a type."
         )
     repeated = set(names[names.duplicated()])
 
@@ -240,23 +261,23 @@ def _find_genes(names: pd.Index, markers: Mapping[str, Sequence[str]]) -> dict[s
         genes = list(dict.fromkeys(map(str, genes)))
         if twice := sorted(repeated.intersection(genes)):
             raise ValueError(
-                f"Expected markers that occur once in the data, found several {twice}; make the names unique."
+                f"Expected markers that occur once in the data, found several genes {twice}; make the names unique."
             )
         columns = names.get_indexer(genes) if names.is_unique else _positions(names, genes)
         unknown += [gene for gene, column in zip(genes, columns, strict=True) if column < 0]
         found[str(name)] = columns[columns >= 0]
     if empty := [name for name, columns in found.items() if columns.size == 0]:
         raise ValueError(
-            f"Expected a known marker for every type, found none for {empty}; genes are called like "
-            f"{names[:3].tolist()} here. Correct the names, name `gene_symbols`, or leave these types out."
+            f"Expected at least one marker in the data for every type, found none for {empty}. The data have gene "
+            f"names such as {names[:3].tolist()}. Correct the names, pass `gene_symbols`, or leave these types out."
         )
     if unknown:
-        message = f"Expected markers among the genes of the data, found {len(unknown)} others: {sorted(set(unknown))}."
-        warnings.warn(f"{message} They are left out.", UserWarning, stacklevel=3)
+        message = f"{len(unknown)} markers are not among the genes of the data: {sorted(set(unknown))}."
+        warnings.warn(f"{message} These markers are left out.", UserWarning, stacklevel=3)
     return found
 
 
 def _positions(names: pd.Index, genes: list[str]) -> NDArray[np.int64]:
-    """Positions of names that occur at most once, -1 for those that do not occur, in an index with repetitions."""
+    """Positions of genes in an index with repeated names; -1 for genes that are not in the index."""
     first = names[~names.duplicated()]
     return np.append(np.flatnonzero(~names.duplicated()), -1)[first.get_indexer(genes)]

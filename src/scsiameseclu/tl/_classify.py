@@ -1,4 +1,4 @@
-"""Cell types of unlabelled cells, from labelled ones near them in the embedding."""
+"""Predict the cell types of unlabelled cells from labelled cells on an embedding."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ __all__ = ["classify"]
 logger = logging.getLogger(__name__)
 N_FOLDS = 5
 PRIOR_SD = {"logistic": 0.25, "knn": np.inf}
-"""Standard deviation of the normal prior of the logarithm of the temperature, by method. Probabilities of logistic
-regression are close to calibrated without a temperature, so that its prior is narrow. Shares of neighbours are not, and
-have no prior."""
+"""Standard deviation of the normal prior of the logarithm of the temperature, by method.
+
+The probabilities of logistic regression are nearly calibrated without a temperature, so the prior is narrow. The shares
+of neighbours are not calibrated, so there is no prior.
+"""
 MANY_TYPES = 50
+"""A column with more types, and fewer than two labelled cells per type, seems to hold names of cells and is refused."""
 VERY_MANY_TYPES = 200
+"""A warning is given if there are more types."""
 METHODS = ("logistic", "knn")
 
 
@@ -48,78 +52,92 @@ def classify(
 ) -> pd.DataFrame:
     r"""Predict cell types from partly labelled cells, or from a labelled reference, on an embedding.
 
-    ``"logistic"`` is multinomial logistic regression on the standardised embedding. ``"knn"`` weighs the labels of the
-    nearest labelled cells,
+    The method ``"logistic"`` is multinomial logistic regression on the standardised embedding. The method ``"knn"`` is
+    a weighted vote of the nearest labelled cells :math:`\mathcal N_i` of each cell,
 
     .. math:: p_{it} \propto \frac{1}{T}
         + \sum_{j \in \mathcal N_i} e^{-2 (d_{ij}^2 - d_{i1}^2) / \bar d_i^2} \, [y_j = t],
 
-    with :math:`d_{i1}` the distance of the nearest, :math:`\bar d_i^2` the mean squared distance of all neighbours and
-    :math:`T` types. Both are calibrated by temperature scaling, :math:`p^{1/\tau}` normalised, with the :math:`\tau`
-    that the labels of held-out labelled cells make most likely (5-fold cross-validation). For ``"logistic"``,
-    :math:`\log \tau` has a normal prior of mean 0 and standard deviation 0.25, which matters with few labels. Labelled
-    cells get that held-out prediction: it never comes from their own label, so that a confident disagreement points at
-    a wrong label. The only labelled cell of a type is predicted with its label, since nothing else knows that type.
+    where :math:`d_{ij}` is the distance to neighbour :math:`j`, :math:`d_{i1}` the distance to the nearest neighbour,
+    :math:`\bar d_i^2` the mean squared distance to the neighbours, :math:`y_j` the label of neighbour :math:`j`, and
+    :math:`T` the number of types.
 
-    The confidence is the probability among the known types. It does not see that a cell belongs to a type without any
-    labelled cell.
+    The probabilities of both methods are calibrated by temperature scaling: :math:`p^{1/\tau}`, normalised. The
+    temperature :math:`\tau` maximises the likelihood of the labels of held-out cells (5-fold cross-validation). For
+    ``"logistic"``, :math:`\log \tau` has a normal prior with mean 0 and standard deviation 0.25, which matters with few
+    labels.
+
+    Labelled cells get their held-out prediction, which does not use their own label. So a confident prediction that
+    differs from the label suggests that the label is wrong. If a type has only one labelled cell, the label of this
+    cell is used for its prediction, because no other cell has this type.
+
+    The confidence is the probability among the known types. So a cell of a type without any labelled cell may have a
+    high confidence.
 
     Parameters
     ----------
     adata
         Cells with an embedding. Only ``obs``, ``obsm`` and ``uns`` are changed.
     labels_key
-        Column of ``obs`` with the labels, of ``reference`` if that is given. Missing values, ``unlabeled_category`` and
-        ``"unassigned"`` are no labels.
+        Column of ``obs`` with the labels. With ``reference``, the column of ``reference.obs``. Missing values,
+        ``unlabeled_category`` and ``"unassigned"`` mean that a cell has no label.
     use_rep
         Entry of ``obsm`` with the embedding, ``(n_obs, d)``.
     method
-        ``"logistic"`` or ``"knn"``. The first needs fewer labels, the second follows types of any shape.
+        ``"logistic"`` or ``"knn"``. ``"logistic"`` needs fewer labels. ``"knn"`` is suitable for types of any shape in
+        the embedding.
     reference
-        Labelled cells, embedded by the same model. All cells of ``adata`` are then predicted, and its own labels are
-        not looked at.
+        Labelled cells with an embedding by the same model. All cells of ``adata`` are then predicted, and labels of
+        ``adata`` are ignored. ``None``: the labelled cells of ``adata``.
     reference_rep
-        Embedding of the reference. ``None``: ``use_rep``.
+        Entry of ``reference.obsm`` with the embedding. ``None``: ``use_rep``.
     unlabeled_category
-        Label of unlabelled cells.
+        Value in the column of labels that marks unlabelled cells.
     n_neighbors
-        Labelled neighbours of each cell, at most as many as there are; for ``"knn"``.
+        Number of labelled neighbours of each cell for ``"knn"``, but at most the number of labelled cells.
     threshold
-        Cells with a lower confidence are ``"unassigned"``, in ``[0, 1]``.
+        Cells with a lower confidence are ``"unassigned"``. Number in ``[0, 1]``.
     key_added
-        Where to write. ``None``: ``f"{labels_key}_predicted"``.
+        Name of the results. ``None``: ``f"{labels_key}_predicted"``.
     random_state
         Seed of the split for cross-validation.
 
     Returns
     -------
     pandas.DataFrame
-        Probabilities, float32 ``(n_obs, n_types)``, rows sum to 1; index: ``obs_names``, columns: types.
+        Probabilities, float32 ``(n_obs, n_types)``. Rows are cells (``obs_names``) and sum to 1. Columns are types.
 
     Raises
     ------
     TypeError
-        If ``adata`` or ``reference`` is no AnnData.
+        If ``adata`` or ``reference`` is not an AnnData.
     KeyError
         If the labels or an embedding do not exist.
     ValueError
-        If fewer than two types have labelled cells, the labels are measurements or identifiers, the embeddings do not
-        fit each other or are not finite, or an argument is out of range.
+        If fewer than two types have labelled cells, if the labels are measurements or names of cells, if the two
+        embeddings have different dimensions or come from different models, if an embedding is not finite, or if an
+        argument is out of range.
 
     Warns
     -----
     UserWarning
-        If no type has two labelled cells, so that confidences cannot be calibrated, or there are more than 200 types.
+        If no type has two labelled cells, so that confidences cannot be calibrated, or if there are more than 200
+        types.
 
     Notes
     -----
-    Writes ``obs[key_added]``, categorical; ``obs[f"{key_added}_confidence"]``, float32; ``obsm[f"{key_added}_probs"]``,
-    float32; and ``uns[key_added]`` with ``"params"``, ``"types"`` (columns of the probabilities), ``"temperature"``,
-    and ``"accuracy"`` and ``"calibration_error"`` of the held-out predictions, over cells of types with two labels or
-    more (NaN if there are none). The latter two come from the cells that the temperature was chosen on, one number from
-    all of them.
+    The function writes
 
-    Temperature scaling: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    - ``obs[key_added]``: predicted types, categorical;
+    - ``obs[f"{key_added}_confidence"]``: confidence, float32;
+    - ``obsm[f"{key_added}_probs"]``: probabilities, float32;
+    - ``uns[key_added]``: ``"params"``; ``"types"``, the columns of the probabilities; ``"temperature"``; and
+      ``"accuracy"`` and ``"calibration_error"`` of the held-out predictions.
+
+    Accuracy and calibration error are computed over the labelled cells of types with at least two labelled cells (NaN
+    if there are no such cells). The temperature was chosen on the same cells.
+
+    Source of temperature scaling: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
 
     Examples
     --------
@@ -145,7 +163,7 @@ def classify(
     if points.shape[1] != source_points.shape[1]:
         raise ValueError(
             f"Expected embeddings of the same dimension, found {points.shape[1]} and {source_points.shape[1]} "
-            "(reference); embed both with one model."
+            "(reference); embed both with the same model."
         )
     if reference is not None:
         _check_one_model(adata, use_rep, reference, reference_rep or use_rep)
@@ -156,7 +174,7 @@ def classify(
 
     held_out, fair = _held_out(method, train, codes, len(types), n_neighbors, random_state)
     if not fair.any():
-        message = f"obs[{labels_key!r}]: no type has two labelled cells, so that confidences are not calibrated."
+        message = f"obs[{labels_key!r}]: no type has two labelled cells, so confidences are not calibrated."
         warnings.warn(f"{message} Label more cells.", UserWarning, stacklevel=2)
     temperature = _fit_temperature(held_out[fair], codes[fair], PRIOR_SD[method]) if fair.any() else 1.0
     probs = _predict(method, train, codes, len(types), points, n_neighbors)
@@ -191,17 +209,17 @@ def classify(
 
 
 def _check_one_model(adata: AnnData, use_rep: str, reference: AnnData, reference_rep: str) -> None:
-    """Refuse embeddings of which it is known that two models made them."""
+    """Refuse embeddings by two different models, as far as the models are recorded."""
     first, second = _made_by(adata, use_rep), _made_by(reference, reference_rep)
     if first is not None and second is not None and first != second:
         raise ValueError(
-            "Expected embeddings by one model, found that another model embedded the reference; map the cells to the "
-            "model of the reference: scsiameseclu.tl.map(adata, model)."
+            "Expected embeddings by the same model, found that another model embedded the reference; map the cells to "
+            "the model of the reference: scsiameseclu.tl.map(adata, model)."
         )
 
 
 def _made_by(adata: AnnData, use_rep: str) -> str | None:
-    """Digest of the weights that made an embedding, if that was recorded."""
+    """Digest of the weights of the model that computed an embedding; None if the digest is not recorded."""
     for key, record in adata.uns.items():
         if isinstance(record, Mapping) and latent_key(key) == use_rep:
             return dict(record.get("params", {})).get("embedding")
@@ -212,19 +230,19 @@ def _embedding(adata: AnnData, key: str, name: str) -> NDArray[np.float64]:
     if key not in adata.obsm:
         raise KeyError(
             f"Expected an embedding in {name}.obsm[{key!r}], found {sorted(adata.obsm)}: call write_to_adata() first, "
-            "or name another one."
+            "or name another embedding."
         )
     points = np.asarray(adata.obsm[key], dtype=np.float64)
     if points.ndim != 2 or not np.isfinite(points).all():
         raise ValueError(
             f"Expected a finite embedding of shape (n_obs, d) in {name}.obsm[{key!r}], found shape {points.shape} or "
-            "NaN or infinite values; check how it was computed."
+            "NaN or infinite values; check how the embedding was computed."
         )
     return points
 
 
 def _labels(source: AnnData, key: str, unlabeled_category: str) -> pd.Categorical:
-    """Labels as strings; code -1 for cells without one."""
+    """Labels as strings. Cells without a label have the code -1."""
     if key not in source.obs:
         raise KeyError(f"`labels_key`: expected a column of obs, found {key!r}. Available: {list(source.obs.columns)}.")
     column = source.obs[key]
@@ -244,11 +262,14 @@ def _labels(source: AnnData, key: str, unlabeled_category: str) -> pd.Categorica
         )
     if n_types > MANY_TYPES and n_labelled < 2 * n_types:
         raise ValueError(
-            f"Expected cell types in obs[{key!r}], found {n_types} values for {n_labelled} labelled cells, which are "
-            "rather names of cells; name the column of labels."
+            f"Expected cell types in obs[{key!r}], found {n_types} different values for {n_labelled} labelled cells, "
+            "which seem to be names of cells; name the column of labels."
         )
     if n_types > VERY_MANY_TYPES:
-        message = f"obs[{key!r}] has {n_types} types; is it a column of cell types? Training takes longer with each."
+        message = (
+            f"obs[{key!r}] has {n_types} types. Check that the column holds cell types; training takes longer with "
+            "more types."
+        )
         warnings.warn(message, UserWarning, stacklevel=3)
     return labels
 
@@ -256,9 +277,10 @@ def _labels(source: AnnData, key: str, unlabeled_category: str) -> pd.Categorica
 def _held_out(
     method: str, train: NDArray[np.float64], codes: NDArray[np.int64], n_types: int, n_neighbors: int, random_state: int
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Probabilities of labelled cells without their own label, and for which cells that is fair.
+    """Held-out probabilities of labelled cells, and for which cells these probabilities are meaningful.
 
-    A type with one labelled cell is unknown where that cell is held out: no temperature can mend that.
+    If a type has only one labelled cell, the type is unknown when this cell is held out. The probabilities of such a
+    cell are not meaningful, and the cell is not used to choose the temperature.
     """
     fair = np.bincount(codes)[codes] > 1
     held_out = np.zeros((len(codes), n_types))
@@ -268,7 +290,7 @@ def _held_out(
 
 
 def _folds(codes: NDArray[np.int64], random_state: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Held-out and other cells of each fold; every type is spread over the folds, whatever its size."""
+    """Held-out cells and training cells of each fold. The cells of each type are spread evenly over the folds."""
     n_folds = min(N_FOLDS, int(np.bincount(codes).max()))
     shuffled = np.random.default_rng(random_state).permutation(len(codes))
     by_type = shuffled[np.argsort(codes[shuffled], kind="stable")]
@@ -297,7 +319,7 @@ def _predict(
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(train, codes)
         probs[:, present] = fitted.predict_proba(points)
         return probs
-    if method == "logistic":  # a fold without the only other type
+    if method == "logistic":  # only one type is left after holding out the only cell of the other type
         probs[:, present] = 1.0
         return probs
     distance, neighbor = NearestNeighbors(n_neighbors=min(n_neighbors, len(train))).fit(train).kneighbors(points)
@@ -316,19 +338,19 @@ def _sharpened(probs: NDArray[np.float64], temperature: float) -> NDArray[np.flo
 
 
 def _fit_temperature(probs: NDArray[np.float64], codes: NDArray[np.int64], prior_sd: float) -> float:
-    """Temperature with the highest posterior given the labels, between 0.1 and 10.
+    """Temperature between 0.1 and 10 with the highest posterior probability, given the labels.
 
-    A few cells say little, so that the logarithm of the temperature has a normal prior around 0, of this standard
-    deviation. One error more than was seen is counted (rule of succession): a few cells without an error are no proof
-    of certainty.
+    The logarithm of the temperature has a normal prior with mean 0 and standard deviation ``prior_sd``, because few
+    cells give little evidence. A small share of errors is assumed in addition to the observed errors (rule of
+    succession), because a few cells without errors do not prove that there are never errors.
     """
     share_of_errors = 1.0 / (len(codes) + 2.0)
 
     def loss(log_temperature: float) -> Any:
         log_probs = np.log(np.maximum(_sharpened(probs, float(np.exp(log_temperature))), 1e-12))
         own = log_probs[np.arange(len(codes)), codes]
-        others = (log_probs.sum(axis=1) - own) / max(probs.shape[1] - 1, 1)
+        other_types = (log_probs.sum(axis=1) - own) / max(probs.shape[1] - 1, 1)
         log_prior = -0.5 * (log_temperature / prior_sd) ** 2 / len(codes)
-        return -((1.0 - share_of_errors) * own + share_of_errors * others).mean() - log_prior
+        return -((1.0 - share_of_errors) * own + share_of_errors * other_types).mean() - log_prior
 
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.1), np.log(10.0)), method="bounded").x))

@@ -1,4 +1,4 @@
-"""Results for viewers and other languages."""
+"""Export results for viewers and for other programming languages."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ def export(
     key: str = DEFAULT_KEY,
     csv: str | PathLike[str] | None = None,
 ) -> None:
-    """Write an ``.h5ad`` file that viewers such as CELLxGENE and readers for Seurat take, and a table of the cells.
+    """Write an ``.h5ad`` file for viewers such as CELLxGENE and for readers in R, and optionally a table of the cells.
 
-    Columns and entries that scvi-tools and this package keep for themselves are left out; everything else is written as
-    it is. ``adata`` is not changed.
+    Internal columns and entries of scvi-tools and of this package are left out. Everything else is written without
+    changes. ``adata`` is not changed.
 
     Parameters
     ----------
     adata
-        Cells in memory with clusters and coordinates in two dimensions, such as those that
-        :func:`scsiameseclu.pl.embedding` or :func:`scanpy.tl.umap` make.
+        Cells in memory with clusters and coordinates in two dimensions, for instance by
+        :func:`scsiameseclu.pl.embedding` or :func:`scanpy.tl.umap`.
     path
-        File to write.
+        Path of the ``.h5ad`` file to write.
     key
         The ``key_added`` of the results, for the table.
     csv
-        File for a table with one row per cell: cluster, confidence, the coordinates in two dimensions, and the
+        Path of a table to write, with one row per cell: cluster, confidence, coordinates in two dimensions, and
         embedding. ``None``: no table.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     NotImplementedError
         If ``adata`` is backed.
     KeyError
         If there are no clusters or no embedding for the table.
     ValueError
-        If names of cells or genes occur twice, there are no coordinates in two dimensions, or an embedding holds values
-        that are not finite.
+        If names of cells or genes occur twice, if there are no coordinates in two dimensions, or if an entry ``X_...``
+        of ``obsm`` has values that are not finite.
 
     Notes
     -----
-    What CELLxGENE asks for: an expression matrix in ``X``, unique names of cells and genes, and in ``obsm`` at least
-    one array ``X_...`` with two columns or more and finite values. Expression is shown as it is in ``X``:
-    log-normalise it first if ``X`` holds counts, and keep the counts in a layer.
+    CELLxGENE requires an expression matrix in ``X``, unique names of cells and genes, and in ``obsm`` at least one
+    array ``X_...`` with two or more columns and finite values. Viewers show the values in ``X``. So if ``X`` holds
+    counts, move the counts to a layer and log-normalise ``X`` first.
 
     Examples
     --------
@@ -71,7 +71,9 @@ def export(
     """
     check_anndata(adata, "export the AnnData of one modality, such as mdata['rna'], with the results in it")
     if adata.isbacked:
-        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call adata.to_memory() first.")
+        raise NotImplementedError(
+            "Expected an AnnData in memory, found a backed AnnData; call adata.to_memory() first."
+        )
     _check(adata)
     table = None if csv is None else cell_table(adata, key)
     with replaced_file(path) as new:
@@ -82,12 +84,14 @@ def export(
 
 
 def without_internals(adata: AnnData) -> AnnData:
-    """An object that shares everything but what scvi-tools and this package keep for themselves.
+    """Create an AnnData without the internal columns and entries of scvi-tools and of this package.
+
+    The matrices are shared with ``adata`` and not copied.
 
     Parameters
     ----------
     adata
-        Cells in memory; not changed.
+        Cells in memory, which are not changed.
     """
     columns = [name for name in adata.obs if not str(name).startswith(_INTERNAL)]
     shared = AnnData(
@@ -111,9 +115,10 @@ def without_internals(adata: AnnData) -> AnnData:
 
 
 def _make_strings_plain(frame: pd.DataFrame) -> None:
-    """Give a table the type of strings, ``object``, that every reader of ``.h5ad`` files knows, in place.
+    """Convert the strings of a table to the dtype ``object``, in place.
 
-    The strings of pandas 3 are written with a mask, which readers in other languages do not expect.
+    All readers of ``.h5ad`` files know this dtype. The strings of pandas 3 are written with a mask, which readers in
+    other programming languages do not expect.
     """
     frame.index = frame.index.astype(object)
     for name, column in frame.items():
@@ -126,7 +131,7 @@ def _make_strings_plain(frame: pd.DataFrame) -> None:
 
 
 def cell_table(adata: AnnData, key: str) -> pd.DataFrame:
-    """Cluster, confidence, coordinates in two dimensions and embedding of every cell, one row each.
+    """Table with the cluster, confidence, coordinates in two dimensions and embedding of every cell.
 
     Parameters
     ----------
@@ -162,7 +167,7 @@ def _check(adata: AnnData) -> None:
         if not names.is_unique:
             twice = names[names.duplicated()].unique()[:3].tolist()
             raise ValueError(
-                f"Expected unique names of {what}, found several {twice}; call adata.{slot}_names_make_unique()."
+                f"Expected unique names of {what}, found several {what} {twice}; call adata.{slot}_names_make_unique()."
             )
     if not any(_is_plane(adata, name) for name in adata.obsm):
         raise ValueError(
@@ -172,4 +177,6 @@ def _check(adata: AnnData) -> None:
     for name in adata.obsm:
         values = np.asarray(adata.obsm[name])
         if name.startswith(_SHOWN) and values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise ValueError(f"Expected finite values in obsm[{name!r}], found NaN or infinite ones; remove the entry.")
+            raise ValueError(
+                f"Expected finite values in obsm[{name!r}], found NaN or infinite values; remove the entry."
+            )

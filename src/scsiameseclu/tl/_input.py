@@ -1,4 +1,4 @@
-"""What the tools accept."""
+"""Check of the input of the tools."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ CLUSTERS_OF_MUDATA = (
 
 
 def check_anndata(data: Any, instead: str) -> None:
-    """Refuse anything but an AnnData, and say what to pass instead of a model or a MuData.
+    """Check that the input of a tool is an AnnData. The error says what to pass instead of a model or a MuData.
 
     Parameters
     ----------
     data
-        What a tool was called with.
+        Input of the tool.
     instead
-        What to do with a MuData, a clause.
+        Advice for users of a MuData, which ends the error message.
 
     Raises
     ------
     TypeError
-        If ``data`` is no AnnData.
+        If ``data`` is not an AnnData.
     """
     if hasattr(data, "write_to_adata"):
         instead = "pass the cells themselves, such as model.adata after model.write_to_adata()"

@@ -1,4 +1,4 @@
-"""Cells mapped to a trained model, with the results in the object of the user."""
+"""Map cells to a trained model, and write the results into the AnnData of the user."""
 
 from __future__ import annotations
 
@@ -48,50 +48,56 @@ def map(
 ) -> SCSiameseClu:
     """Assign new cells to the clusters of a trained model, and write the results into ``query``.
 
-    The cells are mapped without training, as by :meth:`~scsiameseclu.SCSiameseClu.load_query_data`. Cells unlike all
-    cells of the reference are left unassigned.
+    The cells are mapped without training, as by :meth:`~scsiameseclu.SCSiameseClu.load_query_data`. Cells that are
+    unlike the cells of the reference are left unassigned.
 
     Parameters
     ----------
     query
-        New cells: the same kind of counts and the same columns as the reference had. Genes are matched by name.
+        New cells. The counts must be of the same kind, and be in the same layer, as in the reference. The columns of
+        ``obs`` that the model reads must exist. Genes are matched by name.
     model
-        Trained model, or the folder it was saved in.
+        Trained model, or the folder of a saved model.
     key_added
-        Where to write.
+        Name of the results.
     max_out_of_reference
-        Cells with a higher out-of-reference score are ``"unassigned"``. With 0.95, about 5 % of ordinary cells are.
-        ``None``: all cells are assigned.
+        Cells with a higher out-of-reference score are ``"unassigned"``. With 0.95, about 5 % of the cells of known
+        types are unassigned. ``None``: no limit.
     min_confidence
         Cells whose cluster has a lower probability are ``"unassigned"``. ``None``: no limit.
     min_gene_share
         Share of the genes of the model that the query must have, in ``[0, 1]``.
     accelerator
-        As in scvi-tools.
+        Device to compute on, as in scvi-tools: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
 
     Returns
     -------
-    The model of the query, for further training or getters. Its ``adata`` is an object of its own.
+    SCSiameseClu
+        The model of the query, for further training or other results. Its ``adata`` is a new object.
 
     Raises
     ------
     TypeError
-        If ``query`` is no AnnData.
+        If ``query`` is not an AnnData.
     NotImplementedError
         If ``query`` is backed.
     ValueError
-        If a limit is outside [0, 1], too few genes are known to the model, or as
+        If a limit is outside [0, 1], or the query has too few genes of the model. Also as
         :meth:`~scsiameseclu.SCSiameseClu.load_query_data`.
     RuntimeError
-        If the model was not trained, or cannot say how unlike the reference cells are and ``max_out_of_reference`` is
-        given.
+        If the model was not trained. Also if ``max_out_of_reference`` is given and the model cannot compute
+        out-of-reference scores.
 
     Notes
     -----
-    Writes ``obs[key_added]``, categorical: clusters of the model, ``"unassigned"`` last;
-    ``obs[f"{key_added}_confidence"]``, float32: probability of the cell's own cluster, or of the most probable one if
-    the cell is unassigned; ``obs[f"{key_added}_out_of_reference"]``, float32; ``obsm[f"{key_added}_probs"]`` and
-    ``obsm[f"X_{key_added}"]``, float32; and ``uns[key_added]``.
+    The function writes
+
+    - ``obs[key_added]``: clusters of the model, categorical, with ``"unassigned"`` last;
+    - ``obs[f"{key_added}_confidence"]``: probability of the most probable cluster, float32, also for unassigned cells;
+    - ``obs[f"{key_added}_out_of_reference"]``: out-of-reference score, float32;
+    - ``obsm[f"{key_added}_probs"]``: probabilities of all clusters, float32;
+    - ``obsm[f"X_{key_added}"]``: embedding, float32;
+    - ``uns[key_added]``: settings and quality numbers.
 
     Examples
     --------
@@ -115,8 +121,8 @@ def map_cells(
     min_gene_share: float,
     accelerator: str,
 ) -> SCSiameseClu:
-    """As :func:`map`, without a word on cells unlike the reference."""
-    from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
+    """Map cells as :func:`map` does, without the warning about cells that are unlike the reference."""
+    from scsiameseclu.model import SCSiameseClu  # imported here, so that importing `tl` does not load the model
 
     check_anndata(query, "SCSiameseClu.load_query_data(mdata, model) and write_to_adata() map a MuData")
     check_key_added(query, key_added)
@@ -128,9 +134,8 @@ def map_cells(
     copy_results(mapped.adata, query, key_added)
     unsure = np.zeros(query.n_obs, dtype=bool)
     if max_out_of_reference is not None or (mapped.reference is not None and len(mapped.reference.latent)):
-        score = model._novelty(
-            query.obsm[latent_key(key_added)]
-        )  # which keeps the scale of the score for the next call
+        # The reference model computes the score, and caches the distances between its landmarks for later calls.
+        score = model._novelty(query.obsm[latent_key(key_added)])
         query.obs[out_of_reference_key(key_added)] = score
         unsure |= score > (1.0 if max_out_of_reference is None else max_out_of_reference)
     if min_confidence is not None:
@@ -144,15 +149,15 @@ def map_cells(
 
 
 def _warn_of_unlike_cells(score: pd.Series | None) -> None:
-    """Say so if many more cells than usual are unlike the reference."""
+    """Warn if many more cells than usual are unlike the reference."""
     if score is None or len(score) < _MANY_CELLS:
         return
     share = float((score > MAX_OUT_OF_REFERENCE).mean())
     if share > MANY_OUT_OF_REFERENCE:
         logger.warning(
-            "%.0f %% of the cells have an out-of-reference score above %s, instead of about 5 %%: other types, another "
-            "tissue or another technique. Clusters of such cells mean little, however confident; see "
-            "pl.out_of_reference.",
+            "%.0f %% of the cells have an out-of-reference score above %s, instead of about 5 %%. These cells may be "
+            "of other types, of another tissue, or measured by another technique. Their clusters mean little, even "
+            "with a high confidence; see pl.out_of_reference.",
             100 * share,
             MAX_OUT_OF_REFERENCE,
         )
@@ -166,9 +171,11 @@ def check_limits(**limits: float | None) -> None:
 
 
 def _shared(query: AnnData) -> AnnData:
-    """An object of its own that shares counts and tables with the query, and takes what a model writes."""
+    """Create a new AnnData for the model to write to. The counts and tables are shared with the query."""
     if query.isbacked:
-        raise NotImplementedError("Expected an AnnData in memory, found a backed one; call query.to_memory() first.")
+        raise NotImplementedError(
+            "Expected an AnnData in memory, found a backed AnnData; call query.to_memory() first."
+        )
     cells = AnnData(
         query.X, obs=query.obs.copy(), var=query.var.copy(), obsm=dict(query.obsm), uns=dict(query.uns), raw=query.raw
     )
@@ -177,7 +184,7 @@ def _shared(query: AnnData) -> AnnData:
 
 
 def _without(labels: pd.Series, unsure: NDArray[np.bool_]) -> pd.Categorical:
-    """Labels with some cells unassigned; categories without a cell are left out."""
+    """Replace the labels of unsure cells by ``"unassigned"``. Categories without a cell are removed."""
     values = pd.Categorical(labels)
     if unsure.any():
         values = values.add_categories([UNASSIGNED])

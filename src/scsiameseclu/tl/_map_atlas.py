@@ -1,4 +1,4 @@
-"""Any number of cells mapped to a trained model, from files to a file."""
+"""Map any number of cells in files to a trained model, and write the results to a file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["map_atlas"]
 
 _COLUMNS = ("batch_key", "size_factor_key", "categorical_covariate_keys", "continuous_covariate_keys")
 _TASKS_PER_WORKER = 2
-_ONE_AT_A_TIME = Lock()  # threads of one worker share the model
+_ONE_AT_A_TIME = Lock()  # threads of one worker share the model, so they map one chunk at a time
 
 
 def map_atlas(
@@ -53,57 +53,64 @@ def map_atlas(
 ) -> Path:
     """Map a collection of cells of any size to a trained model, chunk by chunk.
 
-    Every chunk is read, mapped as by :func:`map`, and written; memory does not grow with the number of cells. If the
-    process is killed, the same call goes on after the last complete chunk.
+    Every chunk is read, mapped as by :func:`map`, and written. Memory does not grow with the number of cells. If the
+    process is killed, the same call continues after the last complete chunk.
 
     Parameters
     ----------
     store
-        New cells: an ``.h5ad`` file, a zarr store, a zarr group of several AnnData (as annbatch's collections are), an
-        AnnData (backed, or of dask arrays), or several of these. Genes are matched by name.
+        New cells: an ``.h5ad`` file, a zarr store, a zarr group of several AnnData (such as a collection of annbatch),
+        an AnnData (in memory, backed, or with dask arrays), or a list of these. Genes are matched by name.
     model
-        Trained model, or the folder it was saved in.
+        Trained model, or the folder of a saved model.
     out
-        Zarr store to write. Until it is complete it is called ``{out}.partial``.
+        Path of the zarr store to write. Until the store is complete, its name is ``{out}.partial``.
     client
-        :class:`dask.distributed.Client` whose workers map the chunks. They must see the files under the same paths, and
-        ``out`` as well. Default: this process does it.
+        :class:`dask.distributed.Client` whose workers map the chunks. The workers must have access to all files,
+        including ``out``, under the same paths. ``None``: this process maps the chunks.
     key_added
-        Key of the results.
+        Name of the results.
     chunk_size
-        Cells per chunk.
+        Number of cells per chunk.
     max_out_of_reference, min_confidence, min_gene_share, accelerator
         As for :func:`map`.
     overwrite
-        Replace a complete store at ``out``, or what is left of an interrupted run with other arguments.
+        Whether to replace a complete store at ``out``, or the incomplete store of an interrupted run with other
+        arguments.
     progress_bar
-        Show progress.
+        Whether to show a progress bar.
 
     Returns
     -------
-    Path of the store, which :func:`anndata.read_zarr` and :func:`anndata.experimental.read_lazy` open.
+    pathlib.Path
+        Path of the store, which :func:`anndata.read_zarr` and :func:`anndata.experimental.read_lazy` open.
 
     Raises
     ------
     FileExistsError
-        If there is something at ``out``, and not ``overwrite``.
+        If ``out`` exists and ``overwrite=False``.
     FileNotFoundError
         If a store does not exist.
     KeyError
         If a store lacks a layer, column or representation that the model reads.
     NotImplementedError
-        If the model is one of a MuData, or counts are stored by columns (CSC).
+        If the model was trained on a MuData, or counts are stored by columns (CSC).
     ValueError
-        If ``chunk_size`` is below 1, an interrupted run had other arguments, or as :func:`map`.
+        If ``chunk_size`` is below 1, or an interrupted run had other arguments. Also as :func:`map`.
     RuntimeError
-        If another process writes to ``out``, or as :func:`map`.
+        If another process writes to ``out``. Also as :func:`map`.
 
     Notes
     -----
-    The store is an AnnData without ``X``, of the cells in the order of the stores, with ``obs[key_added]``,
-    categorical: clusters of the model and ``"unassigned"``; ``obs[f"{key_added}_confidence"]`` and
-    ``obs[f"{key_added}_out_of_reference"]``, float32; ``obsm[f"X_{key_added}"]``, float32; and ``uns[key_added]`` with
-    the limits and the number of unassigned cells. Probabilities of the other clusters are not kept.
+    The store is an AnnData without ``X``. Its cells are in the order of ``store``. The AnnData contains
+
+    - ``obs[key_added]``: clusters of the model and ``"unassigned"``, categorical;
+    - ``obs[f"{key_added}_confidence"]``: probability of the most probable cluster, float32;
+    - ``obs[f"{key_added}_out_of_reference"]``: out-of-reference score, float32;
+    - ``obsm[f"X_{key_added}"]``: embedding, float32;
+    - ``uns[key_added]``: the limits and the number of unassigned cells.
+
+    The probabilities of the other clusters are not stored.
 
     Examples
     --------
@@ -119,7 +126,10 @@ def map_atlas(
     check_limits(**limits, min_gene_share=min_gene_share)
     reference = _loaded(model, accelerator)
     if _compat.setup_call(reference.registry)[0] != "setup_anndata":
-        raise NotImplementedError("Expected a model of an AnnData, found one of a MuData; map its parts with tl.map.")
+        raise NotImplementedError(
+            "Expected a model of an AnnData, found a model of a MuData. Map cells to a model of a MuData with "
+            "SCSiameseClu.load_query_data(mdata, model)."
+        )
     options = {**limits, "min_gene_share": min_gene_share, "accelerator": accelerator}
     folder = Path(out).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +140,8 @@ def map_atlas(
         files.enter_context(locked(folder.with_name(f".{folder.name}.lock"), 0.0))
         if folder.exists() and not overwrite:
             raise FileExistsError(
-                f"Expected nothing at {str(folder)!r}; name another place, or replace it: overwrite=True."
+                f"Expected no file or folder at {str(folder)!r}, found one; choose another name, or pass "
+                "overwrite=True to replace the store."
             )
         if output.n_obs == 0:
             raise ValueError("Expected at least one cell to map, found stores without cells.")
@@ -174,18 +185,24 @@ class _Mapping:
     options: Mapping[str, Any]
 
     def chunk(self, number: int) -> dict[str, Any]:
-        """Map one chunk and write it; what is to be known of it."""
+        """Map one chunk and write its results.
+
+        Returns
+        -------
+        dict
+            Number of the chunk, numbers of its cells and of its unassigned cells, and sum of the confidences.
+        """
         rows, key = self.output.rows(number), self.output.key
         arguments = self.reference.registry["setup_args"]
         named = [arguments.get(name) or [] for name in _COLUMNS]
         columns = [name for each in named for name in ([each] if isinstance(each, str) else each)]
         reps = [arguments["use_rep"]] if arguments.get("use_rep") else []
         start, n_unassigned, confidence = rows.start, 0, 0.0
-        # Models refer to themselves, and so would keep their cells for a while.
+        # Models contain reference cycles, so their cells would stay in memory until the next garbage collection.
         with _compat.no_word_on_genes(), _new_objects_collected():
             for cells in self.parts.read(rows, columns, reps):
                 mapped = map_cells(cells, self.reference, key, **self.options)
-                mapped.deregister_manager(mapped.adata)  # scvi-tools would keep the cells
+                mapped.deregister_manager(mapped.adata)  # otherwise scvi-tools would keep the cells in memory
                 del mapped
                 self.output.write(start, cells)
                 n_unassigned += cells.uns[key]["n_unassigned"]
@@ -196,7 +213,7 @@ class _Mapping:
 
 @contextmanager
 def _new_objects_collected() -> Iterator[None]:
-    """Collect the garbage of a block at its end, or when it fails; no older object is looked at, which saves time."""
+    """Collect the garbage of a ``with`` block at its end. Older objects are not examined, which saves time."""
     gc.freeze()
     try:
         yield
@@ -206,7 +223,7 @@ def _new_objects_collected() -> Iterator[None]:
 
 
 def _map_on_workers(client: Any, job: tuple[Any, ...], chunks: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Let the workers of a dask client map chunks, a few at a time; facts of each as it is complete."""
+    """Let the workers of a dask client map chunks, a few at a time. Yield the result of each chunk when complete."""
     from distributed import as_completed
 
     waiting = iter(chunks)
@@ -229,19 +246,19 @@ def _map_chunk(
 
 
 def _loaded(model: SCSiameseClu | str | PathLike[str], accelerator: str) -> SCSiameseClu:
-    from scsiameseclu.model import SCSiameseClu  # imported late: half of this package's users only plot or score
+    from scsiameseclu.model import SCSiameseClu  # imported here, so that importing `tl` does not load the model
 
     return model if isinstance(model, SCSiameseClu) else SCSiameseClu.load(model, adata=False, accelerator=accelerator)
 
 
 @lru_cache(maxsize=1)
 def _kept(folder: str, accelerator: str) -> SCSiameseClu:
-    """The model in a folder, loaded once per worker."""
+    """Load the model in a folder, once per worker."""
     return _loaded(folder, accelerator)
 
 
 def _folder_of(model: SCSiameseClu | str | PathLike[str], out: Path, files: ExitStack) -> str:
-    """Where workers find the model: it is saved beside the results for a while if it is in memory."""
+    """Folder from which workers load the model. A model in memory is saved to a temporary folder beside the results."""
     if isinstance(model, str | PathLike):
         return str(Path(model).absolute())
     folder = out.with_name(f".{out.name}.model")

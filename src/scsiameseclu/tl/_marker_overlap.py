@@ -1,4 +1,4 @@
-"""Agreement of clusters and known types in their marker genes."""
+"""Overlap of the marker genes of clusters and of known types."""
 
 from __future__ import annotations
 
@@ -27,45 +27,47 @@ def marker_overlap(
     normalize: bool = True,
     method: str = "t-test",
 ) -> pd.DataFrame:
-    """Share of the best marker genes that each cluster has in common with each known type.
+    """Compute the share of the best marker genes that each cluster has in common with each known cell type.
 
-    The genes of every cluster are ranked against the other cells, and so are those of every type; the overlap is the
-    number of genes that are among the first ``n_genes`` of both, over ``n_genes``. This is how the paper of
-    scSiameseClu and the benchmark scCluBench judge annotations. Known labels enter: it is a score of clusters, and no
-    way to name clusters of unknown cells.
+    The genes of each cluster, and the genes of each type, are ranked against the other cells. The overlap of a cluster
+    and a type is the number of genes that are among the first ``n_genes`` of both, divided by ``n_genes``. Xu et al.
+    (IJCAI 2025) and the benchmark scCluBench judge annotations in the same way.
+
+    The function uses known labels. So the overlap is a score for clusters of labelled cells, and cannot be used to
+    annotate unlabelled cells. Use :func:`~scsiameseclu.tl.annotate` for these.
 
     Parameters
     ----------
     adata
         Cells with raw counts, clusters and known types. Nothing is written.
     labels_key
-        Column of ``obs`` with the known types. Cells without one take no part in the ranking of the types.
+        Column of ``obs`` with the known types. Cells without a type are left out of the ranking of the types.
     groupby
         Column of ``obs`` with the clusters.
     n_genes
-        Genes of each cluster and type, at least 1.
+        Number of genes of each cluster and type, at least 1.
     layer
         Layer with the counts. ``None``: ``X``.
     normalize
-        Normalise and log-transform; False if the values are log-normalised already.
+        Whether to normalise the counts and take logarithms. Pass ``False`` if the values are already log-normalised.
     method
-        How :func:`scanpy.tl.rank_genes_groups` ranks; its own default by default.
+        Method of :func:`scanpy.tl.rank_genes_groups`. ``"t-test"`` is also the default of scanpy.
 
     Returns
     -------
     pandas.DataFrame
-        Overlap in ``[0, 1]``, float64: one row per cluster, one column per type, both of two cells or more.
-        ``overlap.idxmax(axis=1)`` is the type that each cluster is mapped to.
+        Overlap in ``[0, 1]``, float64, with one row per cluster and one column per type. Clusters and types with a
+        single cell are left out. ``overlap.idxmax(axis=1)`` is the type with the largest overlap for each cluster.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
         If a column or ``layer`` does not exist.
     ValueError
-        If ``n_genes`` is not between 1 and the number of genes, there are fewer than two clusters or types of two cells
-        or more, or the counts are not valid.
+        If ``n_genes`` is not between 1 and the number of genes, if fewer than two clusters or fewer than two types have
+        at least two cells, or if the counts are not valid.
 
     Examples
     --------
@@ -86,7 +88,7 @@ def marker_overlap(
 def _membership(
     adata: AnnData, key: str, n_genes: int, *, layer: str | None, normalize: bool, method: str
 ) -> pd.DataFrame:
-    """Which genes are among the first ``n_genes`` of each group: 1 or 0, one row per group, one column per gene."""
+    """Whether a gene is among the first ``n_genes`` of a group: 1 or 0, with groups as rows and genes as columns."""
     cells, groups = rank_genes(adata, key, layer=layer, normalize=normalize, method=method, n_genes=n_genes)
     names = cells.uns["rank_genes_groups"]["names"]
     binarizer = MultiLabelBinarizer(classes=list(adata.var_names))

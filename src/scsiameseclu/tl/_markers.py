@@ -1,4 +1,4 @@
-"""Marker genes of clusters, through scanpy."""
+"""Find marker genes of clusters by scanpy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 import scanpy as sc
 from anndata import AnnData
 
-from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, markers_key
+from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, UNASSIGNED, check_key, markers_key
 from scsiameseclu.pp import check_counts
 from scsiameseclu.pp._counts import canonical_copy, get_counts, where_counts_are
 from scsiameseclu.pp._threads import numba_within_thread_limit
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["markers"]
-
-_TARGET_SUM = 1e4
 
 
 @numba_within_thread_limit()
@@ -38,24 +36,25 @@ def markers(
 ) -> pd.DataFrame:
     """Rank the genes of every cluster against the other cells by :func:`scanpy.tl.rank_genes_groups`.
 
-    Counts are normalised to 10,000 per cell and log-transformed in a copy first. The p values compare clusters that
-    were found in the same expression: they order genes, and are too small to test whether the clusters differ.
+    Counts are first normalised to 10,000 per cell and log-transformed in a copy. Use the p values only to order genes.
+    The p values are too small for a test of whether clusters differ, because the clusters were found in the same
+    expression data.
 
     Parameters
     ----------
     adata
         Cells with clusters. Only ``uns`` is changed.
     key
-        Column of ``obs`` with the clusters. Cells without one, ``"unassigned"`` ones, and
-        clusters of a single cell take no part.
+        Column of ``obs`` with the clusters. Cells without a cluster, ``"unassigned"`` cells, and clusters of a single
+        cell are left out.
     groups
-        Clusters to rank genes of; all by default.
+        Clusters to rank the genes of. ``None``: all clusters.
     reference
-        Cluster to compare with, or ``"rest"``: all other cells.
+        Cluster to compare with, or ``"rest"`` for all other cells.
     layer
         Layer with the counts. ``None``: ``X``.
     normalize
-        Normalise and log-transform; False if the values are log-normalised already.
+        Whether to normalise the counts and take logarithms. Pass ``False`` if the values are already log-normalised.
     method
         ``"wilcoxon"``, ``"t-test"``, ``"t-test_overestim_var"`` or ``"logreg"``.
     key_added
@@ -65,23 +64,24 @@ def markers(
 
     Returns
     -------
-    One row per cluster and gene, best first: the columns of :func:`scanpy.get.rank_genes_groups_df` after ``group``,
-    the cluster.
+    pandas.DataFrame
+        One row per cluster and gene, with the best gene of each cluster first. The column ``group`` contains the
+        cluster. The other columns are those of :func:`scanpy.get.rank_genes_groups_df`.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
         If ``key`` or ``layer`` does not exist.
     ValueError
-        If there are fewer than two clusters with at least two cells, a group does not exist, or the counts are not
-        valid.
+        If fewer than two clusters have at least two cells, if a group does not exist, or if the counts are not valid.
 
     Notes
     -----
-    ``uns[key_added]`` is in scanpy's format: ``sc.pl.rank_genes_groups(adata, key=key_added)`` draws it, and
-    ``sc.pl.rank_genes_groups_dotplot(adata, key=key_added, ...)`` does, from log-normalised values.
+    ``uns[key_added]`` is in the format of scanpy. ``sc.pl.rank_genes_groups(adata, key=key_added)`` draws the ranking.
+    ``sc.pl.rank_genes_groups_dotplot(adata, key=key_added, ...)`` draws the expression, for which ``adata.X`` has to
+    hold log-normalised values.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def markers(
         adata, key, groups=groups, reference=reference, layer=layer, normalize=normalize, method=method, **kwargs
     )
     adata.uns[key_added] = cells.uns["rank_genes_groups"]
-    # Scanpy leaves the group out of a table of one group.
+    # The tables are read one by one, because scanpy leaves out the column `group` if there is only one group.
     tables = {group: sc.get.rank_genes_groups_df(cells, group) for group in chosen if group != reference}
     return pd.concat(tables, names=["group", None]).reset_index("group").reset_index(drop=True)
 
@@ -111,7 +111,13 @@ def rank_genes(
     method: str,
     **kwargs: Any,
 ) -> tuple[AnnData, list[str]]:
-    """Rank genes as :func:`markers` does, without writing: a copy of the cells with scanpy's result, and the groups."""
+    """Rank genes as :func:`markers` does, without writing to ``adata``.
+
+    Returns
+    -------
+    tuple
+        A copy of the cells with the result of scanpy in ``uns["rank_genes_groups"]``, and the names of the clusters.
+    """
     if key not in adata.obs:
         raise KeyError(
             f"Expected clusters in obs[{key!r}], found {list(adata.obs.columns)}: call write_to_adata() first."
@@ -125,7 +131,7 @@ def rank_genes(
     values = values if values.dtype.kind == "f" else values.astype(np.float32)
     cells = AnnData(values, obs=pd.DataFrame({key: labels[kept]}), var=adata.var[[]].copy())
     if normalize:
-        sc.pp.normalize_total(cells, target_sum=_TARGET_SUM)
+        sc.pp.normalize_total(cells, target_sum=TARGET_SUM)
         sc.pp.log1p(cells)
     chosen = list(labels.cat.categories) if groups is None else list(groups)
     sc.tl.rank_genes_groups(cells, key, groups=chosen, reference=reference, method=method, use_raw=False, **kwargs)
@@ -133,7 +139,7 @@ def rank_genes(
 
 
 def _labels(column: pd.Series, key: str, groups: Sequence[str] | None, reference: str) -> pd.Series:
-    """Clusters as text; missing where a cell takes no part."""
+    """Clusters as text. The value is missing for cells that are left out."""
     labels = column.astype("category").cat.rename_categories(str)
     labels = labels.cat.remove_categories([name for name in labels.cat.categories if name == UNASSIGNED])
     sizes = labels.value_counts()

@@ -1,4 +1,4 @@
-"""Which clusters, and which cells, come out the same when the seed changes?"""
+"""Stability of clusters and cells over runs with different seeds."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ _RUN_KEY = "siamese_clu_run"
 
 @dataclass(frozen=True)
 class StabilityResult:
-    """Outcome of :func:`stability`.
+    """Result of :func:`stability`.
 
     Attributes
     ----------
     labels
-        Clusters of every run after alignment, categorical, ``(n_obs, n_runs)``: named like the judged clusters they
-        were matched to, missing where a cluster has no counterpart.
+        Clusters of every run, categorical ``(n_obs, n_runs)``. Each cluster of a run has the name of the judged cluster
+        that it was matched to. The value is missing for clusters that were not matched.
     ari
         Adjusted Rand index of every pair of runs, ``(n_runs, n_runs)``.
     cluster_stability
-        Mean over runs of the best Jaccard index of each judged cluster, in ``[0, 1]``; index: its name.
+        Stability of each judged cluster, in ``[0, 1]``: the mean over the runs of its best Jaccard index. The index
+        contains the names of the clusters.
     cell_stability
-        Share of runs that have the cell in the judged cluster, in ``[0, 1]``; index: ``obs_names``.
+        Stability of each cell, in ``[0, 1]``: the share of runs in which the cell is in its judged cluster. The index
+        is ``obs_names``.
     cell_means
-        Mean of ``cell_stability`` over the cells of each judged cluster; index: its name.
+        Mean of ``cell_stability`` over the cells of each judged cluster. The index contains the names of the clusters.
     consensus
-        Cluster with the highest mean probability after alignment, categorical; index: ``obs_names``.
+        Judged cluster with the highest mean probability over the runs, categorical. The index is ``obs_names``.
     central_run
         Name of the run with the highest mean ARI to the other runs.
     """
@@ -70,57 +72,63 @@ def stability(
     write_consensus: bool = False,
     **cluster_kwargs: Any,
 ) -> StabilityResult:
-    r"""Judge clusters by what several seeds agree on; no labels of cells are used.
+    r"""Judge the stability of clusters and cells by runs with different seeds. Known labels of cells are not used.
 
-    Judged are the clusters in ``obs[key]``. If there is no such column, it is the run closest to all others that is
-    judged, and its clusters are written there. The clusters of every run are matched to the judged ones one to one
-    (Hungarian method, most cells in common). Then
+    The clusters in ``obs[key]`` are judged. If there is no such column, the clusters of the most central run are judged
+    and written to ``obs[key]``. The most central run is the run with the highest mean ARI to the other runs. The
+    clusters of every run are matched to the judged clusters one to one, so that they have the most cells in common
+    (Hungarian method).
 
-    * a cell is as stable as the share of runs that have it in the same cluster;
-    * a cluster :math:`C` is as stable as :math:`\operatorname{mean}_r \max_{D \in r} |C \cap D| / |C \cup D|`; Hennig
-      calls a cluster below 0.6 doubtful and below 0.5 dissolved.
+    * The stability of a cell is the share of runs in which the cell is in the same cluster.
+    * The stability of a cluster :math:`C` is :math:`\operatorname{mean}_r \max_{D \in r} |C \cap D| / |C \cup D|`, the
+      mean over the runs :math:`r` of the best Jaccard index with a cluster :math:`D` of the run. Hennig (2007) calls a
+      cluster with a stability below 0.6 doubtful, and below 0.5 dissolved.
 
-    A judged run is not compared with itself. Memory grows with cells times clusters.
+    A run is not compared with itself if its own clusters are judged. Memory grows with the number of cells times the
+    number of clusters.
 
     Parameters
     ----------
     adata
-        Cells as for :func:`~scsiameseclu.tl.cluster`, or with ``labels``.
+        Cells with raw counts, as for :func:`~scsiameseclu.tl.cluster`. With ``labels``, counts are not needed.
     n_clusters
-        Number of clusters of every run; ``"auto"``: estimated in every run, so that it counts among what may change.
+        Number of clusters of every run. ``"auto"``: each run estimates its own number of clusters.
     seeds
-        One run each, at least two. ``scvi.settings.seed`` is put back afterwards.
+        Seeds of the runs, at least two. ``scvi.settings.seed`` is restored afterwards.
     key
-        Column of ``obs`` with the clusters to judge, and stem of the names under which results are written.
+        Column of ``obs`` with the clusters to judge. The names of the results begin with ``key``.
     labels
-        Clusters of runs that were made already, one column per run, indexed by ``obs_names``; nothing is trained then,
-        and ``n_clusters`` and ``seeds`` are not used.
+        Clusters of existing runs, one column per run, indexed by ``obs_names``. With ``labels``, nothing is trained,
+        and ``n_clusters`` and ``seeds`` are ignored. ``None``: the runs are trained.
     write_consensus
-        Write the consensus clusters into ``obs``.
+        Whether to write the consensus clusters into ``obs``.
     **cluster_kwargs
-        Further arguments of :func:`~scsiameseclu.tl.cluster` for every run, but ``key_added``.
+        Further arguments of :func:`~scsiameseclu.tl.cluster` for every run, except ``key_added``.
 
     Returns
     -------
     StabilityResult
-        Agreement of runs, stability of clusters and cells, consensus.
+        Agreement of the runs, stability of clusters and cells, and consensus clusters.
 
     Raises
     ------
     ValueError
-        If there are fewer than two different runs, or ``labels`` or ``obs[key]`` have missing values or belong to other
-        cells; and as :func:`~scsiameseclu.tl.cluster`.
+        If there are fewer than two different runs, or if ``labels`` or ``obs[key]`` have missing values or belong to
+        other cells. Also as :func:`~scsiameseclu.tl.cluster`.
     TypeError
-        If ``adata`` is no AnnData, or ``key_added`` is given.
+        If ``adata`` is not an AnnData, or ``key_added`` is given.
 
     Notes
     -----
-    Writes ``obs[f"{key}_stability"]``, float32; ``uns[f"{key}_stability"]`` with ``"params"``, ``"ari"`` (float64,
-    ``(n_runs, n_runs)``), ``"clusters"`` and ``"cluster_stability"``; with ``write_consensus``,
-    ``obs[f"{key}_consensus"]``.
+    The function writes
 
-    Hennig, Cluster-wise assessment of cluster stability, Computational Statistics & Data Analysis 52:258 (2007); there
-    the cells are resampled, here the seed changes.
+    - ``obs[f"{key}_stability"]``: stability of the cells, float32;
+    - ``uns[f"{key}_stability"]``: ``"params"``; ``"ari"``, float64 ``(n_runs, n_runs)``; ``"clusters"``, the names of
+      the judged clusters; and ``"cluster_stability"``, float64 ``(n_clusters,)``;
+    - ``obs[f"{key}_consensus"]``: consensus clusters, categorical, with ``write_consensus=True``.
+
+    Source: Hennig, Cluster-wise assessment of cluster stability, Computational Statistics & Data Analysis 52:258
+    (2007). Hennig resamples the cells. This function changes the seed instead.
 
     Examples
     --------
@@ -130,7 +138,7 @@ def stability(
     """
     check_anndata(adata, "cluster a MuData once per seed, and pass the AnnData of one modality with labels=...")
     if "key_added" in cluster_kwargs:
-        raise TypeError("Expected no key_added, found one; name the column of the results with `key`.")
+        raise TypeError("Expected no argument key_added, found one; name the column of the clusters with `key`.")
     check_key(key, "key")
     if labels is None:
         runs, names, probs = _train(adata, n_clusters, list(seeds), cluster_kwargs)
@@ -146,13 +154,15 @@ def stability(
     if key in adata.obs:
         judged = _categorical(adata.obs[key], f"obs[{key!r}]")
         own = _source_of(adata, key)
-        others = [r for r, run in enumerate(runs) if names[r] != own or adjusted_rand_score(judged.codes, run) < 1.0]
+        compared = [r for r, run in enumerate(runs) if names[r] != own or adjusted_rand_score(judged.codes, run) < 1.0]
     else:
         logger.info(
-            "No column %r: judging the most central run, %s, and writing its clusters there.", key, names[central]
+            "There is no column %r in obs: judging the clusters of the most central run, %s, and writing them to obs.",
+            key,
+            names[central],
         )
         judged = pd.Categorical.from_codes(runs[central], [str(i) for i in range(runs[central].max() + 1)])
-        others = [i for i in range(len(runs)) if i != central]
+        compared = [i for i in range(len(runs)) if i != central]
 
     codes, n_judged = judged.codes.astype(np.int64), len(judged.categories)
     aligned, overlap = [], np.zeros((len(runs), n_judged))
@@ -160,15 +170,15 @@ def stability(
     for r, (run, soft) in enumerate(zip(runs, probs, strict=True)):
         counts = contingency(codes, run, n_judged, soft.shape[1])
         overlap[r] = (counts / (counts.sum(1, keepdims=True) + counts.sum(0, keepdims=True) - counts)).max(axis=1)
-        used = np.flatnonzero(counts.sum(axis=0))  # the head may have clusters without a cell
+        used = np.flatnonzero(counts.sum(axis=0))  # a run may have clusters without cells
         rows, columns = match_groups(counts[:, used])
         new_code = np.full(soft.shape[1], -1)
         new_code[used[columns]] = rows
         aligned.append(new_code[run])
         mean_probs[:, rows] += soft[:, used[columns]] / len(runs)
 
-    agreement = np.mean([aligned[r] == codes for r in others], axis=0).astype(np.float32)
-    # Where no run has a counterpart of the cluster, there is nothing to agree on.
+    agreement = np.mean([aligned[r] == codes for r in compared], axis=0).astype(np.float32)
+    # If no matched cluster has any probability for a cell, the cell keeps its judged cluster.
     winner = np.where(mean_probs.max(axis=1) > 0, mean_probs.argmax(axis=1), codes)
     categories = judged.categories
     result = StabilityResult(
@@ -177,7 +187,7 @@ def stability(
             index=adata.obs_names,
         ),
         ari=pd.DataFrame(ari, index=names, columns=names),
-        cluster_stability=pd.Series(overlap[others].mean(axis=0), index=categories, name="stability"),
+        cluster_stability=pd.Series(overlap[compared].mean(axis=0), index=categories, name="stability"),
         cell_stability=pd.Series(agreement, index=adata.obs_names, name=stability_key(key)),
         cell_means=pd.Series(
             np.bincount(codes, weights=agreement) / np.bincount(codes), index=categories, name="mean cell stability"
@@ -202,7 +212,7 @@ def _write(adata: AnnData, result: StabilityResult, judged: pd.Categorical, key:
     if write_consensus:
         adata.obs[consensus_key(key)] = result.consensus.array
     adata.uns[stability_key(key)] = {
-        # Where the judged clusters come from, so that they are never compared with themselves.
+        # The run that the judged clusters come from is recorded, so that the run is never compared with itself.
         "params": {"n_runs": len(result.ari), "central_run": result.central_run, "judged_run": source},
         "ari": result.ari.to_numpy(),
         "clusters": result.cluster_stability.index.to_numpy(dtype=str),
@@ -211,7 +221,7 @@ def _write(adata: AnnData, result: StabilityResult, judged: pd.Categorical, key:
 
 
 def _source_of(adata: AnnData, key: str) -> str:
-    """Name of the run that the clusters in ``obs[key]`` come from; empty if nothing tells."""
+    """Name of the run that the clusters in ``obs[key]`` come from; empty if the run is not recorded."""
     judged = adata.uns.get(stability_key(key), {}).get("params", {}).get("judged_run", "")
     seed = adata.uns.get(key, {}).get("params", {}).get("seed")
     return judged or ("" if seed is None else f"seed {int(seed)}")
@@ -220,11 +230,17 @@ def _source_of(adata: AnnData, key: str) -> str:
 def _train(
     adata: AnnData, n_clusters: int | Literal["auto"], seeds: list[int], cluster_kwargs: dict[str, Any]
 ) -> tuple[list[NDArray[np.int64]], list[str], list[NDArray[np.float32]]]:
-    """Codes of the cells, name and probabilities of one run per seed; everything is written into a copy."""
+    """Train one run per seed on a copy of the cells.
+
+    Returns
+    -------
+    tuple of list
+        Cluster codes of the cells, name, and cluster probabilities of each run.
+    """
     from scvi import settings
 
     if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"Expected at least two different seeds, found {seeds}; runs with one seed are equal.")
+        raise ValueError(f"Expected at least two different seeds, found {seeds}; runs with the same seed are equal.")
     cells, before = adata.copy(), settings.seed
     runs, probs = [], []
     try:
@@ -248,7 +264,7 @@ def _given_runs(adata: AnnData, labels: pd.DataFrame) -> tuple[list[NDArray[np.i
     if not labels.index.equals(adata.obs_names):
         raise ValueError(
             f"Expected labels indexed by obs_names, found other cells or another order ({len(labels)} rows, "
-            f"{adata.n_obs} cells); reindex them with adata.obs_names."
+            f"{adata.n_obs} cells); reindex the labels with adata.obs_names."
         )
     columns: Sequence[Any] = list(labels.columns)
     runs = [_categorical(labels.iloc[:, i], f"labels[{name!r}]") for i, name in enumerate(columns)]
@@ -256,8 +272,11 @@ def _given_runs(adata: AnnData, labels: pd.DataFrame) -> tuple[list[NDArray[np.i
 
 
 def _categorical(values: Any, name: str) -> pd.Categorical:
-    """Clusters named by strings, in their order."""
+    """Clusters as a categorical of strings, in the order of the categories."""
     clusters = pd.Categorical(values).remove_unused_categories()
     if missing := int((clusters.codes < 0).sum()):
-        raise ValueError(f"Expected a cluster for every cell in {name}, found {missing} cells without; name them too.")
+        raise ValueError(
+            f"Expected a cluster for every cell in {name}, found {missing} cells without a cluster; fill in the "
+            "missing values."
+        )
     return clusters.rename_categories(clusters.categories.astype(str))

@@ -1,4 +1,4 @@
-"""Clusters within a cluster."""
+"""Divide a cluster into smaller clusters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["subcluster"]
 logger = logging.getLogger(__name__)
 _PART_KEY = "siamese_clu_part"
 _FOLLOWED = ("layer", "batch_key", "use_rep")
-"""Settings of the clusters that their parts are made with, unless told otherwise."""
+"""Arguments that are taken from the settings of the clusters, if the user does not give them."""
 
 
 def subcluster(
@@ -37,50 +37,54 @@ def subcluster(
     key_added: str | None = None,
     **cluster_kwargs: Any,
 ) -> SCSiameseClu:
-    """Cluster the cells of one cluster, or of several together, by a model of their own.
+    """Cluster the cells of one cluster, or of several clusters together, by a new model.
 
-    The genes that vary among these cells are chosen anew, and a model is trained on them alone, so that differences
-    show which are small next to those between all cells. To divide a cluster where the tree of a trained model divides
-    it, without training, use :meth:`scsiameseclu.SCSiameseClu.split`.
+    Highly variable genes are chosen among these cells only, and a new model is trained on these cells. So the model
+    finds differences that are small compared with the differences between all cells. To divide a cluster by the tree of
+    a trained model, without training, use :meth:`scsiameseclu.SCSiameseClu.split`.
 
     Parameters
     ----------
     adata
         Cells with raw counts and clusters.
     clusters
-        Name of the cluster, or names of clusters whose cells are taken together.
+        Name of the cluster, or names of several clusters whose cells are clustered together.
     n_clusters
-        Number of parts, at least 1; ``"auto"`` estimates it without labels and may answer 1.
+        Number of parts, at least 1. ``"auto"``: the number is estimated without labels, and may be 1.
     key
         Column of ``obs`` with the clusters.
     key_added
-        Column of ``obs`` to write. ``None``: ``f"{key}_R"``, as scanpy's ``restrict_to`` does.
+        Column of ``obs`` to write. ``None``: ``f"{key}_R"``, as with the argument ``restrict_to`` of scanpy.
     **cluster_kwargs
-        Further arguments of :func:`~scsiameseclu.tl.cluster`. ``layer``, ``batch_key`` and ``use_rep`` are by default
-        those that ``uns[key]`` says the clusters were made with.
+        Further arguments of :func:`~scsiameseclu.tl.cluster`. The default values of ``layer``, ``batch_key`` and
+        ``use_rep`` are the settings in ``uns[key]``, with which the clusters were made.
 
     Returns
     -------
-    The model of the parts. Its clusters have the names that were written: ``predict`` and ``tl.map`` use them.
+    SCSiameseClu
+        The model of the parts. The clusters of the model have the names that are written to ``obs[key_added]``, so
+        ``predict`` and ``tl.map`` return these names.
 
     Raises
     ------
     TypeError
-        If ``adata`` is no AnnData.
+        If ``adata`` is not an AnnData.
     KeyError
         If ``key`` does not exist.
     ValueError
-        If a cluster does not exist, none is given, and as :func:`~scsiameseclu.tl.cluster`.
+        If a cluster does not exist, or no cluster is given. Also as :func:`~scsiameseclu.tl.cluster`.
 
     Notes
     -----
-    Writes
+    The function writes
 
-    * ``obs[key_added]``, categorical: ``"3,0"``, ``"3,1"`` and so on for the parts of ``"3"``, which stand at its
-      place, ``"1-3,0"`` for those of ``"1"`` and ``"3"``; other cells keep their cluster;
-    * ``obs[f"{key_added}_confidence"]``, float32, if there are confidences of ``key``: the probability of the cluster
-      times that of the part within it; other cells keep theirs;
-    * ``uns[key_added]``: ``"params"``, those of the model of the parts and ``"restricted_to"``, and quality numbers.
+    * ``obs[key_added]``, categorical. The parts of the cluster ``"3"`` are ``"3,0"``, ``"3,1"`` and so on. The parts of
+      the clusters ``"1"`` and ``"3"`` together are ``"1-3,0"`` and so on. In the order of the categories, the parts
+      replace the first divided cluster. Other cells keep their cluster.
+    * ``obs[f"{key_added}_confidence"]``, float32, if there are confidences of ``key``. The confidence of a divided cell
+      is the probability of its cluster times the probability of its part. Other cells keep their confidence.
+    * ``uns[key_added]``: ``"params"``, with the settings of the model of the parts and ``"restricted_to"``, and quality
+      numbers.
 
     Examples
     --------
@@ -108,7 +112,7 @@ def subcluster(
     model = cluster_cells(part, n_clusters, _PART_KEY, **options)
     whole = "-".join(wanted)
     if len(part.obs[_PART_KEY].cat.categories) < 2:
-        logger.warning("The %d cells of %s are one population: nothing was divided.", len(cells), ", ".join(wanted))
+        logger.warning("Only one part was found in the %d cells of %s.", len(cells), ", ".join(wanted))
     model.rename({name: f"{whole},{name}" for name in model.get_cluster_summary().index})
     _write(adata, part, cells, labels, wanted, key, key_added)
     record = dict(part.uns[_PART_KEY])
@@ -119,7 +123,7 @@ def subcluster(
 
 
 def _part(adata: AnnData, cells: NDArray[np.int64]) -> AnnData:
-    """Some cells as an object of their own, without the graphs of all cells."""
+    """Copy some of the cells, without graphs and entries of ``uns`` that describe all cells."""
     part = adata[cells].copy()
     for name in list(part.obsp):
         del part.obsp[name]
@@ -136,7 +140,10 @@ def _write(
     key: str,
     key_added: str,
 ) -> None:
-    """Write the labels of the parts, at the place of the first cluster they divide, and the confidences."""
+    """Write the labels and confidences of the parts.
+
+    In the order of the categories, the parts replace the first divided cluster.
+    """
     names, whole = list(labels.cat.categories), "-".join(wanted)
     of_part = [f"{whole},{name}" for name in part.obs[_PART_KEY].cat.categories]
     first = next(at for at, name in enumerate(names) if name in wanted)

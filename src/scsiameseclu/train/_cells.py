@@ -1,4 +1,4 @@
-"""The cells of a training: which rows train, which are held out, and what the network makes of them."""
+"""Training and validation cells of a training plan, their embeddings and decoded expression."""
 
 from typing import Any
 
@@ -22,9 +22,10 @@ class PlanCells(PlanHooks):
     Attributes
     ----------
     max_target_cells
-        Cells embedded at most for the transport targets.
+        Largest number of cells that are embedded for the transport targets.
     shares_work
-        Whether the processes of a distributed run share the cells. No longer when one of them may be gone.
+        Whether the processes of a distributed run divide the cells among themselves. False after an interrupt, when
+        other processes may have ended.
     """
 
     max_target_cells: int
@@ -34,41 +35,41 @@ class PlanCells(PlanHooks):
         self.shares_work = True
 
     def _training_rows(self, at_most: int) -> NDArray[np.int64]:
-        """Rows of the training cells in order, or of a fixed random sample of them."""
+        """Row numbers of the training cells, ascending, or of a fixed random sample of ``at_most`` training cells."""
         return sampled(self._data.train_idx, at_most)
 
     def _validation_rows(self) -> NDArray[np.int64]:
-        """Rows of the cells held out for validation in order, or of a fixed random sample of ``max_target_cells``."""
+        """Row numbers of the validation cells, ascending, or of a fixed sample of ``max_target_cells`` of them."""
         return sampled(self._data.val_idx, self.max_target_cells)
 
     def _embed_training_cells(self) -> Tensor:
-        """Embed the training cells (a fixed sample of them above ``max_target_cells``) without augmentation."""
+        """Embed the training cells, or a fixed sample of ``max_target_cells`` of them, without augmentation."""
         z = self._embed(self._training_rows(self.max_target_cells))
         self._check_finite(z)
         return z
 
     def _embed(self, rows: NDArray[np.int64]) -> Tensor:
-        """Embed cells, ``(len(rows), n_latent)``; every process of a distributed run its share of them."""
+        """Embed cells, ``(len(rows), n_latent)``. In a distributed run, every process embeds a share of the cells."""
         if not self._splits(rows):
             return embed(self.module, self._loader(rows))
         return gather_rows(embed(self.module, self._loader(own_share(rows))))
 
     def _decode(self, rows: NDArray[np.int64]) -> tuple[Tensor, NDArray[np.float32]]:
-        """Embed and decode cells; every process of a distributed run its share of them."""
+        """Embed and decode cells. In a distributed run, every process computes a share of the cells."""
         if not self._splits(rows):
             return decode(self.module, self._loader(rows))
         z, expression = decode(self.module, self._loader(own_share(rows)))
         return gather_rows(z), gather_rows(torch.as_tensor(expression, device=z.device)).cpu().numpy()
 
     def _representation(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Graph representation of cells, ``(len(rows), n_rep)``: their own counts, without their neighbours."""
+        """Graph representation of cells, ``(len(rows), n_rep)``, from their own counts without their neighbours."""
         return np.asarray(self._data.adata_manager.get_from_registry(SIAMESE_KEYS.GRAPH_REP)[rows], dtype=np.float32)
 
     def _splits(self, rows: NDArray[np.int64]) -> bool:
         return self.shares_work and 1 < n_processes() <= len(rows)
 
     def _check_finite(self, values: Tensor) -> None:
-        """Refuse values that PCA or Sinkhorn would choke on."""
+        """Refuse NaN and infinite values, which would make PCA or Sinkhorn fail."""
         if not bool(torch.isfinite(values).all()):
             raise self._not_finite("a finite embedding, found NaN or infinite values")
 
@@ -79,7 +80,10 @@ class PlanCells(PlanHooks):
 
 
 def sampled(rows: Any, at_most: int) -> NDArray[np.int64]:
-    """Row numbers in order, or a random sample of them that only the seed of scvi-tools changes."""
+    """Row numbers, ascending, or a random sample of ``at_most`` row numbers.
+
+    The sample depends only on the seed of scvi-tools.
+    """
     rows = np.sort(np.asarray(rows, dtype=np.int64))
     if len(rows) > at_most:
         rows = np.sort(np.random.default_rng(resolve_seed(None)).choice(rows, at_most, replace=False))

@@ -1,4 +1,4 @@
-"""Checkpoints of a training in two phases."""
+"""scvi-tools' checkpoints of the best epoch, adapted to a training in two phases."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,17 +8,19 @@ from torch import Tensor
 
 
 def follow_clustering(callback: SaveCheckpoint, read_weights: Callable[[str], dict[str, Tensor]]) -> None:
-    """Let a checkpoint callback see nothing but the epochs of the clustering phase, and read what this package writes.
+    """Restrict a checkpoint callback to epochs of the clustering phase, and let it read the files of this package.
 
-    The loss of the first phase has fewer terms, so that its epochs would seem the best, and there are no clusters in it
-    to come back to. The callback is changed in place, because the caller reads ``best_model_path`` from it.
+    The loss of the pretraining phase has fewer terms. Without this restriction the epochs of pretraining would seem the
+    best, although the model has no clusters then. The callback is changed in place, because the user reads
+    ``best_model_path`` from the callback.
 
     Parameters
     ----------
     callback
-        The callback.
+        The callback, changed in place.
     read_weights
-        Returns the weights of the model in a folder; scvi-tools would execute the file it looks for there.
+        Function that returns the weights of a model saved in a folder. scvi-tools would read a pickle, which can run
+        code.
     """
     for name in ("on_train_epoch_end", "on_validation_end"):
         setattr(callback, name, _guarded(getattr(callback, name)))

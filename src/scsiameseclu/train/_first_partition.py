@@ -1,4 +1,4 @@
-"""From embedded cells to a head: the first partition, its centres, and the discriminants that describe it."""
+"""Start of the clustering phase: the first partition, the cluster centres and the linear discriminants."""
 
 import logging
 from typing import Any
@@ -12,6 +12,7 @@ from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.nn._gather import average_gradients
 from scsiameseclu.ot import estimate_marginals
+from scsiameseclu.ot._transport import Transport
 from scsiameseclu.partition import (
     Discriminant,
     NClustersResult,
@@ -34,11 +35,13 @@ class PlanPartition(PlanCells):
     Attributes
     ----------
     n_clusters
-        Number of clusters; None: chosen when the centres are placed.
+        Number of clusters. With None, the number is chosen when the centres are placed.
     n_clusters_result
-        Outcome of that choice.
+        Record of the choice of the number of clusters, if the number was chosen.
     max_init_cells
-        Cells partitioned at most.
+        Largest number of cells that are partitioned.
+    transport
+        How the duals are found, see :func:`scsiameseclu.ot.transport_to_masses`.
     sinkhorn_iterations, marginal_relaxation
         See :func:`scsiameseclu.ot.sinkhorn`.
     """
@@ -46,6 +49,7 @@ class PlanPartition(PlanCells):
     n_clusters: int | None
     n_clusters_result: NClustersResult | None
     max_init_cells: int
+    transport: Transport
     sinkhorn_iterations: int
     marginal_relaxation: float
 
@@ -56,18 +60,21 @@ class PlanPartition(PlanCells):
         self._made_late: list[torch.nn.Parameter] = []
 
     def on_after_backward(self) -> None:
-        """Let processes that train together agree on the gradients of centres whose number was chosen on the way."""
+        """Average the gradients of centres that were created during training over the processes of a distributed run.
+
+        Lightning averages only the gradients of weights that exist when training starts.
+        """
         average_gradients(self._made_late)
 
     def _place_centers(self) -> Discriminant:
-        """Partition (a sample of) the training cells, and put one centre on each part."""
+        """Partition the training cells, or a sample of them, and put one cluster centre on each part."""
         seed = resolve_seed(None)
         rows = self._training_rows(self.max_init_cells)
         z, expression = self._decode(rows)
         self._check_finite(z)
         self._check_finite(torch.as_tensor(expression))
-        # On the first process only, so that all processes of a distributed run share one partition, unless some are
-        # gone.
+        # The first process computes the partition and sends it to all other processes. If other processes may have
+        # ended, this process computes the partition itself.
         state: list[Any] = [None]
         if self.global_rank == 0 or not self.shares_work:
             space = Space(principal_components(expression, seed), z.float().cpu().numpy(), seed)
@@ -78,7 +85,7 @@ class PlanPartition(PlanCells):
         self._n_parts = len(np.unique(parts))
         if self._n_parts < n_clusters:
             logger.warning(
-                "Expected %d clusters, found %d groups of cells that differ: the other clusters stay empty.",
+                "Expected %d clusters, found only %d groups of different cells. The remaining clusters stay empty.",
                 n_clusters,
                 self._n_parts,
             )
@@ -93,18 +100,19 @@ class PlanPartition(PlanCells):
 
     @torch.no_grad()
     def _present_clusters(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of (a sample of) the training cells, and the clusters the head assigns them to."""
+        """Row numbers of the training cells, or of a sample of them, and the clusters the head assigns them to."""
         rows = self._training_rows(self.max_init_cells)
         z = self._embed(rows)
         self._check_finite(z)
         return rows, head_of(self.module)(z).argmax(dim=1).cpu().numpy()
 
     def _fit_discriminant(self, rows: NDArray[np.int64], parts: NDArray[np.int64]) -> Discriminant:
-        """Describe these parts of the training cells by linear discriminants of the cells' own representation."""
+        """Fit linear discriminants to parts of the training cells, on the cells' own representation."""
         discriminant = fit_discriminant(
             self._representation(rows),
             parts,
             head_of(self.module).n_clusters,
+            transport=self.transport,
             n_iter=self.sinkhorn_iterations,
             marginal_relaxation=self.marginal_relaxation,
         )
@@ -113,19 +121,19 @@ class PlanPartition(PlanCells):
 
 
 def _place(head: ClusterHead, z: Tensor, labels: Tensor) -> None:
-    """Put each centre on the mean of its cells, with the cell shares as marginals."""
+    """Put each centre on the mean of its cells, and use the shares of cells as marginals."""
     one_hot = torch.nn.functional.one_hot(labels, head.n_clusters).to(z.dtype)
     centers = (one_hot.T @ z) / one_hot.sum(dim=0).clamp_min(1.0).unsqueeze(1)
     head.initialise(centers, estimate_marginals(labels, head.n_clusters), z.mean(dim=0))
 
 
 def is_placed(module: SiameseModule) -> bool:
-    """Whether the module has clusters."""
+    """Whether the centres of the clusters are placed."""
     return module.head is not None and module.head.is_initialised
 
 
 def head_of(module: SiameseModule) -> ClusterHead:
-    """The clustering head, which is there from the clustering phase on."""
+    """The clustering head. The head exists from the clustering phase on."""
     if module.head is None:
         raise RuntimeError("Expected a clustering head, found none; this is a bug.")
     return module.head

@@ -1,4 +1,4 @@
-"""What the training plan does besides training: batches to devices, logging, checkpoints."""
+"""Lightning hooks of the training plan: transfer of batches to devices, logging, checkpoints."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 _STATE_KEY = "scsiameseclu"
 _EXTREME = 10.0
-# Attributes of the plan that a resumed training needs as they were.
+# Attributes of the plan that a checkpoint saves and restores.
 _RESUMED = (
     "_clustering_since",
     "_warming_up",
@@ -42,7 +42,7 @@ class NonFiniteLossError(RuntimeError):
 
 
 class PlanHooks(TrainingPlan):
-    """Base of the training plan with the Lightning hooks that have nothing to do with the method."""
+    """Base of the training plan with the Lightning hooks that do not depend on the clustering method."""
 
     module: SiameseModule
     n_clusters: int | None
@@ -66,11 +66,11 @@ class PlanHooks(TrainingPlan):
         self.module.train()
 
     def get_optimizer_creator(self) -> Any:
-        """How to make the optimiser: as scvi-tools, with all weights updated in one operation where there is a way."""
+        """Function that creates the optimiser, as in scvi-tools, but with fused updates of all weights if possible."""
         if self.optimizer_name not in ("Adam", "AdamW"):
             return super().get_optimizer_creator()
         optimizer = getattr(torch.optim, self.optimizer_name)
-        # Lightning refuses to clip the gradients of such an optimiser in mixed precision.
+        # Lightning cannot clip the gradients of a fused optimiser in mixed precision.
         clips = bool(self.trainer.gradient_clip_val)
         fused = (self.device.type in ("cpu", "cuda") and not clips) or None
         return partial(optimizer, lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, fused=fused)
@@ -78,14 +78,14 @@ class PlanHooks(TrainingPlan):
     # -- batches -------------------------------------------------------------------------------------------------
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Move the tensors of a batch, a dictionary of tensors and of such dictionaries; nothing to do on a CPU.
+        """Move a batch, which is a nested dictionary of tensors, to a GPU. On a CPU the batch is returned unchanged.
 
-        Lightning's own way looks at every entry for anything that might be movable, which costs more than the move.
+        Lightning's default inspects every entry of a batch, which takes longer than the transfer.
         """
         return batch if device.type == "cpu" else _moved(batch, device)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Pass through to the module; remembers the loss terms for the error message."""
+        """Pass a batch through the module, and keep the loss terms for a later error message."""
         outputs = super().forward(*args, **kwargs)
         self._last_terms = dict(outputs[-1].extra_metrics)
         return outputs
@@ -96,7 +96,7 @@ class PlanHooks(TrainingPlan):
         """Add a batch to the means of the epoch, under the names that scvi-tools uses."""
         n_cells = loss_output.n_obs_minibatch
         reconstruction = loss_output.reconstruction_loss_sum.detach() / n_cells
-        nothing = torch.zeros_like(reconstruction)  # there is no prior, hence no divergence from it
+        nothing = torch.zeros_like(reconstruction)  # the model has no prior, so the divergence from a prior is 0
         terms = {f"{name}_{mode}": term for name, term in (loss_output.extra_metrics or {}).items()}
         values = {
             f"{mode}_loss": loss_output.loss,
@@ -112,11 +112,11 @@ class PlanHooks(TrainingPlan):
 
     def _log_means(self, mode: str) -> None:
         for name, mean in self._means[mode].pop().items():
-            # The mean is that of all processes already; Lightning wants to be told to average nevertheless.
+            # The mean covers all processes already. Lightning warns unless sync_dist is set.
             self.log(name, mean, on_epoch=True, prog_bar=name == "train_loss", sync_dist=self.use_sync_dist)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over the cells held out."""
+        """Log the means over the validation cells."""
         self._log_means("validation")
 
     # -- the last good weights ----------------------------------------------------------------------------------
@@ -134,25 +134,25 @@ class PlanHooks(TrainingPlan):
         return all(bool(torch.isfinite(value).all()) for value in floats)
 
     def keep_weights(self) -> None:
-        """Copy the current weights to memory; a broken set never replaces a good copy.
+        """Copy the current weights to memory.
 
         Raises
         ------
         NonFiniteLossError
-            If a weight is NaN or infinite.
+            If a weight is NaN or infinite. The earlier copy is then kept.
         """
         if not self.weights_are_finite():
             raise self._not_finite("finite weights, found NaN or infinite ones")
         self._last_good = {key: value.detach().cpu().clone() for key, value in self.module.state_dict().items()}
 
     def restore_weights(self) -> bool:
-        """Go back to the last copy of the weights; whether an epoch had been completed by then."""
+        """Restore the last copy of the weights, and return whether the copy was made after a complete epoch."""
         if self._last_good:
             self.module.load_state_dict(self._last_good)
         return self._n_good_epochs > 0
 
     def likely_cause(self, n_clusters: int) -> str:
-        """What most likely made clusters lose their cells, and what to do about it."""
+        """Text for a warning: the most likely reason why clusters lost their cells, and advice."""
         extreme = self._extreme_covariates()
         if extreme:
             return (
@@ -167,7 +167,7 @@ class PlanHooks(TrainingPlan):
         )
 
     def _extreme_covariates(self) -> list[str]:
-        """Continuous covariates with a value more than ten standard deviations from the mean, and how far it is."""
+        """Texts about continuous covariates with values more than ten standard deviations from the mean."""
         scaler, manager = self.module.covariate_scaler, self._data.adata_manager
         if scaler is None or REGISTRY_KEYS.CONT_COVS_KEY not in manager.data_registry:
             return []
@@ -180,7 +180,7 @@ class PlanHooks(TrainingPlan):
     # -- resuming ------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what resuming needs besides weights and optimiser: split, phase, targets, history, random generators."""
+        """Add to a checkpoint: split, phase, targets, history and random generators, which resuming needs."""
         result = self.n_clusters_result
         history = history_state(getattr(self.trainer.logger, "history", {}))
         for name, mean in self._means["train"].current().items():
@@ -203,44 +203,48 @@ class PlanHooks(TrainingPlan):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over the state of the checkpoint; runs before the weights are loaded, and makes room for them.
+        """Restore the state of the plan from a checkpoint.
+
+        Lightning calls this hook before it loads the weights. The hook creates a head of the right size for them.
 
         Raises
         ------
         ValueError
-            If the checkpoint was written by another model, or for other data.
+            If the checkpoint was not written by this package, or belongs to other data or to another split.
         """
         state = checkpoint.get(_STATE_KEY)
         if state is None:
-            raise ValueError("Expected a checkpoint of SCSiameseClu.train, found another; see ResumeCheckpoint.")
+            raise ValueError("Expected a checkpoint of SCSiameseClu.train, found another file; see ResumeCheckpoint.")
         n_obs, n_found = self._data.adata_manager.adata.n_obs, sum(len(rows) for rows in state["split"].values())
         if n_obs != n_found:
             raise ValueError(
-                f"Expected a checkpoint for {n_obs} cells, found one for {n_found}. Resume with the data it was "
-                "written for."
+                f"Expected a checkpoint for {n_obs} cells, found a checkpoint for {n_found} cells. Resume with the "
+                "data of the checkpoint."
             )
         if state["cells"] != self._cells():
             raise ValueError(
-                "Expected a checkpoint for these cells and genes, found one for others of the same number."
+                "Expected a checkpoint for these cells and genes, found a checkpoint for cells or genes with other "
+                "names. Resume with the data of the checkpoint."
             )
         blocks = self._data.adata_manager.blocks
-        if state.get("counts", blocks.content) not in (
-            blocks.content,
-            blocks.digest,
-        ):  # early checkpoints have the digest
+        # Checkpoints of early versions hold the digest of the cells.
+        if state.get("counts", blocks.content) not in (blocks.content, blocks.digest):
             raise ValueError(
-                "Expected a checkpoint for these data, found one for others with the same names of cells and genes: "
-                "counts, representation, batches or the settings of the cell graph differ. Resume with the data and "
-                "set-up it was written for, or train anew without ckpt_path."
+                "Expected a checkpoint for these data, found a checkpoint for other data with the same names of cells "
+                "and genes: counts, representation, batches or the settings of the cell graph differ. Resume with the "
+                "data and set-up of the checkpoint, or start a new training without ckpt_path."
             )
         centers = checkpoint["state_dict"].get("module.head.centers")
         if centers is not None and self.n_clusters not in (None, len(centers)):
-            raise ValueError(f"Expected a checkpoint with {self.n_clusters} clusters, found one with {len(centers)}.")
+            raise ValueError(
+                f"Expected a checkpoint with {self.n_clusters} clusters, found a checkpoint with {len(centers)}. "
+                "Resume with a model of the same n_clusters."
+            )
         for name, rows in state["split"].items():
             if len(rows) != len(getattr(self._data, name)):
                 raise ValueError(
                     f"Expected a checkpoint with {len(getattr(self._data, name))} cells as {name}, found {len(rows)}. "
-                    "Resume with the train_size and validation_size it was written with."
+                    "Resume with the train_size and validation_size of the checkpoint."
                 )
             setattr(self._data, name, rows.numpy())
         for name in _RESUMED:
@@ -249,7 +253,7 @@ class PlanHooks(TrainingPlan):
         self.module.clustering_active = state["clustering_active"]
         if state["n_clusters_result"] is not None:
             self.n_clusters_result = NClustersResult.from_state(state["n_clusters_result"])
-        if state.get("discriminant") is not None:  # early checkpoints have none
+        if state.get("discriminant") is not None:  # checkpoints of early versions have no discriminant
             self._discriminant = Discriminant(**state["discriminant"])
         if centers is not None and (self.module.head is None or self.module.head.n_clusters != len(centers)):
             self.module.build_head(len(centers))
@@ -264,7 +268,7 @@ class PlanHooks(TrainingPlan):
         return hashlib.sha1(names.encode(), usedforsecurity=False).hexdigest()
 
     def _restore_rng(self) -> bool:
-        """Go back to the random numbers of the checkpoint, once; whether there was one to go back to."""
+        """Restore the random generators after loading a checkpoint, and return whether there was a state to restore."""
         state, self._rng_to_restore = self._rng_to_restore, None
         if state is None:
             return False
@@ -273,14 +277,18 @@ class PlanHooks(TrainingPlan):
         return True
 
     def _seed_process(self) -> None:
-        """Give every process but the first random numbers of its own: equal seeds would corrupt all cells alike."""
+        """Give every process of a distributed run its own random numbers.
+
+        With equal seeds, all processes would corrupt their cells in the same way.
+        """
         if self.global_rank > 0:
             torch.manual_seed(torch.initial_seed() + 1009 * self.global_rank + self.current_epoch)
 
     def _draw_for_loader(self) -> None:
-        """Draw the random number that renewing the loader's iterator would have drawn, if Lightning does not renew it.
+        """Draw the random number that a new iterator of the data loader draws.
 
-        In the first epoch after resuming, Lightning keeps the iterator it made before the generators were put back.
+        In the first epoch after resuming, Lightning keeps the iterator that it made before the generators were
+        restored. Without this draw, all later random numbers would differ from an uninterrupted training.
         """
         loop = self.trainer.fit_loop
         if getattr(loop, "is_resuming", False) or loop.epoch_loop.restarting:
@@ -288,7 +296,7 @@ class PlanHooks(TrainingPlan):
 
 
 def broadcast(state: list[Any]) -> list[Any]:
-    """Give the first process's objects to all; a no-op in a single process."""
+    """Send the objects of the first process to all processes. In a single process the objects are returned."""
     if dist.is_available() and dist.is_initialized():
         dist.broadcast_object_list(state, src=0)
     return state

@@ -1,4 +1,4 @@
-"""Embedding and decoding of many cells at once, in evaluation mode."""
+"""Embedding and decoding of many cells in evaluation mode."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from scsiameseclu.module import SiameseModule
 
 @torch.no_grad()
 def embed(module: SiameseModule, loader: Any) -> Tensor:
-    """Embed every cell of a loader in evaluation mode, ``(n, n_latent)``, on the module's device."""
+    """Embed every cell of a loader in evaluation mode, ``(n, n_latent)``, on the device of the module."""
     was_training = module.training
     module.eval()
     parts = [module.inference(**module._get_inference_input(tensors))["z"] for tensors in loader]
@@ -23,14 +23,14 @@ def embed(module: SiameseModule, loader: Any) -> Tensor:
 
 @torch.no_grad()
 def decode(module: SiameseModule, loader: Any) -> tuple[Tensor, NDArray[np.float32]]:
-    """Embed every cell of a loader in evaluation mode and decode it.
+    """Embed and decode every cell of a loader in evaluation mode.
 
     Returns
     -------
-    Embeddings ``(n, n_latent)`` on the module's device, and z-scored decoded expression of the embedding genes
-    ``(n, n_embedding_genes)``; the embeddings themselves in its place if the module was trained without reconstruction.
-    Where there are proteins, decoded proteins stand next to it, ``(n, n_embedding_genes + n_proteins)``, scaled to
-    their share of the total variance.
+    Embeddings ``(n, n_latent)`` on the device of the module, and z-scored decoded expression of the embedding genes
+    ``(n, n_embedding_genes)``. With proteins, the second table also has the decoded proteins, scaled to their share of
+    the total variance, ``(n, n_embedding_genes + n_proteins)``. If the module was trained without reconstruction, the
+    second table holds the embeddings.
     """
     was_training = module.training
     module.eval()
@@ -51,13 +51,16 @@ def decode(module: SiameseModule, loader: Any) -> tuple[Tensor, NDArray[np.float
 
 
 def beside(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """Columns of tables ``(n, a)`` and ``(n, b)`` side by side, the second with this share of the total variance."""
+    """Put tables ``(n, a)`` and ``(n, b)`` side by side.
+
+    The second table is scaled so that it has the given share of the total variance.
+    """
     variances = [part.var(dim=0, unbiased=False).sum().clamp_min(1e-12) for part in (first, second)]
     ratio = share * variances[0] / ((1.0 - share) * variances[1])
     return torch.cat([first, second * ratio.sqrt()], dim=1)
 
 
 def principal_components(points: NDArray[np.float32], random_state: int, n_comps: int = 30) -> NDArray[np.float32]:
-    """First principal components, ``(n, n_comps)`` or fewer."""
+    """First principal components, ``(n, n_comps)``, or fewer if the table is small."""
     n_comps = min(n_comps, *points.shape)
     return PCA(n_comps, svd_solver="randomized", random_state=random_state).fit_transform(points)

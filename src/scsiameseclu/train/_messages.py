@@ -1,19 +1,19 @@
-"""Messages of Lightning that say nothing about the training at hand."""
+"""Suppression of messages from Lightning that do not concern the training."""
 
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_LOGGER = "lightning.pytorch.utilities.rank_zero"  # devices it found, other products, the end of a training
+_LOGGER = "lightning.pytorch.utilities.rank_zero"  # logs devices, advertisements and the end of training
 
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep back what Lightning has to say about devices, products and its own code, unless the user debugs.
+    """Suppress Lightning's messages about devices, products and deprecations in its own code.
 
-    Warnings about the training pass. With ``scvi.settings.verbosity = logging.DEBUG``, or a level that the user gave
-    the logger, everything does.
+    Warnings about the training are shown. All messages are shown with ``scvi.settings.verbosity = logging.DEBUG``, or
+    if the user has set a level for Lightning's logger.
     """
     logger = logging.getLogger(_LOGGER)
     if logging.getLogger("scvi").getEffectiveLevel() <= logging.DEBUG or logger.level != logging.NOTSET:

@@ -13,69 +13,84 @@ from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._partners import PartnerSampler
 from scsiameseclu.module import SiameseModule
 from scsiameseclu.nn import ClusterHead
-from scsiameseclu.ot import ema_marginals, sinkhorn
+from scsiameseclu.ot import ema_marginals, transport_to_masses
+from scsiameseclu.ot._transport import Transport, check_transport
 from scsiameseclu.train._first_partition import PlanPartition, head_of, is_placed
 
 logger = logging.getLogger(__name__)
 
 MIN_MASS = 0.5
-"""Share of its mass in the first partition that a cluster keeps at least."""
+"""Lower bound of the mass of a cluster, as a share of its mass in the first partition."""
 
-_MIN_SHARE = 1e-8  # mass of a cluster that new cells say nothing about: its logarithm has to exist
+_MIN_SHARE = 1e-8  # mass of a cluster that no new cell belongs to; positive, because its logarithm is needed
 
 
 class SiameseTrainingPlan(PlanPartition):
     """Train a :class:`~scsiameseclu.module.SiameseModule` in two phases.
 
-    1. *Pretraining*, ``n_pretrain_epochs``: all terms but the clustering loss.
+    1. *Pretraining* for ``n_pretrain_epochs``: the loss has all terms except the clustering loss.
     2. *Clustering*: the training cells are partitioned by decoded expression and embedding
-       (:func:`~scsiameseclu.partition.partition_cells`), one centre is placed on each part, and the optimiser starts
-       afresh. The target of a cell are its probabilities under linear discriminants of the partition, transported to
-       the masses of the parts (:func:`~scsiameseclu.partition.fit_discriminant`). At the end the temperature of the
-       head is set so that the assignments are as certain as the targets.
+       (:func:`~scsiameseclu.partition.partition_cells`). One centre is placed on each part, and the optimiser starts
+       again. The target of a cell is its vector of probabilities from linear discriminants of the partition
+       (:func:`~scsiameseclu.partition.fit_discriminant`). At the end, the temperature of the head is set so that the
+       assignments are as certain as the targets.
 
-    ``n_warmup_epochs`` ends the use of these targets early, as the paper does from the start. From then on the target
-    is the transport plan of the head's own scores, recomputed every ``target_refresh_epochs`` epochs on the embeddings
-    of the training cells and kept until the next time. The logged ``sinkhorn_marginal_error`` is the L1 distance
-    between wanted and reached column masses. No cluster's mass falls below half of what it was at the start; should a
-    cluster lose all its cells nevertheless, the weights from the start of the phase are restored.
+    By default the discriminants give the targets of the whole clustering phase. With ``n_warmup_epochs`` they give the
+    targets of the first epochs only. Later targets are transport plans of the head's own scores, as in the paper. The
+    plan is recomputed every ``target_refresh_epochs`` epochs from the embeddings of the training cells. In the plan,
+    the mass of a cluster never falls below half of its mass in the first partition. The logged
+    ``sinkhorn_marginal_error`` is the L1 distance between requested and reached cluster masses. If a cluster loses all
+    its cells during the phase, the weights from the start of the phase are restored.
 
-    A module whose head is already placed (further training, or a reference model mapped to a query) keeps its
-    clusters and their numbers, and goes straight to phase 2.
+    A module whose centres are already placed keeps its clusters and their numbers, and starts with phase 2. This is the
+    case in further training, and for a model that was mapped to a query.
 
     Parameters
     ----------
     module
         Module to train.
     new_cells
-        Whether the training cells are others than the clusters were found on, as those of a query are: the masses of
-        the clusters are then estimated on these cells before training starts.
+        Whether the training cells differ from the cells on which the clusters were found, as in a query. If True, the
+        masses of the clusters are estimated on the training cells before training starts.
     partner_views
-        Whether the second view of a cell is one of its graph neighbours, drawn anew at each step. False: the cell
-        itself.
+        If True, the second view of a cell is one of its graph neighbours, drawn at random in each step. If False, the
+        second view is the cell itself.
     n_pretrain_epochs
-        Epochs before clustering starts.
+        Number of epochs before the clustering phase.
     n_clusters
-        Number of clusters; None: chosen when clustering starts.
+        Number of clusters. With None, the number is chosen at the start of the clustering phase.
     n_warmup_epochs
-        Clustering epochs with the discriminants of the first partition as the target. None: all.
+        Number of clustering epochs with targets from the discriminants of the first partition. None means all epochs.
     target_refresh_epochs
-        Epochs between two Sinkhorn runs.
+        Number of epochs between two Sinkhorn runs.
     marginal_momentum
-        Share of the old cluster masses kept at each refresh; 1 freezes the masses of the first partition.
+        Share of the old cluster masses that is kept in each refresh. With 1, the masses of the first partition are kept
+        throughout.
+    transport
+        How cells are transported to the cluster masses. With ``"entropic"``, the mean probabilities of the cells equal
+        the masses (Sinkhorn). With ``"exact"``, the shares of the cells by likeliest cluster equal the masses (network
+        simplex of POT).
     sinkhorn_iterations
         Largest number of Sinkhorn iterations.
     marginal_relaxation
-        See :func:`scsiameseclu.ot.sinkhorn`; infinity holds the masses exactly.
+        See :func:`scsiameseclu.ot.sinkhorn`. With infinity the cluster masses hold exactly.
     max_init_cells
-        Cells used at most for the first partition (a random sample above that). The others follow the centres.
+        Largest number of cells for the first partition. If there are more training cells, a random sample is
+        partitioned, and the other cells are assigned by the centres.
     max_target_cells
-        Cells embedded at most for the transport targets (a random sample above that). The other cells' targets follow
-        from the column duals and the network as it is at each step.
+        Largest number of cells that are embedded for the transport targets. If there are more training cells, a random
+        sample is embedded. The targets of the other cells are computed in each step from the column duals and the
+        present network.
     optimizer, lr, weight_decay, eps
-        Optimiser and its settings. Unlike scvi-tools' own default, ``eps`` is the usual 1e-8.
+        Optimiser, learning rate, weight decay and ``eps`` of the optimiser. ``eps`` is 1e-8 as in torch, and not
+        scvi-tools' default.
     **kwargs
         Further arguments of :class:`scvi.train.TrainingPlan`.
+
+    Raises
+    ------
+    ValueError
+        If ``target_refresh_epochs`` is below 1.
     """
 
     module: SiameseModule
@@ -91,6 +106,7 @@ class SiameseTrainingPlan(PlanPartition):
         n_warmup_epochs: int | None = None,
         target_refresh_epochs: int = 1,
         marginal_momentum: float = 0.8,
+        transport: Transport = "entropic",
         sinkhorn_iterations: int = 100,
         marginal_relaxation: float = float("inf"),
         max_init_cells: int = 10_000,
@@ -110,6 +126,8 @@ class SiameseTrainingPlan(PlanPartition):
         self.n_clusters = n_clusters
         self.target_refresh_epochs = target_refresh_epochs
         self.marginal_momentum = marginal_momentum
+        check_transport(transport, marginal_relaxation)
+        self.transport = transport
         self.sinkhorn_iterations = sinkhorn_iterations
         self.marginal_relaxation = marginal_relaxation
         self.n_warmup_epochs = n_warmup_epochs
@@ -130,12 +148,12 @@ class SiameseTrainingPlan(PlanPartition):
     # -- Lightning hooks -----------------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Keep a copy of the weights training starts from."""
+        """Keep a copy of the initial weights."""
         self._seed_process()
         self.keep_weights()
 
     def on_train_epoch_start(self) -> None:
-        """Start the clustering phase when it is due, and refresh its targets."""
+        """Start the clustering phase in its first epoch, and refresh the targets in later epochs."""
         resumed = self._restore_rng()
         self._enter_epoch()
         if resumed:
@@ -158,7 +176,7 @@ class SiameseTrainingPlan(PlanPartition):
         self._means["train"].add({"sinkhorn_marginal_error": torch.tensor(error, device=self.device)}, 1)
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's means and keep a copy of the weights, to fall back on if the next epoch fails."""
+        """Log the means of the epoch, and keep a copy of the weights in case the next epoch fails."""
         self._log_means("train")
         self.keep_weights()
         self._n_good_epochs += 1
@@ -169,7 +187,13 @@ class SiameseTrainingPlan(PlanPartition):
         self.finish()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        """Training step; stops before the optimiser sees a loss that is not finite."""
+        """Compute the loss of a mini-batch.
+
+        Raises
+        ------
+        NonFiniteLossError
+            If the loss is NaN or infinite. The optimiser has not used this loss.
+        """
         batch = self._with_partners(self._with_targets(batch))
         _, _, loss_output = self.forward(batch, loss_kwargs=self.loss_kwargs)
         loss = loss_output.loss
@@ -180,12 +204,12 @@ class SiameseTrainingPlan(PlanPartition):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Validation step, against the same kind of target as training."""
+        """Compute the loss of a mini-batch of validation cells, with the same kind of targets as in training."""
         _, _, loss_output = self.forward(self._with_targets(batch), loss_kwargs=self.loss_kwargs)
         self.compute_and_log_metrics(loss_output, self.val_metrics, "validation")
 
     def _with_partners(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Add one neighbour of each cell, the second view."""
+        """Add one neighbour of each cell to the batch, for the second view."""
         if self.partner_views:
             if self._partners is None:
                 self._partners = PartnerSampler(self._data.adata_manager, np.asarray(self._data.train_idx))
@@ -193,15 +217,15 @@ class SiameseTrainingPlan(PlanPartition):
         return batch
 
     def _with_targets(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the targets: those of the discriminants, or those kept since the last refresh.
+        """Add the targets of the cells to the batch, from the discriminants or from the last refresh.
 
-        Rows of 0 are for cells that have none.
+        A cell without a target gets a row of zeros.
         """
         if self._warming_up and self._discriminant is not None:
             batch[SIAMESE_KEYS.CLUSTER_TARGET] = self._discriminant.probabilities(batch[SIAMESE_KEYS.GRAPH_REP])
         elif self._targets is not None:
             rows = batch[SIAMESE_KEYS.CELL_INDEX].squeeze(1)
-            # Those of a checkpoint come back on the CPU.
+            # Targets from a checkpoint are on the CPU.
             self._target_rows, self._targets = self._target_rows.to(rows.device), self._targets.to(rows.device)
             position = self._target_rows[rows]
             batch[SIAMESE_KEYS.CLUSTER_TARGET] = self._targets[position.clamp_min(0)] * (position >= 0).unsqueeze(1)
@@ -210,28 +234,32 @@ class SiameseTrainingPlan(PlanPartition):
     # -- phases --------------------------------------------------------------------------------------------------
 
     def _start_clustering(self) -> float:
-        """Place the centres unless they already are, renew the optimiser, make the first targets."""
+        """Start the clustering phase: place the centres, create a new optimiser, and compute the first targets.
+
+        Centres that are already placed are kept, with the present optimiser. The result is the marginal error of the
+        targets.
+        """
         self._clustering_since = self.current_epoch
         if is_placed(self.module):
             self._take_over_clusters()
             discriminant = self._fit_discriminant(*self._present_clusters())
         else:
             discriminant = self._place_centers()
-            # The centres may be a new parameter, and moments of the first phase would distort the second.
+            # A new optimiser includes the centres, and does not start from gradient moments of the pretraining.
             self.trainer.strategy.setup_optimizers(self.trainer)
         self._first_masses = head_of(self.module).marginals.clone()
         self._warming_up = self._n_warmup() > 0
         error = discriminant.marginal_error if self._warming_up else self._refresh_targets()
         self._n_occupied = min(self._count_occupied(), self._n_parts or head_of(self.module).n_clusters)
         self.module.clustering_active = True
-        # An earlier copy has no centres.
+        # Earlier copies of the weights have no centres.
         self.keep_weights()
         self._first_clusters = self._last_good
         return error
 
     @torch.no_grad()
     def _take_over_clusters(self) -> None:
-        """Remember who belongs to the clusters that are there, and estimate the masses these have among new cells."""
+        """Record the present cluster of each training cell and, for new cells, estimate the cluster masses."""
         head = head_of(self.module)
         logits = head(self._embed_training_cells())
         self._clusters_before = logits.argmax(dim=1)
@@ -240,17 +268,17 @@ class SiameseTrainingPlan(PlanPartition):
             head.update_targets(torch.zeros_like(head.log_duals), masses / masses.sum())
 
     def _n_warmup(self) -> int:
-        """Clustering epochs that aim at the discriminants of the first partition."""
+        """Number of clustering epochs with targets from the discriminants."""
         return self.trainer.max_epochs if self.n_warmup_epochs is None else self.n_warmup_epochs
 
     def _warmup_is_over(self) -> bool:
         return self.current_epoch >= (self._clustering_since or 0) + self._n_warmup()
 
     def _keep_targets(self, rows: NDArray[np.int64], targets: Tensor) -> None:
-        """Fix the targets of these cells until the next call.
+        """Store the targets of cells until the next refresh.
 
-        A target that followed the network from batch to batch, at fixed column duals, would be free to follow it into a
-        single cluster: the duals hold the masses only for the embeddings they were solved on.
+        The column duals give the right cluster masses only for the embeddings of the last Sinkhorn run. If targets were
+        computed from these duals and changing embeddings, all cells could move into a single cluster.
         """
         self._target_rows = torch.full((self._data.adata_manager.adata.n_obs,), -1, device=targets.device)
         self._target_rows[torch.as_tensor(rows, device=targets.device)] = torch.arange(len(rows), device=targets.device)
@@ -258,7 +286,7 @@ class SiameseTrainingPlan(PlanPartition):
 
     @torch.no_grad()
     def _refresh_targets(self) -> float:
-        """Solve for the column duals on the training cells, store them in the head, return the marginal error."""
+        """Compute the column duals on the training cells, store duals and targets, and return the marginal error."""
         head = head_of(self.module)
         logits = head(self._embed_training_cells())
         scaled = head.sharpening * logits
@@ -267,9 +295,10 @@ class SiameseTrainingPlan(PlanPartition):
             marginals = ema_marginals(marginals, scaled.softmax(dim=1).mean(dim=0), self.marginal_momentum)
             if self._first_masses is not None:
                 marginals = floored(marginals, MIN_MASS * self._first_masses.to(marginals))
-        result = sinkhorn(
+        result = transport_to_masses(
             scaled,
             marginals,
+            self.transport,
             n_iter=self.sinkhorn_iterations,
             marginal_relaxation=self.marginal_relaxation,
             initial_duals=head.log_duals,
@@ -283,7 +312,7 @@ class SiameseTrainingPlan(PlanPartition):
 
     @torch.no_grad()
     def _cluster_sizes(self) -> Tensor:
-        """Training cells per cluster, ``(n_clusters,)``."""
+        """Number of training cells in each cluster, ``(n_clusters,)``."""
         head = head_of(self.module)
         return torch.bincount(head(self._embed_training_cells()).argmax(dim=1), minlength=head.n_clusters)
 
@@ -294,13 +323,13 @@ class SiameseTrainingPlan(PlanPartition):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Place the centres if clustering never started, and number new clusters by size, the largest first.
+        """Place the centres if clustering never started, and number the clusters by size, the largest first.
 
-        Clusters that were there before this training keep the numbers they had.
+        Clusters that existed before this training keep their numbers.
         """
         if not is_placed(self.module):
             logger.warning(
-                "Training ended before the clustering phase: clusters are a partition of the decoded expression "
+                "Training ended before the clustering phase. The clusters are a partition of the decoded expression "
                 "after pretraining."
             )
             self._place_centers()
@@ -313,30 +342,30 @@ class SiameseTrainingPlan(PlanPartition):
         self.module.clustering_active = False
 
     def _order_of_clusters(self, head: ClusterHead) -> Tensor:
-        """Present number of each cluster in its new place: by size, or by overlap with the clusters before."""
+        """Order in which the clusters get new numbers: by size, or by overlap with the clusters before training."""
         if self._clusters_before is None:
             return self._cluster_sizes().argsort(descending=True, stable=True)
         now = head(self._embed_training_cells()).argmax(dim=1)
         pairs = self._clusters_before.to(now.device) * head.n_clusters + now
         overlap = torch.bincount(pairs, minlength=head.n_clusters**2).reshape(head.n_clusters, -1).double()
-        # Where cells say nothing, such as for clusters without any, a cluster keeps its number.
+        # The small bonus on the diagonal lets a cluster without cells keep its number.
         order = linear_sum_assignment(overlap.cpu().numpy() + 0.5 * np.eye(head.n_clusters), maximize=True)[1]
         return torch.as_tensor(order, device=now.device)
 
     def _calibrate(self, head: ClusterHead) -> None:
-        """Make the assignments as certain as the discriminants are of the same cells."""
+        """Set the temperature so that the assignments are as certain as the discriminants for the same cells."""
         if self._discriminant is not None:
             rows = self._training_rows(self.max_target_cells)
             targets = self._discriminant.probabilities(torch.as_tensor(self._representation(rows)))
             head.calibrate(self._embed(rows), float(targets.amax(dim=1).mean()))
 
     def _undo_collapse(self) -> None:
-        """Go back to the start of the clustering phase if clusters have lost all their cells since."""
+        """Restore the weights from the start of the clustering phase if clusters have lost all their cells."""
         n_occupied = self._count_occupied()
         if self._first_clusters and n_occupied < self._n_occupied:
             logger.warning(
-                "Expected %d clusters with cells, found %d: the others lost theirs in training. The weights from the "
-                "start of the clustering phase are restored. %s",
+                "Expected %d clusters with cells, found %d: the other clusters lost their cells in training. The "
+                "weights from the start of the clustering phase are restored. %s",
                 self._n_occupied,
                 n_occupied,
                 self.likely_cause(head_of(self.module).n_clusters),
@@ -345,6 +374,9 @@ class SiameseTrainingPlan(PlanPartition):
 
 
 def floored(masses: Tensor, floor: Tensor) -> Tensor:
-    """Raise masses ``(K,)``, total 1, to a floor with a total below 1, at the cost of what others have above theirs."""
+    """Raise masses ``(K,)`` with total 1 to at least ``floor``, whose total is below 1.
+
+    The masses above the floor are reduced in proportion to their excess, so that the total stays 1.
+    """
     excess = (masses - floor).clamp_min(0.0)
     return floor + excess * ((1.0 - floor.sum()) / excess.sum())

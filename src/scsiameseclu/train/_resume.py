@@ -1,4 +1,4 @@
-"""Checkpoints to resume training from, and the state of the random generators in them."""
+"""Checkpoints from which a training can be resumed, with the state of the random generators."""
 
 import os
 import random
@@ -16,17 +16,18 @@ from scsiameseclu._torch_file import read_torch_file
 
 
 class ResumeCheckpoint(pl.Callback):
-    """Write a checkpoint that ``model.train(..., ckpt_path=path)`` resumes from.
+    """Write a checkpoint from which ``model.train(..., ckpt_path=path)`` resumes the training.
 
-    One file, replaced at the end of every ``every_n_epochs``-th epoch in one step, so that a process killed at any time
-    leaves a whole file. It holds tensors and plain values only, and no code in it is run when it is read.
+    The callback writes one file, and replaces the file at the end of every ``every_n_epochs``-th epoch. The replacement
+    is atomic: if the process is killed, the file is still complete. The file holds only tensors and plain values, and
+    reading the file never runs code.
 
     Parameters
     ----------
     path
-        File to write; its folder is created.
+        File to write. The folder is created if necessary.
     every_n_epochs
-        Epochs between two checkpoints.
+        Number of epochs between two checkpoints.
 
     Raises
     ------
@@ -36,8 +37,8 @@ class ResumeCheckpoint(pl.Callback):
     Examples
     --------
     >>> checkpoint = ResumeCheckpoint("run.ckpt")
-    >>> model.train(callbacks=[checkpoint])  # killed
-    >>> model.train(callbacks=[checkpoint], ckpt_path="run.ckpt")  # in a new process, same data and arguments
+    >>> model.train(callbacks=[checkpoint])  # the process is killed during this call
+    >>> model.train(callbacks=[checkpoint], ckpt_path="run.ckpt")  # in a new process, with the same data and arguments
     """
 
     def __init__(self, path: str | os.PathLike[str], every_n_epochs: int = 1) -> None:
@@ -47,7 +48,7 @@ class ResumeCheckpoint(pl.Callback):
         self.path, self.every_n_epochs = Path(path), every_n_epochs
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the checkpoint if it is due."""
+        """Write the checkpoint at the end of every ``every_n_epochs``-th epoch."""
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         usual = trainer.strategy.checkpoint_io
@@ -59,26 +60,26 @@ class ResumeCheckpoint(pl.Callback):
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that are there as a whole, and are read without running code in them.
+    """Write checkpoints atomically, and read checkpoints without running code.
 
-    Lightning's own way leaves files in the temporary folder when it is killed, and runs what a checkpoint from an
-    address on the web names.
+    Lightning's default leaves temporary files behind if the process is killed, and runs code in checkpoints that are
+    read from the web.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write next to the place of the checkpoint and rename."""
+        """Write a temporary file in the same folder, and rename the file."""
         with replaced_file(path) as partial:
             torch.save(checkpoint, partial)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read tensors and plain values from a local file, whatever ``weights_only`` says.
+        """Read tensors and plain values from a local file. ``weights_only`` has no effect.
 
         Raises
         ------
         OSError
             If the file is missing.
         ValueError
-            If the file is damaged, holds anything else, or is none of Lightning.
+            If the file is damaged, holds other objects, or is not a checkpoint of Lightning.
         """
         checkpoint = read_torch_file(path)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
@@ -90,7 +91,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def rng_state() -> dict[str, Any]:
-    """State of the random generators of Python, numpy and torch, made of tensors and plain values."""
+    """State of the random generators of Python, numpy and torch, as tensors and plain values."""
     name, keys, *rest = cast("tuple[Any, ...]", np.random.get_state(legacy=True))
     return {
         "python": random.getstate(),
@@ -101,7 +102,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Go back to a state from :func:`rng_state`; that of GPUs only if as many are there."""
+    """Restore a state from :func:`rng_state`. GPU generators are restored only if the number of GPUs is the same."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, *rest = state["numpy"]
@@ -112,12 +113,12 @@ def set_rng_state(state: dict[str, Any]) -> None:
 
 
 def history_state(history: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """Epochs and values of each logged quantity, as lists."""
+    """Epochs and values of each logged quantity as lists, by name of the quantity."""
     return {name: [list(map(int, f.index)), list(map(float, f.iloc[:, 0]))] for name, f in history.items()}
 
 
 def fill_history(history: dict[str, pd.DataFrame], state: dict[str, Any]) -> None:
-    """Put back what :func:`history_state` returned."""
+    """Fill a history from the result of :func:`history_state`."""
     for name, (epochs, values) in state.items():
         index = pd.Index(epochs, name="epoch")
         history[name] = pd.DataFrame({name: pd.Series(values, index=index, dtype=object)})

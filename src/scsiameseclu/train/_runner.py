@@ -1,4 +1,4 @@
-"""Train runner that leaves a usable model when training is cut short."""
+"""Train runner that leaves a usable model when training is interrupted."""
 
 import logging
 import signal
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class SiameseTrainRunner(TrainRunner):
-    """Run training; on an interrupt or a loss that is not finite, keep the last good weights.
+    """Run training. After an interrupt or a non-finite loss, the model keeps the last good weights.
 
-    Ctrl-C ends the training, not the process: Lightning would end the Python process. SIGTERM, which schedulers send,
-    ends the process: what follows in a script would go on with a half-trained model.
+    Ctrl-C ends the training and not the Python process, in contrast to Lightning's default. SIGTERM, which schedulers
+    send, ends the Python process, because a script must not continue with a half-trained model.
     """
 
     training_plan: SiameseTrainingPlan
@@ -30,27 +30,27 @@ class SiameseTrainRunner(TrainRunner):
         """Train the model."""
         handler = signal.getsignal(signal.SIGINT)
         was_trained, clusters = self.model.is_trained_, self._clusters()
-        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that the user chose
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # keep a checkpoint IO that the user chose
             self.trainer.strategy.checkpoint_io = SafeCheckpointIO()
         try:
             with warnings.catch_warnings():
-                # The plan moves batches itself, and means to.
+                # The plan overrides this method on purpose.
                 warnings.filterwarnings("ignore", message=".*overridden `transfer_batch_to_device`.*")
                 result = super().__call__()
         except (KeyboardInterrupt, SystemExit):
             if not self.trainer.interrupted:
                 raise
-            if self.trainer.received_sigterm:  # a scheduler or the system wants the process to end
-                logger.error("Training was ended from outside in epoch %d; the model is not trained.", self._epoch)
+            if self.trainer.received_sigterm:
+                logger.error("Training was ended by SIGTERM in epoch %d; the model is not trained.", self._epoch)
                 raise SystemExit(128 + signal.SIGTERM) from None
             _restore_handler(handler)
             if not self._has_stepped:
                 self._forget(was_trained, clusters)
-                logger.warning("Training was interrupted before its first step; the model is as it was before.")
+                logger.warning("Training was interrupted before its first step; the model is unchanged.")
                 return None
             if not self.training_plan.weights_are_finite():
                 self.training_plan.restore_weights()
-            logger.warning("Training was interrupted in epoch %d; the weights so far are kept.", self._epoch)
+            logger.warning("Training was interrupted in epoch %d; the model keeps its present weights.", self._epoch)
             self._rescue()
             return None
         except NonFiniteLossError:
@@ -60,8 +60,8 @@ class SiameseTrainRunner(TrainRunner):
         if not self._has_stepped:
             self._forget(was_trained, clusters)
             raise RuntimeError(
-                "Expected at least one training step, found none: no batch reached the model, which is as it was "
-                "before. Look at the numbers of training cells and batches (train_size, batch_size, drop_last, "
+                "Expected at least one training step, found none: no batch reached the model, and the model is "
+                "unchanged. Check the numbers of training cells and batches (train_size, batch_size, drop_last, "
                 "limit_train_batches, max_steps)."
             )
         self.model._after_training(self.training_plan)
@@ -72,12 +72,15 @@ class SiameseTrainRunner(TrainRunner):
         return self.trainer.global_step > 0
 
     def _clusters(self) -> int | None:
-        """Number of clusters whose centres are still to be placed; 0 if they are placed, None if it is not chosen."""
+        """Number of clusters without placed centres.
+
+        The result is 0 if the centres are placed, and None if the number of clusters is not chosen yet.
+        """
         head = self.model.module.head
         return None if head is None else 0 if head.is_initialised else head.n_clusters
 
     def _forget(self, was_trained: bool, clusters: int | None) -> None:
-        """Undo what ending a training does to a model that was not trained."""
+        """Restore the state of a model whose training made no step."""
         self.model.is_trained_ = was_trained
         if clusters is None:
             self.model.module.head = None
@@ -89,9 +92,9 @@ class SiameseTrainRunner(TrainRunner):
         return int(self.training_plan.current_epoch)
 
     def _rescue(self) -> None:
-        """Do what the base class does after a complete training."""
+        """Complete an interrupted training, with the same final steps as the base class after a full training."""
         self.model.module.to(self.device)
-        # Another process of a distributed run may be gone; waiting for its share would never end.
+        # Other processes of a distributed run may have ended. Waiting for their results would never end.
         self.training_plan.shares_work = False
         self.training_plan.finish()
         self.model.train_indices = self.data_splitter.train_idx
@@ -104,7 +107,7 @@ class SiameseTrainRunner(TrainRunner):
 
 
 def _restore_handler(handler: Any) -> None:
-    """Undo Lightning's blocking of Ctrl-C (only possible, and only done, in the main thread)."""
+    """Restore the handler of Ctrl-C, which Lightning replaces. Only the main thread can set a handler."""
     try:
         signal.signal(signal.SIGINT, handler)
     except (ValueError, TypeError):

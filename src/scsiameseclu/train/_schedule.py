@@ -1,4 +1,4 @@
-"""How long to train: by cells visited, not by epochs."""
+"""Default length of training, batch size and learning rate."""
 
 import math
 from dataclasses import dataclass
@@ -18,31 +18,40 @@ MAX_BATCH = 8192
 
 
 def learning_rate(n_cells_per_step: int) -> float:
-    """Learning rate for the cells of a step: 0.001 up to 256, above growing with the square root, at most 0.004.
+    """Default learning rate for a number of cells per training step.
 
-    The square root keeps the size of the noise in Adam's steps as the batch grows (Malladi et al., NeurIPS 2022). The
-    bound has not been tuned.
+    The learning rate is 0.001 for up to 256 cells per step. For more cells it grows with the square root of the number,
+    up to 0.004. With the square root, the noise in Adam's steps does not change as the batch grows (Malladi et al.,
+    NeurIPS 2022). The upper bound has not been tuned.
 
     Parameters
     ----------
     n_cells_per_step
         Batch size times the number of processes.
+
+    Returns
+    -------
+    The learning rate.
     """
     return min(BASE_LEARNING_RATE * math.sqrt(max(n_cells_per_step / BASE_BATCH, 1.0)), MAX_LEARNING_RATE)
 
 
 def default_batch_size(n_obs: int, n_devices: int = 1) -> int:
-    """Cells per batch on each GPU: 256, doubled as long as 500 steps or more are left, at most 8,192.
+    """Default number of cells per batch on each GPU.
 
-    A step on a GPU takes about the same time for any of these sizes. 5,000 cells in batches of 256 get about 500 steps,
-    too.
+    The batch size is 256, doubled as often as the training still has at least 500 steps, and at most 8,192. A step on a
+    GPU takes about the same time for all these sizes, so larger batches make training faster.
 
     Parameters
     ----------
     n_obs
         Number of training cells.
     n_devices
-        Devices that train together, each on a batch of its own.
+        Number of devices that train together. Each device has its own batches.
+
+    Returns
+    -------
+    Number of cells per batch.
     """
     visited = n_obs * Schedule.for_cells(n_obs).max_epochs
     most = visited / (_MIN_STEPS * n_devices)
@@ -52,14 +61,14 @@ def default_batch_size(n_obs: int, n_devices: int = 1) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs of the two training phases.
+    """Numbers of epochs of the two training phases.
 
     Attributes
     ----------
     n_pretrain
-        Epochs of representation learning.
+        Number of epochs of pretraining, without the clustering loss.
     n_cluster
-        Epochs with the clustering loss added.
+        Number of epochs of the clustering phase, with the clustering loss.
     """
 
     n_pretrain: int
@@ -67,27 +76,34 @@ class Schedule:
 
     @property
     def max_epochs(self) -> int:
-        """Epochs in all."""
+        """Total number of epochs."""
         return self.n_pretrain + self.n_cluster
 
     @classmethod
     def for_cells(cls, n_obs: int, max_epochs: int | None = None) -> "Schedule":
-        """Plan the phases for a number of training cells.
+        """Compute the numbers of epochs for a number of training cells.
+
+        In an epoch, training visits every training cell once. By default, pretraining visits about 100,000 cells, but
+        has at least 3 and at most 100 epochs. The clustering phase visits about 24,000 cells, but has at least 6 and at
+        most 24 epochs. If 6 epochs would visit more than 60,000 cells, the clustering phase visits about 60,000 cells,
+        but has at least 3 epochs.
 
         Parameters
         ----------
         n_obs
             Number of training cells.
         max_epochs
-            Total number of epochs, split in the proportion of the default schedule with at least one epoch each (a
-            single epoch is all pretraining). None: about 100,000 cells visited before clustering (3 to 100 epochs),
-            and about 24,000 during clustering (6 to 24 epochs), or 60,000 where six epochs would visit more than
-            these (3 to 5 epochs).
+            Total number of epochs. The epochs are divided in the proportion of the default schedule, with at least one
+            epoch for each phase. A single epoch is an epoch of pretraining. With None, the default schedule is used.
+
+        Returns
+        -------
+        The schedule.
 
         Raises
         ------
         ValueError
-            If ``max_epochs`` is no whole number, or below 1.
+            If ``max_epochs`` is not a whole number, or is below 1.
         """
         pretrain = _clipped(PRETRAIN_CELLS, n_obs, _PRETRAIN_RANGE)
         fewest = _clipped(MANY_CLUSTER_CELLS, n_obs, (_LEAST_CLUSTER, _CLUSTER_RANGE[0]))
@@ -104,5 +120,5 @@ class Schedule:
 
 
 def _clipped(n_visits: int, n_obs: int, bounds: tuple[int, int]) -> int:
-    """Epochs after which about ``n_visits`` cells have been visited, within bounds."""
+    """Number of epochs that visit about ``n_visits`` cells, limited to ``bounds``."""
     return min(max(math.ceil(n_visits / max(n_obs, 1)), bounds[0]), bounds[1])
