@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu._keys import UNASSIGNED, confidence_key, latent_key, out_of_reference_key, probs_key
@@ -16,10 +15,8 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 
-def write_results(
-    adata: AnnData, arguments: argparse.Namespace, new: Path, facts: Mapping[str, Any], seconds: float
-) -> dict[str, Any]:
-    """Write labels, embedding, metrics and a picture to the folder ``new``; return the content of ``metrics.json``."""
+def write_results(adata: AnnData, arguments: argparse.Namespace, new: Path) -> dict[str, Any]:
+    """Write labels, embedding and a picture to the folder ``new``; return numbers for ``metrics.json``."""
     import numpy as np
     import pandas as pd
 
@@ -30,11 +27,9 @@ def write_results(
     labels, confidence = adata.obs[key], adata.obs[confidence_key(key)]
     codes = adata.obsm[probs_key(key)].argmax(axis=1)
     metrics = {
-        **facts,
         "n_cells": adata.n_obs,
         "n_genes": adata.n_vars,
         "mean_confidence": round(float(confidence.mean()), 4),
-        "seconds": round(seconds, 1),
     }
     if arguments.labels_key is not None:
         metrics["scores"] = _score(adata.obs[arguments.labels_key], labels)
@@ -45,7 +40,6 @@ def write_results(
     table.to_csv(new / "pred.csv", index_label="cell")
     np.save(new / "pred.npy", codes)
     np.save(new / "embedding.npy", adata.obsm[latent_key(key)])
-    (new / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     colors = [name for name in (key, confidence_key(key), arguments.labels_key) if name is not None]
     pl.embedding(adata, colors, key=key, save=new / "umap.png", return_fig=True)
     cell_table(adata, key).to_csv(new / "embedding.csv", index_label="cell", float_format="%.6g")
@@ -65,7 +59,7 @@ def _score(truth: pd.Series, labels: pd.Series) -> dict[str, float]:
 def summary(adata: AnnData, arguments: argparse.Namespace, metrics: Mapping[str, Any], written: Sequence[str]) -> str:
     """A table of the clusters, the scores if there are any, and the paths of the written files."""
     lines = [_cluster_table(adata, arguments.key_added, arguments.labels_key), ""]
-    lines.append(f"{metrics['n_cells']} cells, {metrics['n_clusters']} clusters, {metrics['seconds']:.1f} s")
+    lines.append(f"{metrics['n_cells']} cells, {metrics['n_clusters']} clusters, {metrics['seconds']:.1f} s in all")
     if "n_unassigned" in metrics:
         lines += _mapping_summary(arguments, metrics)
     if "scores" in metrics:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 import time
 import warnings
@@ -21,7 +22,7 @@ from scsiameseclu._keys import check_key, check_key_added
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from anndata import AnnData
 
@@ -32,9 +33,11 @@ PROGRAM = "scsiameseclu"
 BAD_INPUT = (ValueError, KeyError, TypeError, OSError, RuntimeError, EOFError)
 
 _DEMO_DATA = "pbmc3k, bundled with this package"
-_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", "metrics.json", "umap.png")
+_METRICS = "metrics.json"
+_RESULTS = ("clustered.h5ad", "pred.csv", "pred.npy", "embedding.npy", "embedding.csv", _METRICS, "umap.png")
 _REPORT = "report.html"
 _TRAINED = (*_RESULTS, "model", "training.png", _REPORT)
+_MAPPED = (*_RESULTS, _REPORT)
 _MODEL_FILES = ("manifest.json", "model.pt")
 
 logger = logging.getLogger(__name__)
@@ -64,7 +67,7 @@ def fit(arguments: argparse.Namespace) -> str:
         _check_accelerator(arguments.accelerator)
         adata = _read(arguments.input)
         _check_labels(adata, arguments)
-        _check_matrix(adata, arguments.layer, arguments.force, "--layer {}")
+        _check_matrix(adata, arguments.layer, arguments.force, _as_option)
         return _fit_and_write(adata, arguments, new, data=str(arguments.input))
 
 
@@ -74,7 +77,7 @@ def predict(arguments: argparse.Namespace) -> str:
         return _predict_store(arguments)
     _check_file(arguments.input)
     folder = _model_folder(arguments.model)
-    with _output(arguments, _RESULTS) as new:
+    with _output(arguments, _MAPPED) as new:
         _quieten(arguments)
         _check_accelerator(arguments.accelerator)
         adata = _read(arguments.input)
@@ -82,11 +85,10 @@ def predict(arguments: argparse.Namespace) -> str:
 
         from scsiameseclu import tl
 
-        started = time.perf_counter()
         reference = _load(folder, arguments.accelerator)
         layer = reference.registry["setup_args"].get("layer")
         reads = "X" if layer is None else f"layers[{layer!r}]"
-        _check_matrix(adata, layer, arguments.force, f"the model reads {reads}")
+        _check_matrix(adata, layer, arguments.force, lambda _: f"the model reads {reads}")
         limits = {"max_out_of_reference": arguments.max_out_of_reference, "min_confidence": arguments.min_confidence}
         if arguments.force:
             limits["min_gene_share"] = 0.0
@@ -99,8 +101,7 @@ def predict(arguments: argparse.Namespace) -> str:
             "n_genes_found": int(model.adata.var_names.isin(adata.var_names).sum()),
             "n_unassigned": adata.uns[arguments.key_added]["n_unassigned"],
         }
-        metrics = write_results(adata, arguments, new, facts, time.perf_counter() - started)
-        return summary(adata, arguments, metrics, _RESULTS)
+        return _write(adata, model, arguments, new, facts, _MAPPED)
 
 
 def _predict_store(arguments: argparse.Namespace) -> str:
@@ -108,8 +109,9 @@ def _predict_store(arguments: argparse.Namespace) -> str:
 
     After an interruption, the same command continues with the next chunk.
     """
-    if arguments.labels_key is not None:
-        raise ValueError("Expected an .h5ad file with --labels-key, found a zarr store: leave the option out.")
+    for option, given in (("--labels-key", arguments.labels_key is not None), ("--report", arguments.report)):
+        if given:
+            raise ValueError(f"Expected an .h5ad file with {option}, found a zarr store: leave the option out.")
     _quieten(arguments)
     _check_accelerator(arguments.accelerator)
     from scsiameseclu import tl
@@ -129,24 +131,27 @@ def info(arguments: argparse.Namespace) -> str:
     _quieten(arguments)
     from scsiameseclu._file_format import Manifest
 
-    facts = _describe(_load(folder))
-    Manifest.read(folder).check_all()
+    model, manifest = _load(folder), Manifest.read(folder)
+    manifest.check_all()
+    facts = _describe(model, manifest.written_by)
     if arguments.json:
         return json.dumps(facts, indent=2, default=str)
     setup = ", ".join(f"{key}={value}" for key, value in facts["setup"].items())
     return "\n".join(f"{name:<14}{value}" for name, value in {**facts, "setup": setup}.items())
 
 
-def _describe(model: SCSiameseClu) -> dict[str, Any]:
+def _describe(model: SCSiameseClu, written_by: str) -> dict[str, Any]:
     return {
         "model": type(model).__name__,
         "trained": bool(model.is_trained),
         "epochs": max((len(frame) for frame in (model.history or {}).values()), default=0),
         "n_clusters": model.n_clusters,
         "n_cells": int(model.summary_stats["n_cells"]),
+        "n_landmarks": 0 if model.reference is None else len(model.reference.latent),
         "n_genes": int(model.summary_stats["n_vars"]),
         "n_batches": int(model.summary_stats["n_batch"]),
         "setup": {key: value for key, value in model.registry["setup_args"].items() if value not in (None, {})},
+        "written_by": f"scsiameseclu {written_by}",
         "scvi_version": model.registry["scvi_version"],
     }
 
@@ -157,7 +162,6 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
     from scsiameseclu import pl, tl
 
     scvi.settings.seed = arguments.seed
-    started = time.perf_counter()
     model = tl.cluster(
         adata,
         n_clusters=arguments.n_clusters,
@@ -174,7 +178,6 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
             "enable_progress_bar": sys.stderr.isatty(),
         },
     )
-    seconds = time.perf_counter() - started
     model.save(new / "model")
     pl.training_curves(model, save=new / "training.png", return_fig=True)
     facts = {
@@ -184,11 +187,25 @@ def _fit_and_write(adata: AnnData, arguments: argparse.Namespace, new: Path, dat
         "n_genes_used": model.adata.n_vars,
         "seed": arguments.seed,
     }
-    metrics = write_results(adata, arguments, new, facts, seconds)
+    return _write(adata, model, arguments, new, facts, _TRAINED)
+
+
+def _write(
+    adata: AnnData,
+    model: SCSiameseClu,
+    arguments: argparse.Namespace,
+    new: Path,
+    facts: dict[str, Any],
+    names: Sequence[str],
+) -> str:
+    """Write the results and the report, if ``--report`` is given. Write ``metrics.json`` last, with the total time."""
+    facts |= write_results(adata, arguments, new)
     if arguments.report:
         key, labels_key = arguments.key_added, arguments.labels_key
         model.report(new / _REPORT, adata, labels_key=labels_key, key=key, call=arguments.call)
-    return summary(adata, arguments, metrics, [name for name in _TRAINED if (new / name).exists()])
+    facts["seconds"] = round(time.perf_counter() - arguments.started, 1)
+    (new / _METRICS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    return summary(adata, arguments, facts, [name for name in names if (new / name).exists()])
 
 
 def _check_file(path: Path) -> None:
@@ -218,9 +235,18 @@ def _read(path: Path) -> AnnData:
     import anndata
 
     try:
-        return anndata.read_h5ad(path)
+        adata = anndata.read_h5ad(path)
     except BAD_INPUT as error:
         raise ValueError(f"Expected an .h5ad file, could not read {path}: {one_line(error)}") from error
+    if not adata.obs_names.is_unique:
+        twice = adata.obs_names[adata.obs_names.duplicated()].unique()
+        logger.warning(
+            "%d names of cells occur more than once, such as %r. The results are in the order of the file: match "
+            "results to cells by row, not by name.",
+            len(twice),
+            twice[0],
+        )
+    return adata
 
 
 def _load(folder: Path, accelerator: str = "cpu") -> SCSiameseClu:
@@ -233,7 +259,12 @@ def _load(folder: Path, accelerator: str = "cpu") -> SCSiameseClu:
         raise ValueError(f"Expected a model of this package, could not load {folder}: {one_line(error)}") from error
 
 
-def _check_matrix(adata: AnnData, layer: str | None, force: bool, option: str) -> None:
+def _as_option(layer: str | None) -> str:
+    """Option with which the user chooses a layer, or ``X`` (``None``)."""
+    return "no --layer" if layer is None else f"--layer {shlex.quote(layer)}"
+
+
+def _check_matrix(adata: AnnData, layer: str | None, force: bool, remedy: Callable[[str | None], str]) -> None:
     """Refuse values that are not counts, and gene names that occur twice.
 
     With ``force``, any values are accepted, and repeated gene names are numbered.
@@ -248,7 +279,7 @@ def _check_matrix(adata: AnnData, layer: str | None, force: bool, option: str) -
         raise ValueError(repeated)
 
     def advice() -> str:
-        return f"{where_counts_are(adata, option)} To go on with these values, add --force."
+        return f"{where_counts_are(adata, remedy)} To go on with these values, add --force."
 
     check_counts(get_counts(adata, layer), adata.obs_names, adata.var_names, non_integer="raise", advice=advice)
 
@@ -295,7 +326,7 @@ def _check_accelerator(name: str) -> None:
 def _is_demo(out: Path) -> bool:
     """Whether a folder holds the results of an earlier demo."""
     try:
-        return bool(json.loads((out / "metrics.json").read_text(encoding="utf-8"))["data"] == _DEMO_DATA)
+        return bool(json.loads((out / _METRICS).read_text(encoding="utf-8"))["data"] == _DEMO_DATA)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -1,7 +1,10 @@
 """The only file that uses private names of scvi-tools."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from inspect import signature
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,7 @@ __all__ = [
     "freeze_as_query",
     "initialised",
     "is_registered",
+    "no_word_on_genes",
     "pad_and_sort",
     "parse_device_args",
     "pickled_types",
@@ -82,6 +86,22 @@ def freeze_as_query(module: BaseModuleClass, **options: bool) -> None:
     defaults = signature(ArchesMixin.load_query_data).parameters
     named = {name: options.get(name, defaults[name].default) for name in accepted if name != "module"}
     _set_params_online_update(module, **named)
+
+
+@contextmanager
+def no_word_on_genes() -> Iterator[None]:
+    """Keep scvi-tools from logging, in the present thread, how many genes of the model a query has."""
+    thread = get_ident()
+
+    def is_other(record: logging.LogRecord) -> bool:
+        return record.thread != thread or "reference vars" not in record.getMessage()
+
+    logger = logging.getLogger(_pad_and_sort_query_anndata.__module__)
+    logger.addFilter(is_other)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_other)
 
 
 def pad_and_sort(adata: AnnData, names: pd.Index) -> AnnData:

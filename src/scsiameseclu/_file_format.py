@@ -105,11 +105,14 @@ class Manifest:
         Text at the start of the names of the files.
     files
         Size in bytes (``"bytes"``) and digest (``"sha256"``) of every file, by the name of the file.
+    written_by
+        Version of this package that wrote the files.
     """
 
     folder: Path
     prefix: str
     files: dict[str, dict[str, Any]]
+    written_by: str
 
     @classmethod
     def read(cls, folder: Path, prefix: str = "") -> Manifest:
@@ -143,7 +146,7 @@ class Manifest:
                 f"scsiameseclu {writer}. The installed version is {package_version()}. Install scsiameseclu {writer} "
                 "or newer to load the model."
             )
-        return cls(folder, prefix, files)
+        return cls(folder, prefix, files, str(writer))
 
     def lists(self, name: str) -> bool:
         """Whether the manifest lists a file. ``name`` is the file's name without the prefix."""

@@ -52,6 +52,15 @@ class _RegistryKeys(NamedTuple):
 
 
 ADATA_KEYS: Final = _AnnDataKeys()
+GRAPH_TABLES: Final = (
+    ADATA_KEYS.GRAPH_REP,
+    ADATA_KEYS.NEIGHBOR_INDEX,
+    ADATA_KEYS.NEIGHBOR_WEIGHT,
+    ADATA_KEYS.DIFFUSED_INDEX,
+    ADATA_KEYS.DIFFUSED_WEIGHT,
+)
+"""Entries of ``obsm`` that store the cell graph for models. Exported files leave these entries out."""
+
 SIAMESE_KEYS: Final = _RegistryKeys()
 
 NEIGHBOR_BLOCKS: Final = (

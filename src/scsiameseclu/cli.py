@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         With exit code 2 if the command line is wrong, and with exit code 0 after ``--help`` and ``--version``.
     """
     arguments = _parser().parse_args(argv)
+    arguments.started = time.perf_counter()
     arguments.call = shlex.join([PROGRAM, *(sys.argv[1:] if argv is None else argv)])
     try:
         print(arguments.run(arguments))
@@ -113,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="device to compute on (%(default)s)",
     )
+    writing.add_argument("--report", action="store_true", help="write report.html, a page about the clusters")
     training = argparse.ArgumentParser(add_help=False, parents=[writing])
     training.add_argument(
         "--n-clusters", type=_n_clusters, default="auto", metavar="K", help="number of clusters, or auto (%(default)s)"
@@ -137,7 +140,6 @@ def _parser() -> argparse.ArgumentParser:
         default="nb",
         help="distribution of the counts (%(default)s)",
     )
-    training.add_argument("--report", action="store_true", help="write report.html, a page about the clusters")
     reading = argparse.ArgumentParser(add_help=False)
     reading.add_argument(
         "--force",

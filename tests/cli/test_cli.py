@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata as ad
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from scsiameseclu import _command_results, cli, datasets
+from scsiameseclu import _command_results, _file_format, cli, datasets, pl
 from scsiameseclu.cli import main
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
@@ -120,6 +121,7 @@ def test_predict_maps_a_zarr_store_to_a_zarr_store(
     assert list(found["siamese_clu"].astype(str)) == list(expected["cluster"])
     assert "overwrite" in _error_line(capsys, argv)
     assert "labels-key" in _error_line(capsys, [*argv, "--labels-key", "x"])
+    assert "report" in _error_line(capsys, [*argv, "--report"])
 
 
 def test_predict_takes_other_cells_with_missing_genes(fitted: Path, tmp_path: Path) -> None:
@@ -192,6 +194,24 @@ def test_predict_with_named_clusters(fitted: Path, cells: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("command", ["fit", "predict"])
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_cells_that_share_a_name_are_spoken_of_and_stay_in_order(
+    fitted: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, command: str
+) -> None:
+    adata = synthetic(n_obs=60, n_vars=80, n_types=2)[:, :75].copy()
+    adata.write_h5ad(tmp_path / "named.h5ad")
+    adata.obs_names = ["same", "same", *adata.obs_names[2:]]
+    adata.write_h5ad(tmp_path / "query.h5ad")
+    options = ["--n-clusters", "2", *FAST] if command == "fit" else ["--model", str(fitted)]
+    for name in ("named", "query"):
+        assert main([command, str(tmp_path / f"{name}.h5ad"), "--out", str(tmp_path / name), *options]) == 0
+        assert caplog.text.count("1 names of cells occur more than once, such as 'same'") == (name == "query")
+    tables = [pd.read_csv(tmp_path / name / "pred.csv") for name in ("named", "query")]
+    assert list(tables[1]["cell"]) == list(adata.obs_names)
+    pd.testing.assert_frame_equal(tables[0].drop(columns="cell"), tables[1].drop(columns="cell"))
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
 def test_values_that_are_no_counts_and_repeated_genes_need_force(
     fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
@@ -242,8 +262,48 @@ def test_info_describes_the_model(fitted: Path, capsys: pytest.CaptureFixture[st
     facts = json.loads(capsys.readouterr().out)
     assert (facts["n_cells"], facts["n_genes"], facts["n_clusters"], facts["epochs"]) == (150, 50, 3, 4)
     assert facts["trained"] is True and facts["setup"]["n_neighbors"] == 8
+    assert (facts["n_landmarks"], facts["written_by"]) == (150, f"scsiameseclu {_file_format.package_version()}")
     assert main(["info", str(fitted)]) == 0
     assert "n_neighbors=8" in capsys.readouterr().out
+
+
+def test_info_says_which_version_wrote_a_model_and_how_many_cells_describe_it(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SCSiameseClu.load(str(fitted / "model"), adata=False)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(_file_format, "package_version", lambda *_: "0.0.7")
+        for landmarks in (0, 20):
+            model.save(str(tmp_path / str(landmarks)), landmarks=landmarks)
+    for landmarks in (0, 20):
+        capsys.readouterr()
+        assert main(["info", str(tmp_path / str(landmarks)), "--json"]) == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert (facts["n_landmarks"], facts["written_by"]) == (landmarks, "scsiameseclu 0.0.7")
+
+
+@pytest.mark.parametrize("command", ["fit", "predict"])
+def test_the_time_is_that_of_the_whole_command(
+    fitted: Path,
+    cells: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    clock = {"late": 0.0}
+    monkeypatch.setattr(time, "perf_counter", lambda ticks=time.perf_counter: ticks() + clock["late"])
+
+    def slow(*_: object, **__: object) -> None:
+        clock["late"] += 1000.0
+
+    monkeypatch.setattr(pl, "embedding", slow)
+    monkeypatch.setattr(SCSiameseClu, "report", slow)
+    options = ["--n-clusters", "2", *FAST] if command == "fit" else ["--model", str(fitted)]
+    assert main([command, str(cells), "--out", str(tmp_path / "out"), "--report", *options]) == 0
+    seconds = json.loads((tmp_path / "out" / "metrics.json").read_text())["seconds"]
+    assert 2000 <= seconds < 2900
+    assert f"{seconds:.1f} s in all" in capsys.readouterr().out
 
 
 def test_demo_runs_and_may_be_repeated(
@@ -346,3 +406,20 @@ def test_a_report_is_written_on_request_and_never_stale(
     assert main([*argv, "--overwrite"]) == 0
     assert "report.html" not in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "my out").iterdir()} == RESULTS | {"model", "training.png"}
+
+
+def test_a_report_on_mapped_cells(fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    synthetic(n_obs=60, n_vars=80, n_types=3, seed=1)[:, :75].write_h5ad(tmp_path / "query.h5ad")
+    argv = ["predict", str(tmp_path / "query.h5ad"), "--model", str(fitted), "--out", str(tmp_path / "out")]
+    assert main([*argv, "--report", "--labels-key", "cell_type"]) == 0
+    assert str(tmp_path / "out" / "report.html") in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    table = pd.read_csv(tmp_path / "out" / "pred.csv")
+    share = (table["out_of_reference"] > 0.95).mean()
+    assert "60 cells in 3 clusters" in page and "runner-up by labels" in page
+    assert "cells out of reference" in page and f"{share:.1%} (score above 0.95)" in page
+    for picture in ("among cells of the reference", "Out-of-reference scores", "Confidence of the cells"):
+        assert picture in page
+    assert "scsiameseclu predict" in page
+    assert main([*argv, "--overwrite"]) == 0
+    assert not (tmp_path / "out" / "report.html").exists()

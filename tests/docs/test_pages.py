@@ -73,3 +73,10 @@ def test_the_script_makes_the_pictures_of_the_pages() -> None:
 def test_every_page_is_in_the_table_of_contents() -> None:
     listed = (DOCS / "index.md").read_text(encoding="utf-8").split("```{toctree}")[1]
     assert {page.name for page in PAGES} - {"index.md"} == set(re.findall(r"^(\w+\.md)$", listed, flags=re.M))
+
+
+def test_headings_of_the_page_on_reports_are_headings_of_a_report() -> None:
+    explained = re.findall(r"^## (.+)$", (DOCS / "report.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    template = Path(scsiameseclu.__file__).parent / "report" / "templates" / "page.html"
+    shown = re.findall(r"<h2[^>]*>([^<{]+)", template.read_text(encoding="utf-8"))
+    assert explained and set(explained) <= set(shown)

@@ -48,6 +48,27 @@ def builtins_only(value):
     return value is None or type(value) in (int, float, str)
 
 
+@pytest.mark.parametrize("n_clusters", [1, 3, 4, 5])
+def test_a_cut_keeps_the_names_of_the_clusters_it_leaves_as_they_are(model, caplog, n_clusters):
+    model.rename({"0": "first", "1": "second", "3": "fourth"})  # not the third
+    before, old = model.predict(), np.asarray(model.cluster_tree_["current"])
+    model.cut(n_clusters)
+    after, new = model.predict(), np.asarray(model.cluster_tree_["current"])
+    names, kept = list(after.cat.categories), set()
+    for number, name in enumerate(names):
+        same = [former for former in range(4) if ((old == former) == (new == number)).all()]
+        expected = before.cat.categories[same[0]] if same else ""
+        if expected in ("first", "second", "fourth"):
+            assert name == expected
+            kept.add(name)
+        else:
+            assert name == str(number)
+    assert bool(kept) == (n_clusters > 1) and (len(kept) == 3) >= (n_clusters == 4)
+    dropped = [name for name in ("first", "second", "fourth") if name not in kept]
+    assert ("names are dropped" in caplog.text) == bool(dropped)
+    assert not dropped or f"Clusters {dropped} are" in caplog.text
+
+
 def test_training_leaves_a_tree(model):
     tree = model.cluster_tree_
     assert builtins_only(tree)

@@ -6,7 +6,8 @@ import torch
 
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.model._granularity import _free_number, _natural, refine
+from scsiameseclu.model._cluster_names import free_number, numbers_first
+from scsiameseclu.model._granularity import refine
 from scsiameseclu.nn import ClusterHead
 
 
@@ -65,9 +66,9 @@ def test_fitting_never_makes_it_worse(seed):
 
 
 def test_names_for_new_clusters():
-    assert [_free_number(names) for names in ([], ["1"], ["0", "2", "T"], ["1", "0"])] == ["0", "0", "1", "2"]
+    assert [free_number(names) for names in ([], ["1"], ["0", "2", "T"], ["1", "0"])] == ["0", "0", "1", "2"]
     # Numbers come first, in numerical order. Digits that are not ASCII are not numbers.
-    assert sorted(["b", "10", "2", "²", "a", "0"], key=_natural) == ["0", "2", "10", "a", "b", "²"]
+    assert sorted(["b", "10", "2", "²", "a", "0"], key=numbers_first) == ["0", "2", "10", "a", "b", "²"]
 
 
 # -- clusters without cells ----------------------------------------------------------------------------------------

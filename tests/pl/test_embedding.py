@@ -55,7 +55,7 @@ def test_very_few_cells(clustered: AnnData) -> None:
 def test_missing_pieces_are_named(clustered: AnnData) -> None:
     with pytest.raises(KeyError, match="found .*'X_siamese_clu', 'X_umap'"):
         embedding(clustered, basis="X_tsne")
-    with pytest.raises(KeyError, match=r"obs\['other'\].*call write_to_adata"):
+    with pytest.raises(KeyError, match=r"obs columns \['other'\].*call write_to_adata"):
         embedding(clustered, key="other", basis="X_umap")
     with pytest.raises(KeyError, match=r"found \['nothing'\]"):
         embedding(clustered, color="nothing", basis="X_umap")

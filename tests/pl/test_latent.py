@@ -47,6 +47,6 @@ def test_bad_arguments_are_refused(adata: AnnData) -> None:
         latent_correlation(adata, max_cells=1)
     with pytest.raises(KeyError, match=r"obsm\['X_other'\], found \['X_siamese_clu'\]"):
         latent_correlation(adata, use_rep="X_other")
-    with pytest.raises(KeyError, match=r"groups in obs\['k'\], found \['siamese_clu'\]"):
+    with pytest.raises(KeyError, match=r"obs columns \['k'\], found \['siamese_clu'\]"):
         latent_correlation(adata, between="cells", key="k")
     assert not plt.get_fignums()

@@ -72,7 +72,7 @@ def test_what_cannot_be_drawn(adata):
         marker_dotplot(adata)
     with pytest.raises(KeyError, match=r"found \['z'\]"):
         marker_dotplot(adata, ["a", "z"])
-    with pytest.raises(KeyError, match="Expected clusters in obs"):
+    with pytest.raises(KeyError, match="Expected obs columns"):
         marker_dotplot(adata, ["a"], key="none")
     with pytest.raises(ValueError, match="found 0 and 2"):
         marker_dotplot(adata, [])

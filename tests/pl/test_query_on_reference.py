@@ -62,11 +62,11 @@ def test_the_picture_of_the_reference_is_made_once_and_kept():
 
 def test_what_cannot_be_drawn(reference):
     query = cells([[1.0]], "a")
-    with pytest.raises(KeyError, match="found 'none'"):
+    with pytest.raises(KeyError, match=r"obs columns \['none'\]"):
         query_on_reference(query, reference, "none", basis="X_umap")
     with pytest.raises(KeyError, match="call tl.map"):
         query_on_reference(query, reference, "siamese_clu", key="other", basis="X_umap")
-    with pytest.raises(KeyError, match=r"Expected coordinates obsm\['X_tsne'\]"):
+    with pytest.raises(KeyError, match=r"Expected an embedding in obsm\['X_tsne'\]"):
         query_on_reference(query, reference, basis="X_tsne")
     with pytest.raises(ValueError, match="found 2 dimensions in the query and 1"):
         query_on_reference(cells([[1.0, 2.0]], "a"), reference, basis="X_umap")

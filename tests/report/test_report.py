@@ -15,7 +15,7 @@ from anndata import AnnData
 from scsiameseclu import tl
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
-from scsiameseclu.report import build_report
+from scsiameseclu.report import _figures, build_report
 
 SHORT = {"max_epochs": 20, "accelerator": "cpu", "enable_progress_bar": False}
 HOSTILE = "<script>alert(1)</script>"
@@ -210,9 +210,27 @@ def test_a_query_has_its_own_page(model):
     rng = np.random.default_rng(0)
     query.X = np.where(rng.random(query.shape) < 0.5, query.X.toarray(), rng.permuted(query.X.toarray(), axis=1))
     report = build_report(tl.map(query, model), query)
-    assert "out_of_reference" in report.pictures and "cells out of reference" in report.summary
+    assert {"out_of_reference", "on_reference"} <= set(report.pictures) and "cells out of reference" in report.summary
     assert "tl.map" in report.code and "out of reference" in report.to_html()
-    assert "out_of_reference" not in build_report(model).pictures
+    assert {"out_of_reference", "on_reference"}.isdisjoint(build_report(model).pictures)
+
+
+def test_a_sample_of_a_large_reference_is_drawn(model, monkeypatch):
+    assert _figures._MAX_REFERENCE_CELLS == 5_000
+    query = tl.map(synthetic(n_obs=20, n_vars=90, n_types=3, n_batches=2, seed=3), model)
+    latent = query.reference.latent
+
+    def drawn(largest):
+        monkeypatch.setattr(_figures, "_MAX_REFERENCE_CELLS", largest)
+        return _figures._sampled(latent).obsm["X_cluster"]
+
+    np.testing.assert_array_equal(drawn(len(latent)), latent)
+    sample = drawn(30)
+    np.testing.assert_array_equal(sample, drawn(30))
+    rows = [np.flatnonzero((latent == cell).all(axis=1))[0] for cell in sample]
+    assert len(set(rows)) == 30 and sorted(rows) == rows and rows != list(range(30))
+    grey = build_report(query).pictures["on_reference"].figure.axes[0].collections[0]
+    assert len(grey.get_offsets()) == 30
 
 
 def test_one_cluster_has_a_page_too(tmp_path):

@@ -40,6 +40,21 @@ def test_results_are_the_models_and_nothing_else_is_written(model, genes):
     np.testing.assert_allclose(query.obs["siamese_clu_confidence"], mapped.predict(soft=True).max(axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize("genes", [slice(None), slice(None, None, -1), slice(5, None)], ids=["same", "order", "fewer"])
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_cells_that_share_a_name_are_not_mixed_up(model, genes):
+    named = new_cells()[:, genes].copy()
+    query = named.copy()
+    query.obs_names = ["same", "same", *named.obs_names[:1], *named.obs_names[3:]]
+    mapped = tl.map(query, model)
+    tl.map(named, model)
+    assert list(query.obs_names[:3]) == ["same", "same", named.obs_names[0]]
+    np.testing.assert_array_equal(query.obsm["X_siamese_clu"], named.obsm["X_siamese_clu"])
+    for column in WRITTEN:
+        np.testing.assert_array_equal(query.obs[column], named.obs[column])
+    assert list(mapped.adata.obs_names) == list(mapped.predict().index) == list(query.obs_names)
+
+
 def test_cells_beyond_a_limit_are_unassigned(model):
     query = new_cells()
     tl.map(query, model, max_out_of_reference=0.5, key_added="near")

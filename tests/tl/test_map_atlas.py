@@ -1,11 +1,13 @@
 """Cells are mapped chunk by chunk, from stores to a store."""
 
 import gc
+import logging
 import os
 import signal
 import subprocess
 import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import anndata
 import numpy as np
@@ -15,7 +17,7 @@ import zarr
 from anndata import AnnData
 from scipy import sparse
 
-from scsiameseclu import tl
+from scsiameseclu import _compat, tl
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
 from scsiameseclu.tl import _map_atlas
@@ -38,6 +40,41 @@ def query() -> AnnData:
     query = synthetic(n_obs=50, n_vars=60, n_types=3, n_batches=3, seed=1)
     query.obs_names = [f"cell {number}" for number in range(query.n_obs)]
     return query
+
+
+class Heard(logging.Handler):
+    """What scvi-tools logs about the genes of a query."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages += [record.getMessage()] if "reference vars" in record.getMessage() else []
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    listener, logger = Heard(), logging.getLogger("scvi.model.base._archesmixin")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    logger.addHandler(listener)
+    yield listener.messages
+    logger.removeHandler(listener)
+    assert not logger.filters
+
+
+def test_scvi_tools_speaks_of_genes_to_the_user_and_not_of_every_chunk(model, query, heard, tmp_path):
+    other_order = query[:, ::-1].copy()
+    options = {"chunk_size": 20, **QUIET}
+    with ThreadPoolExecutor(1) as another:
+        tl.map_atlas(other_order, model, tmp_path / "here.zarr", **options)
+        another.submit(tl.map_atlas, other_order, model, tmp_path / "there.zarr", **options).result()
+        assert not heard
+        with _compat.no_word_on_genes():  # a user who maps cells in another thread at the same time
+            another.submit(tl.map, other_order, model).result()
+            assert len(heard) == 1
+    SCSiameseClu.load_query_data(query[:, ::-1].copy(), model)
+    assert len(heard) == 2
 
 
 def as_h5ad(query, folder):

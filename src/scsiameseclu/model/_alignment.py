@@ -32,9 +32,13 @@ def align_genes(adata: AnnData, names: pd.Index) -> AnnData:
     without_x = adata.X is None
     if without_x:  # anndata cannot join an AnnData without X and the missing genes, which have an X
         adata.X = sparse.csr_matrix(adata.shape, dtype=np.float32)
-    uns = adata.uns
+    cells, uns, raw = adata.obs_names, adata.uns, adata.raw
+    adata.obs_names = pd.RangeIndex(adata.n_obs).astype(str)  # anndata joins parts by the names of the cells
+    del adata.raw  # anndata cannot join a part with raw and a part without raw
     aligned = _compat.pad_and_sort(adata, names)
-    aligned.uns = uns
+    aligned.obs_names, aligned.uns = cells, uns
+    if raw is not None:
+        aligned.raw = AnnData(raw.X, var=raw.var)
     if without_x:
         aligned.X = None
     return aligned

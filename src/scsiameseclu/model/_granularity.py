@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scvi import settings
 
 from scsiameseclu.data._loader import view_keys
+from scsiameseclu.model._cluster_names import free_number, names_after, numbers_first
 from scsiameseclu.model._protocol import ModelProtocol
 from scsiameseclu.nn import ClusterHead
 from scsiameseclu.partition import Space
@@ -39,7 +40,8 @@ class GranularityMixin(ModelProtocol):
         The method cuts the tree in ``cluster_tree_``, and the cut defines the new clusters. A cut with fewer clusters
         than training found merges clusters. A cut with more clusters splits them. The embedding does not change. The
         clustering head is fitted to the new clusters, so :meth:`predict`, :meth:`get_cluster_summary` and saved files
-        use the new clusters. The new clusters are numbered by size, and earlier names are lost.
+        use the new clusters. The new clusters are numbered by size. If the cut does not change a cluster that
+        :meth:`rename` named, the cluster keeps its name. A warning lists the names that are dropped.
 
         Parameters
         ----------
@@ -78,7 +80,7 @@ class GranularityMixin(ModelProtocol):
             clusters = hierarchy.cut_at(p_values, float(significance or 0.0))
         sizes = np.bincount(clusters, weights=hierarchy.sizes)
         rank = np.argsort(np.argsort(-sizes, kind="stable"), kind="stable")
-        self._regroup(rank[clusters], None)
+        self._regroup(rank[clusters], names_after(self._cluster_names(), np.asarray(tree["current"]), rank[clusters]))
 
     def split(self, cluster: str) -> None:
         """Split one cluster in two, at the topmost split of the tree inside the cluster.
@@ -111,7 +113,7 @@ class GranularityMixin(ModelProtocol):
                 "model with more clusters to divide it."
             )
         current[min(sides, key=lambda side: hierarchy.sizes[side].sum())] = len(names)
-        self._regroup(current, [*names, _free_number(names)])
+        self._regroup(current, [*names, free_number(names)])
 
     def merge(self, clusters: Sequence[str]) -> None:
         """Merge two or more clusters into one.
@@ -142,7 +144,7 @@ class GranularityMixin(ModelProtocol):
         numbers = sorted(set(self._numbers(clusters)))
         if len(numbers) < 2:
             raise ValueError(f"Expected at least two different clusters to merge, found {list(clusters)}.")
-        kept_name = min((names[number] for number in numbers), key=_natural)
+        kept_name = min((names[number] for number in numbers), key=numbers_first)
         current = np.asarray(tree["current"])
         current[np.isin(current, numbers)] = numbers[0]
         left = [number for number in range(len(names)) if number not in numbers[1:]]
@@ -153,7 +155,8 @@ class GranularityMixin(ModelProtocol):
         """Name clusters.
 
         :meth:`predict`, :meth:`get_cluster_summary` and :meth:`write_to_adata` use the names. The names are saved with
-        the model, and models of queries have the same names. :meth:`cut` replaces the names by numbers.
+        the model, and models of queries have the same names. If :meth:`cut` does not change a cluster, the cluster
+        keeps its name. A name that is a whole number is a cluster number, which :meth:`cut` may change.
 
         Parameters
         ----------
@@ -384,14 +387,3 @@ def refine(head: ClusterHead, z: torch.Tensor, labels: torch.Tensor, weights: to
         head.centers.copy_(kept[0])
     head.centers.grad, head.origin = None, kept[1]
     return best
-
-
-def _free_number(names: Sequence[str]) -> str:
-    """Lowest number that is not the name of a cluster."""
-    return next(str(number) for number in range(len(names) + 1) if str(number) not in names)
-
-
-def _natural(name: str) -> tuple[bool, int, str]:
-    """Key that sorts numbers by value, before all other names."""
-    is_number = name.isascii() and name.isdigit()
-    return not is_number, int(name) if is_number else 0, name

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY
-from scsiameseclu.pl._columns import check_columns
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
+from scsiameseclu.pl._input import check_columns
 
 __all__ = ["annotation_overlap"]
 
@@ -51,6 +51,8 @@ def annotation_overlap(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData.
     KeyError
         If a column is missing. The message lists the existing columns.
     ValueError

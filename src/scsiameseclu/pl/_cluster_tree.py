@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_model
 
 __all__ = ["cluster_tree"]
 
@@ -63,6 +64,8 @@ def cluster_tree(
 
     Raises
     ------
+    TypeError
+        If ``model`` is an AnnData or a MuData.
     ValueError
         If the model has no tree.
     """
@@ -101,9 +104,12 @@ def tree_of(model: _HasTree) -> Mapping[str, Any]:
 
     Raises
     ------
+    TypeError
+        If ``model`` is an AnnData or a MuData.
     ValueError
         If the model has no tree.
     """
+    check_model(model)
     tree = getattr(model, "cluster_tree_", None)
     if tree is None:
         raise ValueError("Expected a model with a cluster tree, found none: call model.train(), or model.cut(), first.")

@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, confidence_key
-from scsiameseclu.pl._columns import check_columns
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_columns
 
 __all__ = ["confidence"]
 
@@ -54,6 +54,8 @@ def confidence(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData.
     KeyError
         If clusters or confidences are missing. The message lists the existing columns.
     """

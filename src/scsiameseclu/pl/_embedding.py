@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, confidence_key, latent_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_columns, check_embedding
 from scsiameseclu.pp._counts import totals
 from scsiameseclu.pp._threads import numba_within_thread_limit, within_thread_limit
 
@@ -69,6 +70,8 @@ def embedding(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData.
     KeyError
         If a colour, the basis or the embedding is missing. The message lists the available names.
     ValueError
@@ -104,11 +107,9 @@ def embedding(
 
 def _resolve_colors(adata: AnnData, color: str | Sequence[str] | None, key: str) -> list[str]:
     if color is None:
-        if key not in adata.obs:
-            raise KeyError(
-                f"Expected clusters in obs[{key!r}], found {list(adata.obs.columns)}: call write_to_adata() first."
-            )
+        check_columns(adata, key, cure=": call write_to_adata() first")
         return [name for name in (key, confidence_key(key)) if name in adata.obs]
+    check_columns(adata)
     colors = [color] if isinstance(color, str) else list(color)
     missing = [name for name in colors if name not in adata.obs and name not in adata.var_names]
     if missing or not colors:
@@ -140,11 +141,7 @@ def latent_umap(adata: AnnData, latent: str, n_neighbors: int = 15, random_state
 
     The UMAP is computed on a copy, so graphs and settings of the user are not replaced.
     """
-    if latent not in adata.obsm:
-        raise KeyError(
-            f"Expected an embedding in obsm[{latent!r}], found {sorted(adata.obsm)}: "
-            "call write_to_adata() first, or name other coordinates with basis."
-        )
+    check_embedding(adata, latent, "call write_to_adata() first, or name other coordinates with basis")
     cells = AnnData(obsm={"latent": np.asarray(adata.obsm[latent])}, shape=(adata.n_obs, 0))
     sc.pp.neighbors(cells, n_neighbors=min(n_neighbors, adata.n_obs - 1), use_rep="latent", random_state=random_state)
     # Spectral initial positions fail with very few cells.

@@ -13,6 +13,7 @@ from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY
 from scsiameseclu.metrics._latent import unit_rows
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
 from scsiameseclu.pl._heatmap import draw_heatmap
+from scsiameseclu.pl._input import check_columns, check_embedding
 
 __all__ = ["latent_correlation"]
 
@@ -65,6 +66,8 @@ def latent_correlation(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData.
     KeyError
         If the embedding or the groups are missing.
     ValueError
@@ -74,12 +77,9 @@ def latent_correlation(
         raise ValueError(f"Expected between to be 'dimensions' or 'cells', found {between!r}.")
     if max_cells < 2:
         raise ValueError(f"Expected max_cells of at least 2, found {max_cells}.")
-    if use_rep not in adata.obsm:
-        raise KeyError(
-            f"Expected an embedding in obsm[{use_rep!r}], found {sorted(adata.obsm)}: call write_to_adata() first."
-        )
-    if between == "cells" and key not in adata.obs:
-        raise KeyError(f"Expected groups in obs[{key!r}], found {list(adata.obs.columns)}.")
+    check_embedding(adata, use_rep)
+    if between == "cells":
+        check_columns(adata, key)
     latent = np.asarray(adata.obsm[use_rep], dtype=np.float64)
     figure, panel = canvas(ax, figsize)
     if between == "dimensions":

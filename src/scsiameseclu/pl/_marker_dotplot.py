@@ -13,6 +13,7 @@ from scipy import sparse
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, UNASSIGNED, markers_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_columns
 from scsiameseclu.pp._counts import get_counts, row_chunks
 
 __all__ = ["marker_dotplot"]
@@ -70,13 +71,14 @@ def marker_dotplot(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData.
     KeyError
         If ``key``, ``layer``, the ranking or a gene does not exist.
     ValueError
         If there is no gene or no cluster to draw, a gene occurs twice in the data, or ``n_genes`` is below 1.
     """
-    if key not in adata.obs:
-        raise KeyError(f"Expected clusters in obs[{key!r}], found {list(adata.obs.columns)}.")
+    check_columns(adata, key)
     if n_genes < 1:
         raise ValueError(f"Expected n_genes of at least 1, found {n_genes}.")
     groups = _clusters(adata.obs[key])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_model
 
 __all__ = ["n_clusters_search"]
 
@@ -56,9 +57,12 @@ def n_clusters_search(
 
     Raises
     ------
+    TypeError
+        If ``model`` is an AnnData or a MuData.
     ValueError
         If the number of clusters was not searched for, or the record holds no curve.
     """
+    check_model(model)
     curve = _read_search(model if isinstance(model, Mapping) else getattr(model, "n_clusters_search_", None))
     figure, panel = canvas(ax, figsize)
     panel.plot(curve.x, curve.y, marker="o", markersize=4, linewidth=1.2)

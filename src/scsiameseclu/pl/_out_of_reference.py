@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY, MAX_OUT_OF_REFERENCE, out_of_reference_key
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_columns
 
 __all__ = ["out_of_reference"]
 
@@ -49,14 +50,15 @@ def out_of_reference(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData.
     KeyError
         If there are no scores. The message lists the existing columns.
     ValueError
         If ``n_bins`` is below 1.
     """
     column = out_of_reference_key(key)
-    if column not in adata.obs:
-        raise KeyError(f"Expected scores in obs[{column!r}], found {list(adata.obs.columns)}: call tl.map() first.")
+    check_columns(adata, column, cure=": call tl.map() first")
     if n_bins < 1:
         raise ValueError(f"Expected n_bins of at least 1, found {n_bins}.")
     scores = adata.obs[column].to_numpy(dtype=float)

@@ -13,6 +13,7 @@ from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, latent_key
 from scsiameseclu.pl._colors import default_colors, group_colors
 from scsiameseclu.pl._embedding import latent_umap
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_columns, check_embedding
 
 __all__ = ["query_on_reference"]
 
@@ -70,23 +71,23 @@ def query_on_reference(
 
     Raises
     ------
+    TypeError
+        If ``query`` or ``reference`` is not an AnnData.
     KeyError
         If an embedding, the basis or the colour is missing. The message lists the available names.
     ValueError
         If the two embeddings have different numbers of dimensions, or ``n_neighbors`` is below 1.
     """
     color = key if color is None else color
-    if color not in query.obs:
-        raise KeyError(f"Expected color among the obs columns {list(query.obs.columns)}, found {color!r}.")
-    for cells, name in ((query, latent_key(key)), (reference, latent_key(reference_key))):
-        if name not in cells.obsm:
-            raise KeyError(f"Expected an embedding in obsm[{name!r}], found {sorted(cells.obsm)}: call tl.map() first.")
+    check_columns(query, color, cure=": call tl.map() first, or name another color")
+    check_embedding(query, latent_key(key), "call tl.map() first")
+    check_embedding(reference, latent_key(reference_key))
     if basis is None:
         basis = f"{latent_key(reference_key)}_umap"
         if basis not in reference.obsm:
             basis = latent_umap(reference, latent_key(reference_key))
-    elif basis not in reference.obsm:
-        raise KeyError(f"Expected coordinates obsm[{basis!r}], found {sorted(reference.obsm)}.")
+    else:
+        check_embedding(reference, basis, "compute it first, or leave out basis")
     places = np.asarray(reference.obsm[basis])[:, :2]
     stored = f"{latent_key(key)}_umap"
     query.obsm[stored] = _placed(

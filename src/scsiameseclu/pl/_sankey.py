@@ -12,8 +12,8 @@ from matplotlib.path import Path
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu._keys import DEFAULT_KEY
 from scsiameseclu.pl._colors import group_colors
-from scsiameseclu.pl._columns import check_columns
 from scsiameseclu.pl._figure import Drawn, PathOf, canvas, finish
+from scsiameseclu.pl._input import check_columns
 
 __all__ = ["sankey"]
 
@@ -59,6 +59,8 @@ def sankey(
 
     Raises
     ------
+    TypeError
+        If ``adata`` is not an AnnData.
     KeyError
         If a column is missing. The message lists the existing columns.
     ValueError

@@ -55,6 +55,8 @@ def split_evidence(
 
     Raises
     ------
+    TypeError
+        If ``model`` is an AnnData or a MuData.
     ValueError
         If the model has no tree, or ``n_below`` is negative.
     """

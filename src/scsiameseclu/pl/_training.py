@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from scsiameseclu._docs import with_shared_descriptions
 from scsiameseclu.pl._figure import Drawn, PathOf, finish
+from scsiameseclu.pl._input import check_model
 
 __all__ = ["training_curves"]
 
@@ -60,6 +61,8 @@ def training_curves(
 
     Raises
     ------
+    TypeError
+        If ``model`` is an AnnData or a MuData.
     ValueError
         If there is no history (the model is not trained, or was trained with another logger), or ``n_cols`` is below 1.
     KeyError
@@ -67,6 +70,7 @@ def training_curves(
     """
     if n_cols < 1:
         raise ValueError(f"Expected n_cols of at least 1, found {n_cols}.")
+    check_model(model)
     history = model if isinstance(model, Mapping) else model.history
     if not history and getattr(model, "is_trained", False):
         raise ValueError(

@@ -10,7 +10,7 @@ from scipy import sparse
 from scsiameseclu.pp._threads import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import pandas as pd
     from anndata import AnnData
@@ -283,15 +283,21 @@ def totals(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return per_cell, per_gene
 
 
-def where_counts_are(adata: AnnData, option: str = "layer={!r}") -> str:
+def as_argument(layer: str | None, name: str = "layer") -> str:
+    """Argument with which the user chooses a layer, or ``X`` (``None``)."""
+    return f"no {name}" if layer is None else f"{name}={layer!r}"
+
+
+def where_counts_are(adata: AnnData, remedy: Callable[[str | None], str] = as_argument) -> str:
     """Describe which matrices of an AnnData hold whole numbers, judged by their first 200 cells.
 
     Parameters
     ----------
     adata
         Cells.
-    option
-        Argument or option with which the user chooses a layer. ``{!r}`` or ``{}`` stands for the key of the layer.
+    remedy
+        Function that returns what the user has to type to choose a layer, or ``X`` (``None``). By default, the argument
+        ``layer``.
 
     Returns
     -------
@@ -299,12 +305,12 @@ def where_counts_are(adata: AnnData, option: str = "layer={!r}") -> str:
         A sentence for an error message.
     """
     places = [
-        f"layers[{name!r}] ({option.format(name)})"
+        f"layers[{name!r}] ({remedy(name)})"
         for name, matrix in adata.layers.items()
         if name is not None and _looks_like_counts(matrix)
     ]
     if adata.X is not None and _looks_like_counts(adata.X):
-        places.append("X (no layer)")
+        places.append(f"X ({remedy(None)})")
     if adata.raw is not None and _looks_like_counts(adata.raw.X):
         places.append("raw (adata.raw.to_adata() has these numbers in X)")
     if not places:

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from scsiameseclu.pp._check_counts import check_counts
-from scsiameseclu.pp._counts import get_counts, name_order
+from scsiameseclu.pp._counts import get_counts, name_order, where_counts_are
 from scsiameseclu.pp._diffusion import ppr_diffusion
 from scsiameseclu.pp._graph import NeighborGraph
 from scsiameseclu.pp._graph_input import GraphSettings, obs_column, obsm_rep, resolve_seed
@@ -101,7 +101,8 @@ def neighbor_graph(
         diffusion=diffusion,
     )
     if use_rep is None:
-        check_counts(get_counts(adata, layer), adata.obs_names, adata.var_names)
+        counts = get_counts(adata, layer)
+        check_counts(counts, adata.obs_names, adata.var_names, advice=lambda: where_counts_are(adata))
     built = build_graph(adata, settings)
     write_graph(adata, built, settings)
     return built.graph

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -137,7 +138,8 @@ def set_up(source: Source, data: Any, settings: GraphSettings) -> tuple[dict[str
     projection: AnyProjection = stored_projection(data)
     # A projection is fitted to the moments, unless there is one already or the size factors are others.
     fits = projection is None and cells.rep is None and cells.sizes is None
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice, with_moments=fits)
+    advice = partial(cells.advice, True)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=advice, with_moments=fits)
     digest = source.digest(data, cells, settings, sums)
     stored = stored_graph(data, settings, None, digest) if isinstance(source, AnnDataSource) else None
     if stored is None:
@@ -303,7 +305,7 @@ def _read(cells: Cells, projection: AnyProjection) -> tuple[NDArray[np.float32],
             sizes = positive(per_cell) if cells.sizes is None else cells.sizes[places]
             rep[places] = rna.project(block, sizes)
 
-    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=cells.advice, visit=visit)
+    sums = CellSums.of_checked(cells.counts, cells.names, cells.genes, advice=partial(cells.advice, False), visit=visit)
     return _completed(cells, projection, rep), sums
 
 

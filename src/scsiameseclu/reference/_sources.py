@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scsiameseclu._keys import GRAPH_VERSION
 from scsiameseclu.pp._cell_sums import CellSums
-from scsiameseclu.pp._counts import canonical, get_counts, where_counts_are
+from scsiameseclu.pp._counts import as_argument, canonical, get_counts, where_counts_are
 from scsiameseclu.pp._graph_input import GraphSettings, check_rep, obs_column, obsm_rep
 from scsiameseclu.pp._stored_graph import source_digest
 
@@ -61,11 +61,12 @@ class Cells:
     rep
         Copy of the representation from ``obsm``, float32 ``(n_obs, d)``. ``None`` if the representation is computed
         from the counts.
+    advice
+        Function that returns a hint where whole numbers are found, and what the user has to type so that these numbers
+        are read. The argument is ``True`` for a set-up, and ``False`` for cells that an existing model reads. The
+        warning about counts that are not whole numbers uses this hint.
     proteins
         Proteins. ``None`` without proteins.
-    advice
-        Function that returns a hint where whole numbers are found. The warning about counts that are not whole numbers
-        uses this hint.
     """
 
     names: pd.Index
@@ -74,8 +75,8 @@ class Cells:
     sizes: NDArray[np.float64] | None
     batch: pd.Series | None
     rep: NDArray[np.float32] | None
+    advice: Callable[[bool], str]
     proteins: Proteins | None = None
-    advice: Callable[[], str] | None = None
 
     def marks(self, rows: NDArray[np.int64] | None, sums: CellSums | None = None) -> dict[str, NDArray[Any]]:
         """Compute summaries of the cells that reveal later changes of the data.
@@ -105,6 +106,18 @@ class Cells:
         return found
 
 
+def _advice(cells: AnnData, name: str, argument: str, layer: str | None, is_set_up: bool) -> str:
+    """Hint where whole numbers are found, and what the user has to type, as described in :class:`Cells`."""
+
+    def matrix(layer: str | None) -> str:
+        return f"{name}.X" if layer is None else f"{name}.layers[{layer!r}]"
+
+    def remedy(found: str | None) -> str:
+        return as_argument(found, argument) if is_set_up else f"{matrix(layer)} = {matrix(found)}"
+
+    return where_counts_are(cells, remedy)
+
+
 class AnnDataSource:
     """Cells of an AnnData."""
 
@@ -125,7 +138,7 @@ class AnnDataSource:
             sizes=None if sizes is None else sizes.to_numpy(np.float64),
             batch=obs_column(data, settings.batch_key),
             rep=rep,
-            advice=partial(where_counts_are, data),
+            advice=partial(_advice, data, "adata", "layer", settings.layer),
         )
 
     def digest(self, data: AnnData, cells: Cells, settings: GraphSettings, sums: CellSums) -> str:
@@ -179,7 +192,7 @@ class MuDataSource:
             batch=batch,
             rep=None if settings.use_rep is None else _mudata_rep(data, settings.use_rep),
             proteins=Proteins(values, list(protein.var_names.astype(str)), counts),
-            advice=partial(where_counts_are, rna),
+            advice=partial(_advice, rna, f"mdata[{self.rna!r}]", "rna_layer", settings.layer),
         )
 
     def digest(self, data: MuData, cells: Cells, settings: GraphSettings, sums: CellSums) -> str:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from anndata import AnnData
 from matplotlib import rc_context
 
 from scsiameseclu import pl
-from scsiameseclu._keys import confidence_key, markers_key, out_of_reference_key, stability_key
+from scsiameseclu._keys import confidence_key, latent_key, markers_key, out_of_reference_key, stability_key
 from scsiameseclu.report._cells import KEY, Cells
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from scsiameseclu.model import SCSiameseClu
 
@@ -26,6 +29,8 @@ _PIXELS = 96
 """Pixels of a page per inch."""
 _MAX_GENES = 60
 """Largest number of genes of the given marker lists that are drawn."""
+_MAX_REFERENCE_CELLS = 5_000
+"""Largest number of reference cells that are drawn with the cells of a query. More cells are sampled."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,21 @@ def draw_pictures(model: SCSiameseClu, cells: Cells, markers: Mapping[str, Seque
     if model.is_query_ and out_of_reference_key(KEY) in shown.obs:
         text = "Out-of-reference scores of the cells"
         add("out_of_reference", text, pl.out_of_reference, shown, key=KEY)
+    if model.is_query_ and model.reference is not None and len(model.reference.latent):
+        reference = _sampled(model.reference.latent)
+        text = "The cells of the query among cells of the reference, which are grey"
+        add("on_reference", text, pl.query_on_reference, shown, reference, key=KEY, reference_key=KEY)
     if model.history:
         add("training", "Loss terms by epoch", pl.training_curves, model)
     return pictures
+
+
+def _sampled(latent: NDArray[np.float32]) -> AnnData:
+    """A random sample of the reference cells, given by their embedding, ``(n, n_latent)``. The seed is fixed."""
+    if len(latent) > _MAX_REFERENCE_CELLS:
+        rows = np.random.default_rng(0).choice(len(latent), _MAX_REFERENCE_CELLS, replace=False)
+        latent = latent[np.sort(rows)]
+    return AnnData(obsm={latent_key(KEY): latent}, shape=(len(latent), 0))
 
 
 def _known(markers: Mapping[str, Sequence[str]] | None, genes: Sequence[str]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ import pandas as pd
 from scsiameseclu._keys import DEFAULT_KEY, UNASSIGNED, check_key, type_key
 from scsiameseclu.datasets import marker_sets
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import get_counts
+from scsiameseclu.pp._counts import get_counts, where_counts_are
 from scsiameseclu.tl._input import CLUSTERS_OF_MUDATA, check_anndata
 from scsiameseclu.tl._marker_scores import marker_expression, mixed_with, type_scores
 
@@ -149,7 +149,7 @@ def annotate(
     genes = _find_genes(gene_names, markers)
     matrix = get_counts(adata, layer)
     if normalize:
-        check_counts(matrix, adata.obs_names, adata.var_names)
+        check_counts(matrix, adata.obs_names, adata.var_names, advice=lambda: where_counts_are(adata))
 
     used = np.unique(np.concatenate(list(genes.values())))
     codes = clusters.codes.astype(np.int64)

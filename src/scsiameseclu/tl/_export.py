@@ -9,7 +9,7 @@ import pandas as pd
 from anndata import AnnData
 
 from scsiameseclu._atomic import replaced_file
-from scsiameseclu._keys import ADATA_KEYS, DEFAULT_KEY, confidence_key, latent_key
+from scsiameseclu._keys import DEFAULT_KEY, GRAPH_TABLES, confidence_key, latent_key
 from scsiameseclu.tl._input import check_anndata
 
 if TYPE_CHECKING:
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["export"]
 
 _INTERNAL = "_scvi"
-_TABLES = (
-    ADATA_KEYS.NEIGHBOR_INDEX,
-    ADATA_KEYS.NEIGHBOR_WEIGHT,
-    ADATA_KEYS.DIFFUSED_INDEX,
-    ADATA_KEYS.DIFFUSED_WEIGHT,
-)
 _SHOWN = "X_"
 
 
@@ -105,7 +99,7 @@ def without_internals(adata: AnnData) -> AnnData:
         obs=adata.obs[columns].copy(),
         var=adata.var.copy(),
         uns={name: value for name, value in adata.uns.items() if not str(name).startswith(_INTERNAL)},
-        obsm={name: value for name, value in adata.obsm.items() if name not in _TABLES},
+        obsm={name: value for name, value in adata.obsm.items() if name not in GRAPH_TABLES},
         varm=dict(adata.varm),
         obsp=dict(adata.obsp),
         varp=dict(adata.varp),

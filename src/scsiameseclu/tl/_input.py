@@ -11,7 +11,7 @@ CLUSTERS_OF_MUDATA = (
 
 
 def check_anndata(data: Any, instead: str) -> None:
-    """Check that the input of a tool is an AnnData.
+    """Check that the input of a tool is an AnnData. The error says what to pass instead of a model or a MuData.
 
     Parameters
     ----------
@@ -25,5 +25,7 @@ def check_anndata(data: Any, instead: str) -> None:
     TypeError
         If ``data`` is not an AnnData.
     """
+    if hasattr(data, "write_to_adata"):
+        instead = "pass the cells themselves, such as model.adata after model.write_to_adata()"
     if not isinstance(data, AnnData):
         raise TypeError(f"Expected an AnnData, found {type(data).__name__}: {instead}.")

@@ -176,7 +176,9 @@ def _shared(query: AnnData) -> AnnData:
         raise NotImplementedError(
             "Expected an AnnData in memory, found a backed AnnData; call query.to_memory() first."
         )
-    cells = AnnData(query.X, obs=query.obs.copy(), var=query.var.copy(), obsm=dict(query.obsm), uns=dict(query.uns))
+    cells = AnnData(
+        query.X, obs=query.obs.copy(), var=query.var.copy(), obsm=dict(query.obsm), uns=dict(query.uns), raw=query.raw
+    )
     cells.layers.update({name: layer for name, layer in query.layers.items() if name is not None})
     return cells
 

@@ -199,7 +199,7 @@ class _Mapping:
         reps = [arguments["use_rep"]] if arguments.get("use_rep") else []
         start, n_unassigned, confidence = rows.start, 0, 0.0
         # Models contain reference cycles, so their cells would stay in memory until the next garbage collection.
-        with _new_objects_collected():
+        with _compat.no_word_on_genes(), _new_objects_collected():
             for cells in self.parts.read(rows, columns, reps):
                 mapped = map_cells(cells, self.reference, key, **self.options)
                 mapped.deregister_manager(mapped.adata)  # otherwise scvi-tools would keep the cells in memory

@@ -11,7 +11,7 @@ from anndata import AnnData
 
 from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, UNASSIGNED, check_key, markers_key
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import canonical_copy, get_counts
+from scsiameseclu.pp._counts import canonical_copy, get_counts, where_counts_are
 from scsiameseclu.pp._threads import numba_within_thread_limit
 from scsiameseclu.tl._input import CLUSTERS_OF_MUDATA, check_anndata
 
@@ -124,7 +124,7 @@ def rank_genes(
         )
     matrix = get_counts(adata, layer)
     if normalize:
-        check_counts(matrix, adata.obs_names, adata.var_names)
+        check_counts(matrix, adata.obs_names, adata.var_names, advice=lambda: where_counts_are(adata))
     labels = _labels(adata.obs[key], key, groups, reference)
     kept = labels.notna().to_numpy()
     values = canonical_copy(matrix)[kept]
