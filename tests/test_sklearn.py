@@ -142,3 +142,8 @@ def test_types_are_found():
     adata = synthetic(n_obs=400, n_vars=200, n_types=4, seed=1)
     labels = SiameseCluster(accelerator="cpu", max_epochs=12).fit_predict(adata.X)
     assert adjusted_rand_score(adata.obs["cell_type"], labels) > 0.9
+
+
+def test_an_anndata_is_refused():
+    with pytest.raises(TypeError, match="found an AnnData; pass its counts, such as adata.X"):
+        SiameseCluster().fit(synthetic(n_obs=30, n_vars=10))

@@ -138,10 +138,14 @@ def check_key(key: Any, argument: str = "key_added") -> None:
     TypeError
         If ``key`` is not text.
     ValueError
-        If ``key`` is empty, contains ``/``, or is a name that the file format reserves.
+        If ``key`` is empty, contains ``/``, or is a name of the cell graph or a name that the file format reserves.
     """
     if not isinstance(key, str):
         raise TypeError(f"`{argument}`: expected text, found {key!r}.")
+    if key in ADATA_KEYS:
+        raise ValueError(
+            f"`{argument}`: expected a name that this package does not use for the cell graph, found {key!r}."
+        )
     if not key.strip() or "/" in key or "\0" in key or key in {".", "..", "_index", "__categories"}:
         raise ValueError(
             f"`{argument}`: expected a name that files can hold (not empty, without '/', none of '.', '..', '_index', "

@@ -208,6 +208,8 @@ class SiameseCluster(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterM
 
     def _cells(self, X: Any, *, reset: bool) -> AnnData:
         """Check the counts. Genes are named by their column number, and cells by their row number."""
+        if isinstance(X, AnnData):
+            raise TypeError("Expected a matrix of counts, found an AnnData; pass its counts, such as adata.X.")
         least = 2 if reset else 1
         sizes = {"ensure_min_samples": least, "ensure_min_features": least}
         X = validate_data(self, X, reset=reset, accept_sparse=("csr", "csc"), **sizes)

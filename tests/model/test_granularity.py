@@ -246,3 +246,9 @@ def test_untrained(setup_adata, small):
     for change in (lambda: model.cut(2), lambda: model.split("0"), lambda: model.rename({"0": "a"})):
         with pytest.raises(RuntimeError, match="call model.train"):
             change()
+
+
+def test_a_cluster_is_not_called_unassigned(model):
+    with pytest.raises(ValueError, match="other than 'unassigned'"):
+        model.rename({"0": "unassigned"})
+    assert model._cluster_names()[0] == "0"

@@ -311,8 +311,10 @@ def test_landmarks_can_be_left_out_of_the_file(reference, tmp_path, n_kept):
     own.save(tmp_path / "again")  # landmarks that were left out do not come back
     again = SCSiameseClu.load(tmp_path / "again", adata=False, **CPU)
     assert len(again.reference.landmarks) == len(again.reference.latent) == min(n_kept, 400)
-    with pytest.raises(ValueError, match="at least 0, found -1"):
-        reference.save(tmp_path / "other", landmarks=-1)
+    k = reference.summary_stats.n_neighbors
+    for too_few in (-1, 1, k):
+        with pytest.raises(ValueError, match=f"expected 0 or a number above {k}, .*found {too_few}"):
+            reference.save(tmp_path / "other", landmarks=too_few)
 
 
 # -- records -------------------------------------------------------------------------------------------------------

@@ -134,6 +134,29 @@ def test_data_of_another_time_are_named(trained, folder, caplog):
     assert "No data are saved with the model" in caplog.text
 
 
+def test_data_of_another_model_are_refused(trained, folder):
+    """A model is saved over a model with data: the data stay, and are not taken for data of the new model."""
+    fewer, changed = trained.adata[:150].copy(), trained.adata.copy()
+    changed.X = 2 * changed.X
+    for other in (fewer, changed):
+        SCSiameseClu.setup_anndata(other)
+        model = SCSiameseClu(other, n_clusters=3, n_latent=4, n_hidden=8)
+        model.train(max_epochs=1, enable_progress_bar=False, **CPU)
+        model.save(folder, overwrite=True)
+        with pytest.raises(ValueError, match=r"adata\.h5ad.*not saved with the model and does not fit"):
+            SCSiameseClu.load(folder, **CPU)
+        assert SCSiameseClu.load(folder, adata=other, **CPU).adata.n_obs == other.n_obs
+        assert SCSiameseClu.load(folder, adata=False, **CPU).adata is None
+        assert (folder / "adata.h5ad").exists()
+
+
+def test_a_file_is_no_folder_to_save_to(trained, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="'.*file' is a file"):
+        trained.save(tmp_path / "file", overwrite=True)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 # -- what is wrong with the files -------------------------------------------------------------------------------------
 
 

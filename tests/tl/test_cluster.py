@@ -195,3 +195,30 @@ def test_fractions_are_spoken_of_once(adata):
         cluster(adata, 3, n_top_genes=40, n_neighbors=6, train_kwargs=SHORT)
     said = [str(each.message) for each in caught if "not whole numbers" in str(each.message)]
     assert len(said) == 1 and "layers['counts']" in said[0]
+
+
+@pytest.mark.parametrize("n_top_genes", [None, 20])
+def test_repeated_genes_are_refused_at_once(n_top_genes):
+    adata = synthetic(n_obs=60, n_vars=40, n_types=2)
+    adata.var_names = ["gene_1", "gene_1", *adata.var_names[2:]]
+    with pytest.raises(ValueError, match=r"unique gene names, found 1 more than once \(gene_1\)"):
+        cluster(adata, n_clusters=2, n_top_genes=n_top_genes)
+
+
+@pytest.mark.parametrize("key", ["siamese_clu_neighbors", "siamese_clu_connectivities"])
+def test_names_of_the_cell_graph_are_refused(key):
+    with pytest.raises(ValueError, match="does not use for the cell graph"):
+        cluster(synthetic(n_obs=60, n_vars=40, n_types=2), n_clusters=2, key_added=key)
+
+
+def test_cells_without_counts_are_spoken_of(caplog):
+    adata = synthetic(n_obs=60, n_vars=40, n_types=2)
+    adata.X = adata.X.toarray()
+    adata.X[[3, 7]] = 0
+    with caplog.at_level("WARNING", logger="scsiameseclu"):
+        model = cluster(adata, n_clusters=2, train_kwargs={"max_epochs": 1, "enable_progress_bar": False})
+    assert "2 of 60 cells have no counts, such as 'cell_3'" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="scsiameseclu"):
+        model.predict(adata[:5].copy())
+    assert "1 of 5 cells have no counts" in caplog.text

@@ -5,6 +5,7 @@ import torch
 
 from scsiameseclu.datasets import synthetic
 from scsiameseclu.model import SCSiameseClu
+from scsiameseclu.module import SiameseModule
 from scsiameseclu.train import SiameseTrainingPlan, _planner, default_batch_size, learning_rate
 from scsiameseclu.train._planner import DevicePlan, check_precision
 
@@ -102,3 +103,13 @@ def test_a_training_takes_its_settings_from_the_plan(monkeypatch, batch_size, n_
 @pytest.mark.parametrize("precision", [None, 16, 32, "32-true", "bf16", "bf16-mixed", "16-mixed"])
 def test_precisions_with_float32_weights_are_taken(precision):
     check_precision(precision)
+
+
+def test_arguments_that_no_plan_has_are_refused():
+    with pytest.raises(
+        TypeError, match=r"SiameseTrainingPlan, found \['nonsense'\].*marginal_relaxation.*weight_decay"
+    ):
+        SiameseTrainingPlan(SiameseModule(10, 5, 2), nonsense=1, reduce_lr_on_plateau=True)
+    assert SiameseTrainingPlan(SiameseModule(10, 5, 2), reduce_lr_on_plateau=True).reduce_lr_on_plateau
+    with pytest.raises(ValueError, match="marginal_relaxation >= 0, found -1"):
+        SiameseTrainingPlan(SiameseModule(10, 5, 2), marginal_relaxation=-1)

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scvi import settings
 
+from scsiameseclu._keys import UNASSIGNED
 from scsiameseclu.data._loader import view_keys
 from scsiameseclu.model._cluster_names import free_number, names_after, numbers_first
 from scsiameseclu.model._protocol import ModelProtocol
@@ -170,7 +171,7 @@ class GranularityMixin(ModelProtocol):
         RuntimeError
             If the model was not trained.
         ValueError
-            If two clusters would have the same name, or a new name is empty.
+            If two clusters would have the same name, or a new name is empty or ``"unassigned"``.
         """
         self._check_clusters()
         self._numbers(list(mapping))
@@ -181,6 +182,10 @@ class GranularityMixin(ModelProtocol):
             raise ValueError(f"Expected a different name for every cluster, found {twice} more than once.")
         if "" in names:
             raise ValueError("Expected names of at least one character, found an empty one.")
+        if UNASSIGNED in names:
+            raise ValueError(
+                f"Expected names other than {UNASSIGNED!r}, the name of cells without a cluster, found it."
+            )
         self._rename(names)
 
     # -- internals -----------------------------------------------------------------------------------------------

@@ -114,11 +114,15 @@ class ReferenceMixin(ModelProtocol):
         Raises
         ------
         ValueError
-            If the limit is negative.
+            If the limit is negative, or above 0 but not above the number of neighbours of a cell.
         """
-        if limit is not None and limit < 0:
-            raise ValueError(f"`landmarks`: expected a number of at least 0, found {limit}.")
         registry, reference = self.registry_, self.reference_
+        k = int(_compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)["n_neighbors"])
+        if limit is not None and (limit < 0 or 0 < limit <= k):
+            raise ValueError(
+                f"`landmarks`: expected 0 or a number above {k}, the number of neighbours of a cell, found {limit}. "
+                "With fewer landmarks, new cells lack neighbours, and foreign cells are not recognised."
+            )
         landmarks = Landmarks.from_state(_compat.field_state(registry, SIAMESE_KEYS.CELL_GRAPH)["landmarks"])
         if limit is None or limit >= len(landmarks):
             yield
@@ -146,9 +150,9 @@ class ReferenceMixin(ModelProtocol):
         """
         if self.reference_ is None or not len(self.reference_["latent"]) or not self._embeds_as_reference():
             raise RuntimeError(
-                "Expected a model with the embedding of its reference, found a model without it. Call train() on the "
-                "reference, map the query without unfrozen=True, or save the reference with its landmarks. "
-                "tl.map(..., max_out_of_reference=None) maps without a score."
+                "Expected a model with the embedding of its reference, found a model without it: the model was saved "
+                "with landmarks=0, trained with unfrozen=True, or not trained. tl.map(..., max_out_of_reference=None) "
+                "maps cells without a score. For a score, take the reference itself, saved with its landmarks."
             )
         # The landmarks are kept, because they hold a calibration that takes time.
         kept: Landmarks | None = getattr(self, "_kept_landmarks", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from scsiameseclu.pp._projection import Projection
 from scsiameseclu.train._resume import fill_history, history_state
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from anndata import AnnData
     from mudata import MuData
@@ -185,18 +186,41 @@ class SavedModel:
         ValueError
             If the file is damaged, or is not the file that was saved with the model.
         """
-        method, _ = _compat.setup_call(self.attributes["registry_"])
-        name = DATA_FILES[method]
-        if self.manifest is not None and self.manifest.lists(name):
-            path = self.manifest.check(name)
-        else:
-            prefix = self.path.name.removesuffix(SCVI_FILE if self.manifest is None else MANIFEST)
-            path = self.path.with_name(prefix + name)
-            if not path.exists():
-                return None
-            if self.manifest is not None:
-                logger.warning("%s was not written together with the model, and cannot be checked for damage.", path)
-        return mudata.read(path) if method == "setup_mudata" else anndata.read_h5ad(path)
+        path = self._data_path()
+        if self.manifest is not None and self.lists_data:
+            path = self.manifest.check(DATA_FILES[self._method])
+        elif not path.exists():
+            return None
+        elif self.manifest is not None:
+            logger.warning("%s was not written together with the model, and cannot be checked for damage.", path)
+        return mudata.read(path) if self._method == "setup_mudata" else anndata.read_h5ad(path)
+
+    @property
+    def lists_data(self) -> bool:
+        """Whether data were saved with the model. True for a file of scvi-tools, which lists no data."""
+        return self.manifest is None or self.manifest.lists(DATA_FILES[self._method])
+
+    @contextmanager
+    def of_other_cells(self, unlisted: bool) -> Iterator[None]:
+        """Say in errors of this block that data beside the model were not saved with the model, if ``unlisted``."""
+        try:
+            yield
+        except (KeyError, ValueError) as error:
+            if not unlisted:
+                raise
+            raise ValueError(
+                f"Expected the data of the model in {str(self._data_path())!r}, found a file that was not saved with "
+                f"the model and does not fit ({reason(error)}). Name the data with load(..., adata=adata), load the "
+                "model without data with adata=False, or remove the file."
+            ) from error
+
+    @property
+    def _method(self) -> str:
+        return _compat.setup_call(self.attributes["registry_"])[0]
+
+    def _data_path(self) -> Path:
+        prefix = self.path.name.removesuffix(SCVI_FILE if self.manifest is None else MANIFEST)
+        return self.path.with_name(prefix + DATA_FILES[self._method])
 
 
 def check_graph(registry: dict[str, Any]) -> None:

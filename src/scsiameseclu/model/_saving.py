@@ -64,8 +64,8 @@ class SavingMixin(ModelProtocol):
             Largest number of landmarks to write. A landmark is a cell of the reference, stored as its principal
             components (or other representation), batch and embedding, without counts. By default all landmarks are
             written, up to 20,000. With fewer landmarks, the neighbours of new cells are farther away than the
-            neighbours in training. With 0 landmarks, new cells have no neighbours, and
-            :meth:`get_out_of_reference_score` is not available.
+            neighbours in training, and the out-of-reference score recognises fewer foreign cells. With 0 landmarks,
+            new cells have no neighbours, and :meth:`get_out_of_reference_score` is not available.
         **anndata_write_kwargs
             Arguments of :meth:`anndata.AnnData.write_h5ad`, for ``save_anndata=True``.
 
@@ -80,13 +80,17 @@ class SavingMixin(ModelProtocol):
             ``save_anndata=True``.
         ValueError
             If the folder is not empty and ``overwrite`` is False, a weight is not finite, there are no data to save, or
-            ``landmarks`` is negative.
+            ``landmarks`` is negative, or above 0 but not above the number of neighbours of a cell.
         """
         self._record_n_clusters()
         self._refresh_reference()
         folder, prefix = Path(dir_path), prefix or ""
         finish(folder)
-        if folder.is_file() or (content(folder) and not overwrite):
+        if folder.is_file():
+            raise ValueError(
+                f"Expected the name of a folder, found that {str(folder)!r} is a file. Name another folder."
+            )
+        if content(folder) and not overwrite:
             raise ValueError(
                 f"Expected a new or empty folder, found that {str(folder)!r} already exists. Name another one, or "
                 "replace the model in a folder with overwrite=True."
@@ -143,7 +147,8 @@ class SavingMixin(ModelProtocol):
             If a file cannot be read.
         ValueError
             If there is no model, the files are damaged, incomplete or from a newer version, the model is of another
-            class, or the only file is a ``model.pt`` and ``allow_pickle`` is False.
+            class, the only file is a ``model.pt`` and ``allow_pickle`` is False, or the data in the folder were not
+            saved with the model and hold other cells than the model was trained on.
         """
         _, _, torch_device = _compat.parse_device_args(
             accelerator=accelerator, devices=device, return_device="torch", validate_single_device=True
@@ -154,15 +159,19 @@ class SavingMixin(ModelProtocol):
             raise ValueError(
                 f"Expected a model of class {cls.__name__} in {str(dir_path)!r}, found a different class, {found!r}."
             )
-        model = cls._checked(saved)
+        model, unlisted = cls._checked(saved), False
         if adata is None:
             adata = saved.data()
             if adata is None:
                 logger.warning("No data are saved with the model in %s: the model is loaded without data.", dir_path)
+            elif not saved.lists_data:
+                unlisted = True
         if adata is not None and adata is not False:
-            with search_on(accelerator):
+            with search_on(accelerator), saved.of_other_cells(unlisted):
                 cells = _with_genes_of(adata, saved.var_names)
                 model = cls._restored(saved, cells)
+                if unlisted and not (model.is_query_ or model.adata_manager.blocks.are_reference):
+                    raise ValueError("the cells have other names or counts than the model was trained on")
             if cells is not adata:
                 model._keep_copy(adata, cells)
         model.to_device(torch_device)

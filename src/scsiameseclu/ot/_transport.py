@@ -17,11 +17,15 @@ def check_transport(transport: Transport, marginal_relaxation: float = math.inf)
     Raises
     ------
     ValueError
-        If ``transport`` is neither ``"entropic"`` nor ``"exact"``, or if it is ``"exact"`` and
-        ``marginal_relaxation`` is finite.
+        If ``transport`` is neither ``"entropic"`` nor ``"exact"``, if ``marginal_relaxation`` is negative, or if
+        ``marginal_relaxation`` is finite with exact transport.
     """
     if transport not in get_args(Transport):
         raise ValueError(f"Expected transport 'entropic' or 'exact', found {transport!r}.")
+    if not marginal_relaxation >= 0:
+        raise ValueError(
+            f"Expected marginal_relaxation >= 0, found {marginal_relaxation}; pass inf to hold the marginals exactly."
+        )
     if transport == "exact" and not math.isinf(marginal_relaxation):
         raise ValueError(
             f"Expected marginal_relaxation=inf with transport='exact', found {marginal_relaxation}: exact transport "

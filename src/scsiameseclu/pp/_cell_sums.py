@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _LARGEST_WEIGHT = 2**16
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +135,14 @@ class CellSums:
         check_shape(counts)
         sums, checked = _read(counts, None, visit, (obs_names, var_names), with_moments)
         check_totals(*zip(*checked, strict=True), non_integer="warn", advice=advice, stacklevel=4)
+        if n_empty := int((sums.per_cell == 0).sum()):
+            logger.warning(
+                "%d of %d cells have no counts, such as %r. Their clusters mean nothing: leave out these cells, for "
+                "instance with sc.pp.filter_cells(adata, min_counts=1).",
+                n_empty,
+                len(sums.per_cell),
+                str(obs_names[int(sums.per_cell.argmin())]),
+            )
         return sums
 
 

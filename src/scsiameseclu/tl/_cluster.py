@@ -13,7 +13,7 @@ from scipy import sparse
 
 from scsiameseclu._keys import DEFAULT_KEY, TARGET_SUM, check_key_added
 from scsiameseclu.pp import check_counts
-from scsiameseclu.pp._counts import get_counts, totals, where_counts_are
+from scsiameseclu.pp._counts import get_counts, repeated_genes, totals, where_counts_are
 from scsiameseclu.pp._genes import copy_of_genes, counts_of_genes
 from scsiameseclu.pp._preprocess import mark_variable_genes
 from scsiameseclu.pp._threads import numba_within_thread_limit
@@ -94,8 +94,8 @@ def cluster(
         If ``adata`` is not an AnnData. Use :meth:`~scsiameseclu.SCSiameseClu.setup_mudata` for a MuData.
     ValueError
         If the counts are negative or not finite, if ``n_top_genes`` is below 2, if no gene varies between the cells (of
-        a batch), if files cannot hold the name ``key_added``, or if data of the user have this name. Also as
-        :meth:`~scsiameseclu.SCSiameseClu.setup_anndata`, :class:`~scsiameseclu.SCSiameseClu` and
+        a batch), if gene names are repeated, if files cannot hold the name ``key_added``, or if data of the user have
+        this name. Also as :meth:`~scsiameseclu.SCSiameseClu.setup_anndata`, :class:`~scsiameseclu.SCSiameseClu` and
         :meth:`~scsiameseclu.SCSiameseClu.train`.
     NotImplementedError
         If ``adata`` is backed.
@@ -118,6 +118,8 @@ def cluster(
             "to a new file, and use SCSiameseClu.setup_anndata on this file opened with backed='r'."
         )
     check_key_added(adata, key_added)
+    if repeated := repeated_genes(adata.var_names):
+        raise ValueError(repeated)
     counts = get_counts(adata, layer)
     _check_keys(adata, batch_key, use_rep, neighbors_key)
     if n_top_genes is not None and n_top_genes < 2:

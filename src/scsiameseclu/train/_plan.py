@@ -16,6 +16,7 @@ from scsiameseclu.nn import ClusterHead
 from scsiameseclu.ot import ema_marginals, transport_to_masses
 from scsiameseclu.ot._transport import Transport, check_transport
 from scsiameseclu.train._first_partition import PlanPartition, head_of, is_placed
+from scsiameseclu.train._planner import check_plan_options
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,7 @@ class SiameseTrainingPlan(PlanPartition):
         eps: float = 1e-8,
         **kwargs: Any,
     ) -> None:
+        check_plan_options(SiameseTrainingPlan, kwargs)
         super().__init__(module, optimizer=optimizer, lr=lr, weight_decay=weight_decay, eps=eps, **kwargs)
         if target_refresh_epochs < 1:
             raise ValueError(f"Expected target_refresh_epochs of at least 1, found {target_refresh_epochs}.")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+from scvi.train import TrainingPlan
 
 from scsiameseclu._compat import parse_device_args
 from scsiameseclu.data._device import fits_on
 from scsiameseclu.train._schedule import BASE_BATCH, default_batch_size, learning_rate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
     from scvi.data import AnnDataManager
 
@@ -115,3 +120,27 @@ def check_precision(precision: int | str | None) -> None:
             f"Expected precision {', '.join(map(repr, _PRECISIONS[:-1]))} or {_PRECISIONS[-1]!r}, found {precision!r}: "
             "weights and counts are float32. Leave precision out for full precision."
         )
+
+
+def check_plan_options(plan: type[TrainingPlan], options: Mapping[str, Any]) -> None:
+    """Refuse further arguments of a training plan that the training plan of scvi-tools does not have.
+
+    scvi-tools would pass such arguments to the loss of the module, which takes none.
+
+    Parameters
+    ----------
+    plan
+        Class of the training plan.
+    options
+        Arguments that ``plan`` does not name itself.
+
+    Raises
+    ------
+    TypeError
+        If an argument is unknown; the message lists the known arguments.
+    """
+    own, inherited = (signature(each.__init__).parameters for each in (plan, TrainingPlan))
+    unknown = sorted(set(options) - set(inherited))
+    if unknown:
+        known = sorted({*own, *inherited} - {"self", "module", "new_cells", "kwargs", "loss_kwargs"})
+        raise TypeError(f"Expected arguments of {plan.__name__}, found {unknown}. Arguments: {', '.join(known)}.")
