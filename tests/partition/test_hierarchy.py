@@ -35,12 +35,12 @@ def test_merges_stay_within_clusters_until_these_stand():
     groups = np.repeat(np.arange(4), 100)
     points = rng.normal(size=(400, 3)) + np.array([0.0, 3.0, 6.0, 40.0])[groups][:, None]
     graph = sparse.csr_matrix(np.ones((400, 400)))
-    assert MergeTree(points, groups, graph).cut(2).tolist() == [0, 0, 0, 1]
-    tree = MergeTree(points, groups, graph, within=np.array([0, 1, 0, 1]))
+    assert MergeTree(points, groups, graph, 0.0).cut(2).tolist() == [0, 0, 0, 1]
+    tree = MergeTree(points, groups, graph, 0.0, within=np.array([0, 1, 0, 1]))
     assert tree.cut(2).tolist() == [0, 1, 0, 1]
     # The groups of a cluster are merged even if no edge joins them.
     linked = groups[:, None] == groups[None]
-    assert MergeTree(points, groups, sparse.csr_matrix(linked * 1.0), within=[0, 1, 0, 1]).cut(2).tolist() == [
+    assert MergeTree(points, groups, sparse.csr_matrix(linked * 1.0), 0.0, within=[0, 1, 0, 1]).cut(2).tolist() == [
         0,
         1,
         0,

@@ -40,7 +40,7 @@ def test_groups_merge_in_the_order_of_their_separability():
     rng = np.random.default_rng(0)
     groups = np.repeat([0, 1, 2, 3], 100)
     points = rng.normal(size=(400, 3)) + np.array([0.0, 3.0, 20.0, 26.0])[groups][:, None]
-    tree = MergeTree(points, groups, sparse.csr_matrix(np.ones((400, 400))))
+    tree = MergeTree(points, groups, sparse.csr_matrix(np.ones((400, 400))), 0.0)
     assert tree.cut(4).tolist() == [0, 1, 2, 3]
     assert tree.cut(3).tolist() == [0, 0, 1, 2]
     assert tree.cut(2).tolist() == [0, 0, 1, 1]
@@ -65,7 +65,7 @@ def test_groups_without_a_common_edge_merge_last():
     groups = np.repeat([0, 1, 2], 50)
     points = rng.normal(size=(150, 2)) + np.array([0.0, 1.0, 3.0])[groups][:, None]
     linked = (groups[:, None] == groups[None]) | ((groups[:, None] > 0) & (groups[None] > 0))
-    assert MergeTree(points, groups, sparse.csr_matrix(linked.astype(float))).cut(2).tolist() == [0, 1, 1]
+    assert MergeTree(points, groups, sparse.csr_matrix(linked.astype(float)), 0.0).cut(2).tolist() == [0, 1, 1]
 
 
 def test_without_edges_the_nearest_groups_merge_first():

@@ -110,7 +110,7 @@ class MergeTree:
         points: NDArray[np.floating],
         groups: NDArray[np.integer],
         graph: sparse.csr_matrix,
-        size_power: float = 0.0,
+        size_power: float,
         random_state: int = 0,
         known: dict[tuple[frozenset[int], frozenset[int]], float] | None = None,
         within: NDArray[np.integer] | None = None,
