@@ -73,7 +73,7 @@ def test_without_edges_the_nearest_groups_merge_first():
     rng = np.random.default_rng(0)
     groups = np.repeat([0, 1, 2, 3], 50)
     points = rng.normal(size=(200, 2)) + np.array([0.0, 3.0, 9.0, 30.0])[groups][:, None]
-    tree = MergeTree(points, groups, linked_groups(groups, []))
+    tree = MergeTree(points, groups, linked_groups(groups, []), 0.0)
     assert tree.cut(3).tolist() == [0, 0, 1, 2]
     assert tree.cut(2).tolist() == [0, 0, 0, 1]
 
