@@ -286,7 +286,8 @@ def highly_variable(mean: NDArray[np.float64], variance: NDArray[np.float64], n_
 
     Notes
     -----
-    Source: Satija et al. 2015; ``flavor="seurat"`` of :func:`scanpy.pp.highly_variable_genes`.
+    Source: Satija et al. 2015; ``flavor="seurat"`` of :func:`scanpy.pp.highly_variable_genes`. The function of scanpy
+    needs the whole matrix in memory. This function needs the moments only, which are summed up block by block.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         dispersion = np.log(np.where(variance > 0, variance / np.where(mean > 0, mean, 1e-12), np.nan))
