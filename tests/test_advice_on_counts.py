@@ -4,6 +4,7 @@ import mudata
 import numpy as np
 import pytest
 import scvi
+from mudata_options import without_columns_of_modalities
 
 from scsiameseclu import SCSiameseClu, pp, tl
 from scsiameseclu.datasets import synthetic
@@ -90,7 +91,7 @@ def test_a_model_of_a_layer_and_one_of_a_mudata():
     assert "are in X (adata.layers['raw_counts'] = adata.X)." in warning_of(lambda: model.predict(query))
     assert "are in X (no layer)." in warning_of(lambda: SCSiameseClu.setup_anndata(query, layer="raw_counts"))
 
-    with mudata.set_options(pull_on_update=False):
+    with without_columns_of_modalities():
         proteins = synthetic(n_obs=60, n_vars=5, n_types=2)
         proteins.var_names = [f"protein{number}" for number in range(5)]
         mdata = mudata.MuData({"rna": cells("layer"), "protein": proteins})

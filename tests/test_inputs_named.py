@@ -6,6 +6,7 @@ import mudata
 import numpy as np
 import pytest
 from anndata import AnnData
+from mudata_options import without_columns_of_modalities
 
 from scsiameseclu import SCSiameseClu, pl, tl
 from scsiameseclu.datasets import synthetic
@@ -72,7 +73,7 @@ def test_all_functions_are_covered():
 def test_what_takes_cells_says_so(function, model):
     with pytest.raises(TypeError, match=r"Expected an AnnData, found SCSiameseClu: pass .*model\.write_to_adata\(\)"):
         call(function, model)
-    with mudata.set_options(pull_on_update=False):
+    with without_columns_of_modalities():
         of_two = mudata.MuData({"rna": cells()})
     with pytest.raises(TypeError, match=r"Expected an AnnData, found MuData: .*MuData|mdata"):
         call(function, of_two)
