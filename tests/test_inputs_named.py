@@ -146,7 +146,8 @@ def test_a_missing_key_is_named_with_the_available_ones(function, argument, slot
         call(function, adata, **{argument: "nothing", **FURTHER.get((function, argument), {})})
     message = str(caught.value)
     assert "nothing" in message
-    assert all(str(name) in message for name in getattr(adata, slot))
+    # The layers of anndata 0.13 have X as `None`.
+    assert all(name in message for name in getattr(adata, slot) if name is not None)
 
 
 def keys_of(function) -> list[str]:

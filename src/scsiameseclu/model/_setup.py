@@ -22,7 +22,7 @@ from scvi.data.fields import (
 from scsiameseclu import _compat
 from scsiameseclu._keys import SIAMESE_KEYS
 from scsiameseclu.data._labels import LabelsField
-from scsiameseclu.pp._counts import repeated_genes
+from scsiameseclu.pp._counts import layer_names, repeated_genes
 from scsiameseclu.pp._graph_input import GraphSettings
 
 COVARIATE_KEYS = ("categorical_covariate_keys", "continuous_covariate_keys")
@@ -106,7 +106,7 @@ def check_cells(
     if adata.n_obs < min_cells or adata.n_vars < 2:
         raise ValueError(f"Expected at least {min_cells} cells and 2 genes, found {adata.n_obs} and {adata.n_vars}.")
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {list(adata.layers)}.")
+        raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {layer_names(adata)}.")
     check_columns(adata, batch_key, labels_key, size_factor_key, categorical_covariate_keys, continuous_covariate_keys)
 
 

@@ -32,12 +32,18 @@ def get_counts(adata: AnnData, layer: str | None = None) -> Any:
     """
     if layer is not None:
         if layer not in adata.layers:
-            present = [name for name in adata.layers if name is not None]
-            raise KeyError(f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {present}.")
+            raise KeyError(
+                f"`layer`: expected a key of adata.layers, found {layer!r}. Available: {layer_names(adata)}."
+            )
         return adata.layers[layer]
     if adata.X is None:
-        raise ValueError(f"Expected counts in adata.X, found None. Name a layer; available: {list(adata.layers)}.")
+        raise ValueError(f"Expected counts in adata.X, found None. Name a layer; available: {layer_names(adata)}.")
     return adata.X
+
+
+def layer_names(adata: AnnData) -> list[str]:
+    """Names of the layers. From anndata 0.13 on, ``adata.layers`` has ``X`` under the name None."""
+    return [name for name in adata.layers if name is not None]
 
 
 def row_chunks(counts: Any, size: int = CHUNK, *, rows: NDArray[np.int64] | None = None) -> Iterator[tuple[slice, Any]]:
