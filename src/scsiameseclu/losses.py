@@ -23,8 +23,8 @@ __all__ = [
     "propagation_loss",
 ]
 
-# These numbers are added to variances and squared norms. Collapsed dimensions and all-zero embeddings then have finite
-# gradients.
+# _VARIANCE_EPS is added to variances, and _NORM_EPS to squared norms. The gradients of collapsed dimensions and of
+# all-zero embeddings are then finite.
 _VARIANCE_EPS = 1e-6
 _NORM_EPS = 1e-8
 

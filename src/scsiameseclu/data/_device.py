@@ -110,7 +110,8 @@ class DeviceSparseRows:
     """
 
     def __init__(self, matrix: Any, dtype: DTypeLike, device: torch.device) -> None:
-        # Of several stored entries for the same cell and gene, only one would be used. `canonical` sums them up.
+        # A matrix may store a count in several parts. Looking up a count finds one part only, so `canonical` adds up
+        # the parts first.
         matrix = canonical(matrix)
         self.n_columns = matrix.shape[1]
         self.start = _copied(matrix.indptr.astype(np.int64, copy=False), device)

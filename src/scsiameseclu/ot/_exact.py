@@ -51,8 +51,8 @@ def exact_transport(
     .. math:: \max_{T \ge 0,\; T 1 = a,\; T^\top 1 = b} \; \sum_{ik} T_{ik} s_{ik}
 
     by the network simplex of POT (``ot.emd``; Bonneel et al., ACM Transactions on Graphics 2011). The solver runs on
-    the CPU in float64 and holds ``n * K`` numbers. The solution of 50,000 cells and 20 clusters takes about a second,
-    several times as long as :func:`~scsiameseclu.ot.sinkhorn`.
+    the CPU in float64 and holds ``n * K`` numbers. A solution takes several times as long as
+    :func:`~scsiameseclu.ot.sinkhorn`.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ import numpy as np
 
 from scsiameseclu._keys import TARGET_SUM
 from scsiameseclu.pp._check_counts import check_block, check_shape, check_totals
-from scsiameseclu.pp._counts import row_chunks
+from scsiameseclu.pp._counts import block_totals, row_chunks
 from scsiameseclu.pp._gene_moments import GeneMoments, moment_sums, positive
 from scsiameseclu.pp._threads import in_threads
 
@@ -162,7 +162,7 @@ def _read(
     def summed(chunk: tuple[slice, Any]) -> tuple[slice, tuple[Any, ...], tuple[bool, bool]]:
         places, block = chunk
         found = (True, True) if names is None else check_block(block, places.start, *names)
-        of_cells, of_genes = (np.asarray(block.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0))
+        of_cells, of_genes = block_totals(block)
         if visit is not None:
             visit(places, block, of_cells)
         of_moments = moment_sums(block, TARGET_SUM / positive(of_cells)) if with_moments else None

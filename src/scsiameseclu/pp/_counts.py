@@ -271,6 +271,11 @@ def cell_totals(block: Any) -> NDArray[np.float64]:
     return np.asarray(block.sum(axis=1, dtype=np.float64)).ravel()
 
 
+def block_totals(block: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Total counts of each cell and of each gene of a block, float64 ``(n,)`` and ``(n_vars,)``."""
+    return cell_totals(block), np.asarray(block.sum(axis=0, dtype=np.float64)).ravel()
+
+
 def totals(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Total counts per cell and per gene, float64.
 
@@ -278,9 +283,7 @@ def totals(counts: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """
 
     def sums(chunk: tuple[slice, Any]) -> tuple[slice, Any, Any]:
-        rows, block = chunk
-        of_cells, of_genes = (np.asarray(block.sum(axis=axis, dtype=np.float64)).ravel() for axis in (1, 0))
-        return rows, of_cells, of_genes
+        return chunk[0], *block_totals(chunk[1])
 
     per_cell, per_gene = np.zeros(counts.shape[0]), np.zeros(counts.shape[1])
     for rows, of_cells, of_genes in in_threads(sums, row_chunks(counts)):

@@ -158,14 +158,6 @@ class JointProjection:
         )
         return fitted, fitted.combined(components, values)
 
-    def transform(
-        self, counts: Any, values: NDArray[np.float32], size_factors: ArrayLike | None = None
-    ) -> NDArray[np.float32]:
-        """Compute the joint representation, float32 ``(n, n_rna_comps + n_protein_comps)``."""
-        if self.rna is None:
-            raise ValueError("Expected a projection of the RNA, found none; this is a bug.")
-        return self.combined(self.rna.transform(counts, size_factors), values)
-
     def combined(self, rna: NDArray[np.float32], values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Compute the joint representation from the components of the RNA ``(n, n_rna_comps)`` and protein values."""
         protein = self.protein.transform(values) @ self.protein.components * self.protein_factor

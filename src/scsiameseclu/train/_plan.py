@@ -128,6 +128,7 @@ class SiameseTrainingPlan(PlanPartition):
         self.n_clusters = n_clusters
         self.target_refresh_epochs = target_refresh_epochs
         self.marginal_momentum = marginal_momentum
+        # Said here again, so that a wrong setting does not wait until the clustering phase.
         check_transport(transport, marginal_relaxation)
         self.transport = transport
         self.sinkhorn_iterations = sinkhorn_iterations
